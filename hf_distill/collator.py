@@ -1,0 +1,50 @@
+"""From tokenized rows to a batch: the student's view padded as ever, each teacher view by its own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithPadding
+
+from .views import VIEWS, View, view_column
+
+
+class MultiTeacherCollator:
+    """Pads the student's view and every teacher view of a batch, each as its own tokenizer pads.
+
+    Args:
+        student: Collator of the student's columns: any data collator of `transformers`; it also gets the labels.
+            None where only teachers are run.
+        views: The teacher views by name.
+
+    Returns:
+        Called on B prepared rows: the student's batch plus ``example_id`` (B,) int64 and ``teacher_views``
+        ``{view: {input: (B, L_view)}}``.
+
+    Example:
+        >>> from hf_distill import MultiTeacherCollator
+        >>> MultiTeacherCollator(None, {})([{"example_id": 7, "labels": 1}])
+        {'labels': tensor([1]), 'example_id': tensor([7]), 'teacher_views': {}}
+    """
+
+    def __init__(
+        self, student: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None, views: Mapping[str, View]
+    ) -> None:
+        self.student = student
+        self.views = {name: DataCollatorWithPadding(view.tokenizer) for name, view in views.items()}
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        own = [{key: value for key, value in row.items() if not key.startswith(VIEWS)} for row in rows]
+        example_id = torch.tensor([row.pop("example_id") for row in own])
+        if self.student is None:
+            batch = {"labels": torch.tensor([row["labels"] for row in own])}
+        else:
+            batch = dict(self.student(own))
+        views = {}
+        for name, pad in self.views.items():
+            prefix = view_column(name, "")
+            keys = [key for key in rows[0] if key.startswith(prefix)]
+            views[name] = dict(pad([{key.removeprefix(prefix): row[key] for key in keys} for row in rows]))
+        return {**batch, "example_id": example_id, VIEWS: views}

@@ -1,0 +1,390 @@
+"""Student, teachers, ensemble and baseline on the same rows, through the same fusion as in training.
+
+Shapes: K teachers, S systems, B rows of a batch, N rows of the dataset, C classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from .collator import MultiTeacherCollator
+from .data import UNLABELLED, prepare_dataset, resolve_label_names
+from .errors import ConfigurationError, DataError
+from .fusion import FUSIONS, Fusion, LinearPool
+from .lookup import build
+from .metrics import compute_metric, load_metric
+from .table import markdown_table
+from .tasks import TASKS, Task
+from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer, load_with_head
+from .views import View, token_limit
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """One row of a report.
+
+    Attributes:
+        metrics: Values by metric name.
+        parameters: How many parameters answer one row; None where unknown.
+    """
+
+    metrics: dict[str, float]
+    parameters: int | None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What `evaluate_ensemble` found; ``str()`` is a table.
+
+    Attributes:
+        task: The task's name.
+        dataset: What the rows are called.
+        rows: How many rows were evaluated.
+        systems: Results by name: ``student``, ``ensemble``, ``student+teachers``, ``baseline``, ``teacher:<name>``.
+        labels: The label names.
+        fusion: How the ensemble was fused.
+        notes: What a reader must know to trust the figures.
+
+    Example:
+        >>> report = EvaluationReport("text-classification", "test", 2, {"student": SystemResult({"accuracy": 0.5}, 9)})
+        >>> print(report)
+        text-classification on test: 2 rows
+        <BLANKLINE>
+        | system  | accuracy | parameters |
+        |---------|----------|------------|
+        | student | 0.5000   | 9          |
+    """
+
+    task: str
+    dataset: str
+    rows: int
+    systems: Mapping[str, SystemResult]
+    labels: tuple[str, ...] = ()
+    fusion: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and texts, as in report.json; a value that is not finite is None."""
+        content = asdict(self)
+        for system in content["systems"].values():
+            system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
+        return content
+
+    def table(self) -> str:
+        """The systems as a Markdown table."""
+        names = list(dict.fromkeys(name for system in self.systems.values() for name in system.metrics))
+        rows = [
+            [
+                system,
+                *(f"{result.metrics[name]:.4f}" if name in result.metrics else "–" for name in names),
+                f"{result.parameters:,}" if result.parameters is not None else "–",
+            ]
+            for system, result in self.systems.items()
+        ]
+        return markdown_table(["system", *names, "parameters"], rows)
+
+    def __str__(self) -> str:
+        head = f"{self.task} on {self.dataset}: {self.rows} rows" + (
+            f"; fusion: {self.fusion}" if self.fusion else ""
+        )
+        return "\n".join([head, "", self.table(), *(f"\nNote: {note}" for note in self.notes)])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write report.json and report.md.
+
+        Args:
+            folder: Made if missing.
+
+        Returns:
+            The path of report.md.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"# Evaluation\n\n{self}\n"
+        for name, content in (
+            ("report.json", json.dumps(self.to_dict(), indent=2) + "\n"),
+            ("report.md", text),
+        ):
+            unfinished = folder / f".{name}.unfinished"
+            unfinished.write_text(content, encoding="utf-8")
+            unfinished.replace(folder / name)
+        return folder / "report.md"
+
+
+def evaluate_ensemble(
+    teachers: Sequence[str | TeacherSource],
+    dataset: Any,
+    *,
+    student: str | PreTrainedModel | None = None,
+    baseline: str | PreTrainedModel | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    fusion: str | Mapping[str, Any] | Fusion = LinearPool(),  # noqa: B008 - frozen
+    task: str | Task = "text-classification",
+    text_columns: Sequence[str] | None = None,
+    label_column: str = "label",
+    label_names: Sequence[str] | None = None,
+    metrics: Sequence[Any] | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    accelerator: Accelerator | None = None,
+    dataset_name: str = "evaluation set",
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """Compare every teacher, their ensemble, and, where given, a student and a baseline on the same rows.
+
+    The ensemble is fused at temperature 1, and no label reaches the fusion.
+
+    Args:
+        teachers: As for the trainer.
+        dataset: Raw rows.
+        student: A model, id or folder; None: teachers and ensemble alone.
+        baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
+        processing_class: The student's tokenizer; None: the one stored with the student.
+        fusion: As for the trainer.
+        task, text_columns, label_column, label_names: As for the trainer; without any other source of names the first
+            teacher's are taken.
+        metrics: Names of `METRICS`, other names for `evaluate.load`, or modules; None: the task's.
+        batch_size: Rows per forward and process.
+        max_length: Longest student input in tokens.
+        accelerator: Where and in which precision to run; None: a new one.
+        dataset_name: What the report calls the rows.
+        notes: Sentences to add to the report.
+
+    Raises:
+        DataError: Labels or columns that do not fit.
+        ConfigurationError: A metric or fusion nobody knows.
+
+    Example:
+        >>> report = evaluate_ensemble([teacher], rows, metrics=["accuracy"])
+        >>> sorted(report.systems)
+        ['ensemble', 'teacher:bert']
+    """
+    task = build(task, TASKS, kind="task")
+    fusion = build(fusion, FUSIONS, kind="fusion")
+    teachers = [Teacher.from_pretrained(t, task=task) if isinstance(t, str) else t for t in teachers]
+    text_columns = task.text_columns if text_columns is None else text_columns
+    if isinstance(student, str) and processing_class is None:
+        processing_class = load_tokenizer(student, what="The student")
+    students: dict[str, PreTrainedModel] = {}
+    for name, model in (("student", student), ("baseline", baseline)):
+        if model is not None:
+            what = f"The {name}"
+            students[name] = (
+                load_with_head(model, task, what=what, require_head=True) if isinstance(model, str) else model
+            )
+    if students and processing_class is None:
+        raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
+    config = next(iter(students.values())).config if students else None
+    if label_names is None and config is None and teachers:
+        label_names = _names_of_data(dataset, label_column) or teachers[0].label_names
+    names = resolve_label_names(label_names, dataset, label_column, config)
+    pool = TeacherPool(teachers, names, fusion)
+    student_view = None
+    if students:
+        student_view = View(
+            processing_class, max_length or token_limit(next(iter(students.values())), processing_class)
+        )
+    rows = prepare_dataset(
+        dataset,
+        text_columns=text_columns,
+        label_column=label_column,
+        label_names=names,
+        student_view=student_view,
+        teacher_views=pool.views,
+        what=dataset_name,
+    )
+    accelerator = accelerator or Accelerator()
+    collator = MultiTeacherCollator(
+        DataCollatorWithPadding(processing_class) if students else None, pool.views
+    )
+    return evaluate_loader(
+        accelerator.prepare_data_loader(DataLoader(rows, batch_size=batch_size, collate_fn=collator)),
+        pool=pool.to(accelerator.device),
+        fusion=fusion,
+        students=students,
+        accelerator=accelerator,
+        task=task,
+        metrics=metrics,
+        label_names=names,
+        dataset_name=dataset_name,
+        notes=notes,
+    )
+
+
+def _names_of_data(dataset: Any, label_column: str) -> tuple[str, ...] | None:
+    try:
+        return resolve_label_names(None, dataset, label_column, None)
+    except DataError:
+        return None
+
+
+def evaluate_loader(
+    loader: Any,
+    *,
+    pool: TeacherPool,
+    fusion: Fusion,
+    students: Mapping[str, nn.Module],
+    accelerator: Accelerator,
+    task: Task,
+    metrics: Sequence[Any] | None,
+    label_names: Sequence[str],
+    dataset_name: str,
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """`evaluate_ensemble` for rows that are prepared and loaded already; the trainer's way in.
+
+    Args:
+        loader: Batches of `MultiTeacherCollator`, sharded by the accelerator.
+        pool: The teachers, on the accelerator's device.
+        fusion: The fusion of the training.
+        students: Models for the student's view, by the name the report gives them.
+        accelerator: Runs and gathers.
+        task: Names the default metrics.
+        metrics: As for `evaluate_ensemble`.
+        label_names: The C label names.
+        dataset_name: What the report calls the rows.
+        notes: Sentences to add to the report.
+    """
+    modules = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
+    log_probs, labels = _predict(loader, pool=pool, fusion=fusion, students=students, accelerator=accelerator)
+    notes = list(notes)
+    labelled = int((labels != UNLABELLED).sum())
+    if labelled < len(labels):
+        notes.append(
+            f"{len(labels) - labelled} of {len(labels)} rows have no label; metrics with labels ignore them."
+        )
+    results: dict[str, dict[str, float]] = {}
+    if accelerator.is_main_process:  # modules of `evaluate` lock files, which processes would fight for
+        for name, values in log_probs.items():
+            results[name] = {}
+            for module in modules:
+                of_ensemble = getattr(module, "references_from", "labels") == "ensemble"
+                if (of_ensemble and (name == "ensemble" or "ensemble" not in log_probs)) or not (
+                    of_ensemble or labelled
+                ):
+                    continue
+                results[name] |= compute_metric(
+                    module, log_probs=values, labels=labels, ensemble_log_probs=log_probs.get("ensemble")
+                )
+    results = broadcast_object_list([results])[0]
+    sizes = _parameters(pool.teachers, students)
+    systems = {name: SystemResult(values, sizes.get(name)) for name, values in results.items()}
+    return EvaluationReport(
+        task=task.name,
+        dataset=dataset_name,
+        rows=len(labels),
+        systems=systems,
+        labels=tuple(label_names),
+        fusion=repr(fusion) if pool.teachers else "",
+        notes=tuple(notes),
+    )
+
+
+def _predict(
+    loader: Any,
+    *,
+    pool: TeacherPool,
+    fusion: Fusion,
+    students: Mapping[str, nn.Module],
+    accelerator: Accelerator,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Log-probabilities (N, C) of every system, and the labels (N,), on every process."""
+    was_training = {name: model.training for name, model in students.items()}
+    forwards = {name: _forward(model.to(accelerator.device).eval()) for name, model in students.items()}
+    gathered: list[tuple[dict[str, Tensor], Tensor]] = []
+    try:
+        for inputs in tqdm(loader, desc="Evaluating", disable=not accelerator.is_main_process, leave=False):
+            with torch.no_grad(), accelerator.autocast():
+                logits = {name: forward(inputs) for name, forward in forwards.items()}
+                batch = pool(inputs) if pool.teachers else None
+            systems = {name: F.log_softmax(values, -1) for name, values in logits.items()}
+            if batch is not None:
+                systems["ensemble"] = fusion(batch.logits, temperature=1.0, mask=batch.mask)
+                if "student" in logits:
+                    mask = batch.mask
+                    if mask is not None:
+                        mask = torch.cat([torch.ones_like(mask[:1]), mask])
+                    together = torch.cat([logits["student"][None], batch.logits])
+                    systems["student+teachers"] = LinearPool()(together, mask=mask)
+                for k, teacher in enumerate(pool.teachers):
+                    systems[f"teacher:{teacher.name}"] = F.log_softmax(batch.logits[k], -1)
+            gathered.append(_to_numpy(accelerator.gather_for_metrics((systems, inputs["labels"]))))
+    finally:
+        for name, model in students.items():
+            model.train(was_training[name])
+    if not gathered:
+        raise DataError("The evaluation set has no rows.")
+    names = gathered[0][0]
+    return (
+        {name: np.concatenate([systems[name] for systems, _ in gathered]) for name in names},
+        np.concatenate([labels for _, labels in gathered]),
+    )
+
+
+def _to_numpy(batch: tuple[dict[str, Tensor], Tensor]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    systems, labels = batch
+    return {name: values.float().cpu().numpy() for name, values in systems.items()}, labels.cpu().numpy()
+
+
+def _forward(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
+    """Logits (B, C) in float32 of a model on the student's view of a batch."""
+    known = set(inspect.signature(model.forward).parameters) - {"labels"}
+    return lambda inputs: model(**{key: inputs[key] for key in inputs if key in known}).logits.float()
+
+
+def _parameters(teachers: Sequence[TeacherSource], students: Mapping[str, nn.Module]) -> dict[str, int]:
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in students.items()}
+    live = {f"teacher:{t.name}": t.num_parameters for t in teachers if isinstance(t, Teacher)}
+    sizes |= live
+    if len(live) == len(teachers):
+        sizes["ensemble"] = sum(live.values())
+        sizes["student+teachers"] = sum(live.values()) + sizes.get("student", 0)
+    return sizes
+
+
+def compute_metrics_from(metrics: Sequence[Any]) -> Callable[[Any], dict[str, float]]:
+    """A Trainer's ``compute_metrics`` from metric names; those that compare with an ensemble are left out.
+
+    Args:
+        metrics: Names or modules, as for `evaluate_ensemble`.
+
+    Returns:
+        A function of `transformers.EvalPrediction`; rows without a label do not count.
+
+    Example:
+        >>> from transformers import EvalPrediction
+        >>> compute = compute_metrics_from(["accuracy"])
+        >>> compute(EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, -100])))
+        {'accuracy': 1.0}
+    """
+    modules = [module for metric in metrics if (module := load_metric(metric)) is not None]
+    modules = [module for module in modules if getattr(module, "references_from", "labels") == "labels"]
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        labels = np.asarray(prediction.label_ids)
+        if not (labels != UNLABELLED).any():
+            return {}
+        log_probs = F.log_softmax(torch.from_numpy(np.asarray(prediction.predictions)).float(), -1).numpy()
+        values: dict[str, float] = {}
+        for module in modules:
+            values |= compute_metric(module, log_probs=log_probs, labels=labels)
+        return values
+
+    return compute_metrics

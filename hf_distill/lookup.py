@@ -1,0 +1,146 @@
+"""From what a user writes (a name, a path, a mapping, an object) to the object itself. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hf_distill.errors import ConfigurationError
+
+
+def build(spec: Any, table: Mapping[str, Any], *, kind: str) -> Any:
+    """Returns the fusion, loss or task that `spec` describes.
+
+    The one place where a string becomes an object, so that Python and YAML accept the same four spellings.
+
+    Args:
+        spec: a name in `table`; a path to the user's own object, `"pkg.mod:Name"`; a mapping
+            `{"use": name_or_path, **options}`; or the object itself, which is returned as it is.
+        table: the built-in names and their classes, functions or instances.
+        kind: what is looked up, as a word for the error messages ("fusion").
+
+    Returns:
+        A class is instantiated with the options; a function is returned as it is, or as a
+        `functools.partial` if there are options; anything else is returned as it is.
+
+    Raises:
+        ConfigurationError: unknown name, path that cannot be imported, options that do not fit.
+
+    Example:
+        >>> from hf_distill.lookup import build
+        >>> build({"use": "fraction", "denominator": 4}, {"fraction": "…"} | {"fraction": __import__("fractions").Fraction}, kind="number")
+        Fraction(0, 1)
+    """
+    if isinstance(spec, str):
+        return _make(_find(spec, table, kind), {}, spec, kind)
+    if isinstance(spec, Mapping):
+        options = dict(spec)
+        use = options.pop("use", None)
+        if not isinstance(use, str):
+            raise ConfigurationError(
+                f"a {kind} given as a mapping names it under the key 'use' "
+                f"({{use: {next(iter(table), 'name')}, …}}); found {dict(spec)!r}"
+            )
+        unnamed = [key for key in options if not isinstance(key, str)]
+        if unnamed:
+            raise ConfigurationError(f"{kind} {use!r}: options are words, found {unnamed[0]!r}")
+        return _make(_find(use, table, kind), options, use, kind)
+    if isinstance(spec, type):
+        raise ConfigurationError(
+            f"{kind}: found the class {spec.__name__}, expected an instance; write {spec.__name__}()"
+        )
+    if spec is None or isinstance(spec, (bool, int, float, list, tuple, set)):
+        raise ConfigurationError(
+            f"a {kind} is a name ({', '.join(table)}), a path 'pkg.mod:Name', a mapping {{use: …}} or an object; "
+            f"found {spec!r}"
+        )
+    return spec
+
+
+def suggest(word: object, known: Iterable[str]) -> str:
+    """Returns `" (did you mean 'x'?)"` for the nearest of `known`, or an empty string.
+
+    Args:
+        word: what was found.
+        known: what would have been accepted.
+
+    Example:
+        >>> from hf_distill.lookup import suggest
+        >>> suggest("temprature", ["temperature", "task_weight"])
+        " (did you mean 'temperature'?)"
+    """
+    known = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(str(word).lower(), known, n=1)
+    return f" (did you mean {known[near[0]]!r}?)" if near else ""
+
+
+def _find(name: str, table: Mapping[str, Any], kind: str) -> Any:
+    if name in table:
+        return table[name]
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        # "pkg.mod.Name" is how Python's own import statement would put it; the colon says where the module ends.
+        head, dot, tail = name.rpartition(".")
+        hint = f"; a path to your own is written '{head}:{tail}'" if dot else suggest(name, table)
+        raise ConfigurationError(
+            f"there is no {kind} named {name!r}; known: {', '.join(sorted(table))}"
+            f"{hint or '; a path to your own is written pkg.mod:Name'}"
+        )
+    if not all(part.isidentifier() for part in [*module_name.split("."), *attribute.split(".")]):
+        raise ConfigurationError(f"the path of a {kind} is written pkg.mod:Name; found {name!r}")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{kind} {name!r}: the module {module_name!r} cannot be imported ({error}); "
+            "it must be installed, or lie in the folder the command is run from"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = (
+                [item for item in vars(found) if not item.startswith("_")]
+                if hasattr(found, "__dict__")
+                else []
+            )
+            raise ConfigurationError(
+                f"{kind} {name!r}: {module_name!r} has no {attribute!r}{suggest(attribute, public)}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _make(found: Any, options: dict[str, Any], name: str, kind: str) -> Any:
+    is_class = isinstance(found, type)
+    if not is_class and not options:
+        return found
+    if not is_class and not inspect.isroutine(found):
+        raise ConfigurationError(
+            f"{kind} {name!r} is a finished {type(found).__name__} and takes no options; found {', '.join(options)}"
+        )
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # classes written in C may have none; their own TypeError then speaks
+        signature = None
+    if signature is not None:
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        accepted = [
+            n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        for option in options:
+            if option not in accepted and not takes_any:
+                raise ConfigurationError(
+                    f"{kind} {name!r} has no option {option!r}{suggest(option, accepted)}; "
+                    f"it takes: {', '.join(accepted) or 'none'}"
+                )
+    if not is_class:
+        return functools.partial(found, **options)
+    try:
+        return found(**options)
+    except ConfigurationError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{kind} {name!r} with {options or 'no options'}: {error}") from error

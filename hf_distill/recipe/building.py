@@ -1,0 +1,281 @@
+"""From a checked recipe to the trainer that runs it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, DataError
+from ..lookup import build
+from . import yaml12
+from .loading import evaluation_split, load_data
+from .sections import Recipe, Section
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..evaluation import EvaluationReport
+    from ..fusion import Fusion
+    from ..teachers import Teacher
+    from ..trainer import MultiTeacherDistillationTrainer
+    from ..training_args import DistillationArguments
+
+
+def build_trainer(
+    recipe: Recipe,
+    *,
+    rows: Mapping[str, datasets.Dataset] | None = None,
+    callbacks: list[Any] | None = None,
+    write: bool = True,
+) -> MultiTeacherDistillationTrainer:
+    """Loads data, teachers and student, and returns the trainer, ready for `train()`.
+
+    The recipe, with its overrides applied and its defaults spelled out, is written to `recipe.yaml` in the output
+    folder, so that the run can be repeated.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        rows: what `load_data` returned, where that has been called already.
+        callbacks: `transformers.TrainerCallback`s beyond what the recipe says.
+        write: whether `recipe.yaml` is written.
+
+    Raises:
+        ConfigurationError, DataError: data, teachers and student do not fit together.
+
+    Example:
+        >>> trainer = build_trainer(load_recipe("recipes/sst2.yaml"))
+    """
+    from ..evaluation import compute_metrics_from
+    from ..losses import LOSSES
+    from ..tasks import TASKS
+    from ..trainer import MultiTeacherDistillationTrainer
+
+    args = build_arguments(recipe)
+    rows = load_data(recipe) if rows is None else rows
+    teachers = build_teachers(recipe)
+    model, tokenizer = _build_student(recipe, rows["train"], seed=args.seed)
+    metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
+    trainer = MultiTeacherDistillationTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows["train"],
+        eval_dataset=rows.get("validation"),
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics_from(metrics),
+        callbacks=callbacks,
+        teachers=teachers,
+        fusion=build_fusion(recipe),
+        distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
+        task=recipe.task,
+        text_columns=recipe.data.text_columns,
+        label_column=recipe.data.label_column,
+        label_names=recipe.data.label_names,
+    )
+    if write and trainer.is_world_process_zero():
+        write_recipe(recipe, Path(args.output_dir))
+    return trainer
+
+
+def build_arguments(recipe: Recipe) -> DistillationArguments:
+    """Returns the training arguments: the section `training`, and what other sections say of training."""
+    from ..training_args import DistillationArguments
+
+    hub = {"hub_model_id": recipe.hub.repo, "hub_private_repo": recipe.hub.private} if recipe.hub.repo else {}
+    return DistillationArguments(
+        temperature=recipe.losses.temperature,
+        task_weight=recipe.losses.task_weight,
+        distill_weight=recipe.losses.distill_weight,
+        max_length=recipe.student.max_length,
+        **{**hub, **copy.deepcopy(recipe.training)},
+    )
+
+
+def build_teachers(recipe: Recipe) -> list[Teacher]:
+    """Loads the teachers, in the order of the recipe."""
+    from ..teachers import Teacher
+
+    return [
+        Teacher.from_pretrained(entry.model, task=recipe.task, **entry.model_dump(exclude={"model"}))
+        for entry in recipe.teachers.models
+    ]
+
+
+def build_fusion(recipe: Recipe) -> Fusion:
+    """Returns the fusion of the recipe."""
+    from ..fusion import FUSIONS
+
+    return build(recipe.fusion, FUSIONS, kind="fusion")
+
+
+def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
+    """Evaluates the student that a recipe trained, as `train` does at its end, and writes the report beside it.
+
+    Args:
+        recipe: a recipe of `load_recipe`; the student is read from its output folder.
+
+    Raises:
+        DataError: there is no student yet, or `evaluation.split` is none.
+    """
+    from accelerate import Accelerator
+
+    from ..evaluation import evaluate_ensemble
+
+    args = build_arguments(recipe)
+    folder = Path(args.output_dir)
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"There is no trained student in {folder.absolute()}; train it first: hf-distill train RECIPE, "
+            "or name its folder with training.output_dir=…"
+        )
+    rows = load_data(recipe)
+    split = evaluation_split(recipe, rows)
+    if split is None:
+        raise DataError("evaluation.split leaves nothing to evaluate; name one of " + ", ".join(rows))
+    notes = []
+    if split == "train":
+        notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
+    elif split == "validation" and args.load_best_model_at_end:
+        notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
+    report = evaluate_ensemble(
+        build_teachers(recipe),
+        rows[split],
+        student=str(folder),
+        baseline=recipe.evaluation.baseline,
+        fusion=build_fusion(recipe),
+        task=recipe.task,
+        text_columns=recipe.data.text_columns,
+        label_column=recipe.data.label_column,
+        label_names=recipe.data.label_names,
+        metrics=recipe.evaluation.metrics,
+        batch_size=recipe.evaluation.batch_size,
+        max_length=recipe.student.max_length,
+        accelerator=Accelerator(cpu=args.use_cpu),
+        dataset_name=split,
+        notes=notes,
+    )
+    if args.process_index == 0:
+        report.save(folder)
+    return report
+
+
+def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
+    """Loads teachers and student, and returns the table of how their labels are matched by name.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        rows: what `load_data` returned.
+    """
+    from ..alignment import plan_table
+
+    return plan_table(build_trainer(recipe, rows=rows, write=False).teacher_pool.label_maps)
+
+
+def write_recipe(recipe: Recipe, folder: Path) -> Path:
+    """Writes `recipe.yaml` into a run's folder and returns its path."""
+    from .. import __version__
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    header = f"# Written by hf_distill {__version__}: what this run used, overrides applied and defaults spelled out.\n"
+    path.write_text(header + yaml12.write(_plain(recipe)), encoding="utf-8")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and lists, without the keys whose null is the default anyway."""
+    if isinstance(value, Section):
+        return {
+            key: _plain(getattr(value, key))
+            for key, field in type(value).model_fields.items()
+            # Which splits exist was found out while loading; splits say nothing about files.
+            if not (getattr(value, key) is None and field.default is None)
+            and not (key == "splits" and getattr(value, "files", None))
+        }
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _build_student(
+    recipe: Recipe, train: datasets.Dataset, *, seed: int
+) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+    from ..teachers import load_tokenizer
+
+    student = recipe.student
+    options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    if student.tokenizer is not None:
+        # The revision is one of the model's repository; a tokenizer named on its own has its own history.
+        options["revision"] = None
+    source = student.tokenizer or student.model
+    assert source is not None
+    tokenizer = load_tokenizer(source, what="The student", **options)
+    if student.config is not None:
+        return _from_scratch(recipe, train, tokenizer, seed), tokenizer
+    if student.revision is None and not student.trust_remote_code:
+        return student.model, tokenizer
+    return _at_revision(recipe, train, seed), tokenizer
+
+
+def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrainedModel:
+    """The student's checkpoint where more than an id says which; the trainer loads the others itself."""
+    import transformers
+
+    from ..data import resolve_label_names
+    from ..tasks import TASKS
+    from ..teachers import load_with_head
+
+    student = recipe.student
+    options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    try:
+        config = transformers.AutoConfig.from_pretrained(student.model, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"student.model: {student.model} cannot be loaded: {' '.join(str(error).split())[:400]}"
+        ) from error
+    names = resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, config)
+    transformers.set_seed(seed)
+    return load_with_head(
+        student.model, TASKS[recipe.task], what="The student", require_head=False, **_labels(names), **options
+    )
+
+
+def _labels(names: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of its labels."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def _from_scratch(
+    recipe: Recipe, train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    import transformers
+
+    from ..data import resolve_label_names
+    from ..tasks import TASKS
+
+    names = resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, None)
+    given = dict(recipe.student.config or {})
+    size = given.get("vocab_size", len(tokenizer))
+    if size < len(tokenizer):
+        raise ConfigurationError(
+            f"student.config.vocab_size is {size}, but the tokenizer has {len(tokenizer)} tokens; leave it out"
+        )
+    if tokenizer.pad_token_id is None:
+        raise DataError(
+            f"student.tokenizer: {tokenizer.name_or_path} has no padding token, so rows cannot be batched"
+        )
+    config = transformers.AutoConfig.for_model(
+        **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
+        **_labels(names),
+    )
+    # The Trainer seeds when it is made; the weights are drawn before that.
+    transformers.set_seed(seed)
+    auto_class = getattr(transformers, TASKS[recipe.task].auto_class)
+    try:
+        return auto_class.from_config(config)
+    except (ValueError, KeyError) as error:  # sizes that do not divide, a type without such a head
+        raise ConfigurationError(f"student.config: {' '.join(str(error).split())[:500]}") from error

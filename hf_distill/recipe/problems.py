@@ -1,0 +1,156 @@
+"""One line per problem, and the sentences for what the models of `sections.py` refuse."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from ..lookup import suggest
+from .sections import Data, Evaluation, Files, Hub, Losses, Recipe, Splits, Student, TeacherEntry, Teachers
+
+# Which keys a mapping at this path may have; list positions are left out of the path.
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "": Recipe,
+    "data": Data,
+    "data.files": Files,
+    "data.splits": Splits,
+    "teachers": Teachers,
+    "teachers.models": TeacherEntry,
+    "student": Student,
+    "losses": Losses,
+    "evaluation": Evaluation,
+    "hub": Hub,
+}
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "finite_number": "a finite number",
+}
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 3
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a recipe.
+
+    Attributes:
+        path: the key, as `section.key`; empty for the file as a whole.
+        sentence: what was found and what is expected.
+        missing_file: the recipe is right, but something it names is not on this machine.
+    """
+
+    path: str
+    sentence: str
+    missing_file: bool = False
+
+
+def found(value: Any) -> str:
+    """Returns `value` as an error line shows it: YAML's own words for null and booleans, cut where long."""
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else _short.repr(value)
+
+
+def unknown_key(path: Sequence[str], value: Any, known: Iterable[str], elsewhere: Iterable[str]) -> Problem:
+    """Returns the problem of a key that does not exist, with the nearest one that does.
+
+    Args:
+        path: the path of the key.
+        value: what was written there.
+        known: the keys of the same mapping.
+        elsewhere: paths of keys in other sections, looked at where none of `known` is near.
+    """
+    known = list(known)
+    hint = suggest(path[-1], known)
+    if not hint:
+        by_last_part = {full.rpartition(".")[2]: full for full in elsewhere}
+        near = suggest(path[-1], by_last_part)
+        for last, full in by_last_part.items():
+            if repr(last) in near:
+                hint = f" (did you mean {full!r}?)"
+    if not hint and len(known) <= 12:
+        hint = f" (known here: {', '.join(known)})"
+    return Problem(".".join(path), f"unknown key, found {found(value)}{hint}")
+
+
+def known_paths() -> list[str]:
+    """Returns every key of every section but `training`, as a path."""
+    return [
+        f"{section}.{key}".lstrip(".") for section, model in _SECTIONS.items() for key in model.model_fields
+    ]
+
+
+def from_validation(error: ValidationError, training_keys: Iterable[str]) -> list[Problem]:
+    """Returns the problems behind a pydantic error, in our words.
+
+    Args:
+        error: what validating a `Recipe` raised.
+        training_keys: the names of all training arguments, for suggestions.
+    """
+    elsewhere = [*known_paths(), *(f"training.{key}" for key in training_keys)]
+    items = error.errors(include_url=False)
+    places = [tuple(item["loc"]) for item in items]
+    problems = []
+    for item, place in zip(items, places, strict=True):
+        if item["type"] == "too_short" and any(other[: len(place)] == place != other for other in places):
+            continue  # the list is too short only without the items that have a line of their own
+        path = [str(part) for part in place]
+        if item["type"] == "extra_forbidden":
+            section = ".".join(part for part in path[:-1] if not part.isdigit())
+            problems.append(unknown_key(path, item["input"], _SECTIONS[section].model_fields, elsewhere))
+        else:
+            problems.append(Problem(".".join(path), _sentence(item)))
+    return problems
+
+
+def _sentence(item: Any) -> str:
+    kind, value, context = item["type"], item["input"], item.get("ctx", {})
+    if kind == "missing":
+        return "is missing, and there is no default"
+    if kind == "value_error":
+        sentence = str(context["error"])
+        return sentence if "found" in sentence else f"{sentence}; found {found(value)}"
+    if kind == "literal_error":
+        choices = [choice.strip("'") for choice in context["expected"].replace(" or ", ", ").split(", ")]
+        return f"expected one of {', '.join(choices)}; found {found(value)}{suggest(value, choices)}"
+    if kind == "too_short":
+        return f"expected at least {context['min_length']} of them, found {found(list(value))}"
+    if kind == "too_long":
+        return f"expected at most {context['max_length']} of them, found {found(list(value))}"
+    if kind in ("greater_than", "greater_than_equal"):
+        limit = f"above {context['gt']:g}" if kind == "greater_than" else f"of at least {context['ge']:g}"
+        return f"expected a number {limit}, found {found(value)}"
+    if kind == "invalid_key":
+        return "a key must be text; write it in quotes"
+    if kind not in _EXPECTED:
+        return f"{item['msg']}; found {found(value)}"
+    return f"expected {_EXPECTED[kind]}, found {found(value)}{_quoting_hint(kind, value)}"
+
+
+def _quoting_hint(kind: str, value: Any) -> str:
+    if kind == "string_type" and isinstance(value, (int, float)):
+        return "; write it in quotes if it is text"
+    if kind == "bool_type" and str(value).lower() in ("yes", "on", "y", "1"):
+        return " (did you mean 'true'?)"
+    if kind == "bool_type" and str(value).lower() in ("no", "off", "n", "0"):
+        return " (did you mean 'false'?)"
+    if kind == "tuple_type" and isinstance(value, str):
+        return f"; write [{value}]"
+    if (
+        kind in ("int_type", "float_type")
+        and isinstance(value, str)
+        and value.strip("+-").replace(".", "", 1).isdigit()
+    ):
+        return "; write it without quotes"
+    return ""

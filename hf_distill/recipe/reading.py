@@ -1,0 +1,392 @@
+"""From a recipe's text and the command line's overrides to a checked `Recipe`, with all problems at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import ConfigurationError, DataError
+from ..lookup import build, suggest
+from . import yaml12
+from .problems import Problem, found, from_validation, known_paths
+from .sections import SPLITS, Recipe
+from .training_section import check_training, training_keys
+
+FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
+"""File suffix → the loader of `datasets` that reads it."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
+    """Reads and checks a recipe. No model, tokenizer or data set is loaded.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value`, the value in YAML; items of lists by their position
+            (`teachers.models.0.name=bert`).
+        check_files: whether the local files and folders it names must exist on this machine.
+
+    Returns:
+        The recipe, with the overrides applied and the defaults filled in.
+
+    Raises:
+        ConfigurationError: anything wrong with the recipe; the message has one line per problem:
+            `file: section.key: sentence`.
+        DataError: the recipe is right, but files or folders that it names are missing.
+
+    Example:
+        >>> load_recipe("recipes/sst2.yaml", ["losses.temperature=4"]).losses.temperature
+        4
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        reason = (
+            "is a folder; name the YAML file in it"
+            if path.is_dir()
+            else (error.strerror or str(error)).lower()
+        )
+        raise ConfigurationError(
+            f"{path}: the recipe cannot be read: {reason} ({path.absolute()})"
+        ) from error
+    raw, duplicates, unreadable = yaml12.read(text)
+    if unreadable:
+        raise ConfigurationError(f"{path}: this is not YAML: {unreadable[0]}")
+    if not isinstance(raw, dict):
+        raise ConfigurationError(
+            f"{path}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}; found {found(raw)}"
+        )
+    # A section whose keys are all commented out reads as null.
+    raw = {key: {} if value is None and key != "task" else value for key, value in copy.deepcopy(raw).items()}
+    problems = [Problem(where, sentence) for where, sentence in duplicates]
+    overridden = []
+    for override in overrides:
+        key, problem = _apply(raw, override)
+        overridden.append(key)
+        if problem:
+            problems.append(problem)
+    if isinstance(raw.setdefault("training", {}), dict):
+        raw["training"].setdefault("output_dir", f"runs/{path.stem}")
+    recipe, found_problems = check(raw, check_files=check_files)
+    problems += found_problems
+    if problems:
+        lines = []
+        for problem in dict.fromkeys(problems):
+            by_command = any(problem.path == key or problem.path.startswith(f"{key}.") for key in overridden)
+            where = [("command line" if by_command else str(path)), problem.path, problem.sentence]
+            lines.append(": ".join(part for part in where if part))
+        raise (DataError if all(p.missing_file for p in problems) else ConfigurationError)("\n".join(lines))
+    assert recipe is not None
+    return recipe
+
+
+def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, list[Problem]]:
+    """Returns the recipe, or None, and all that is wrong with it.
+
+    Args:
+        raw: the content of the file.
+        check_files: as for `load_recipe`.
+    """
+    recipe, problems = None, []
+    try:
+        recipe = Recipe.model_validate(dict(raw))
+    except ValidationError as error:
+        problems += from_validation(error, training_keys())
+    if isinstance(raw.get("training"), dict):
+        problems += check_training(raw["training"], elsewhere=known_paths())
+    problems += _task(raw)
+    problems += _specs(raw)
+    problems += _data(_part(raw, "data"))
+    problems += _teachers(_part(raw, "teachers"))
+    problems += _student(_part(raw, "student"))
+    problems += _combinations(raw)
+    if check_files:
+        problems += _missing(raw)
+    return recipe, problems
+
+
+def _apply(raw: dict[str, Any], override: str) -> tuple[str, Problem | None]:
+    """Sets one `section.key=value` in place; returns the key and what was wrong with it."""
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        return override, Problem(override, "an override is written section.key=value")
+    value, duplicates, unreadable = yaml12.read(text)
+    if unreadable or duplicates:
+        return key, Problem(key, f"the value {text!r} is not YAML: {(unreadable or [duplicates[0][1]])[0]}")
+    here: Any = raw
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                where = ".".join(parts[:depth])
+                return key, Problem(key, f"{where} has {len(here)} items, counted from 0; found {part!r}")
+            index: Any = int(part)
+        else:
+            index = part
+        if last:
+            here[index] = value
+            return key, None
+        child = here[index] if isinstance(here, list) else here.get(index)
+        child = _spelled_out(parts[: depth + 1], child)
+        if not isinstance(child, (dict, list)):
+            where = ".".join(parts[: depth + 1])
+            return key, Problem(key, f"{where} is {found(child)}, which has no parts to set")
+        here[index] = child
+        here = child
+    raise AssertionError("the last part returns")
+
+
+def _spelled_out(path: Sequence[str], value: Any) -> Any:
+    """The mapping behind a shorthand, so that an override can set one key of it."""
+    if path in (["fusion"], ["losses", "distill"]):
+        if value is None:
+            value = Recipe.model_fields["fusion"].default if len(path) == 1 else "forward_kl"
+        return {"use": value} if isinstance(value, str) else value
+    if list(path[:2]) == ["teachers", "models"] and len(path) == 3 and isinstance(value, str):
+        return {"model": value}
+    return {} if value is None else value
+
+
+def _part(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """A section, or nothing where it is not even a mapping: that has its own line already."""
+    part = raw.get(section)
+    return part if isinstance(part, dict) else {}
+
+
+def _given(part: Mapping[str, Any], *keys: str) -> list[str]:
+    return [key for key in keys if part.get(key) is not None]
+
+
+def _task(raw: Mapping[str, Any]) -> list[Problem]:
+    from ..tasks import TASKS
+
+    task = raw.get("task", "text-classification")
+    if not isinstance(task, str) or task in TASKS:
+        return []
+    return [Problem("task", f"unknown task {task!r}; known: {', '.join(TASKS)}{suggest(task, TASKS)}")]
+
+
+def _specs(raw: Mapping[str, Any]) -> list[Problem]:
+    from ..fusion import FUSIONS
+    from ..losses import LOSSES
+
+    problems = []
+    fusion = _built(raw.get("fusion"), FUSIONS, "fusion", "fusion", problems)
+    _built(_part(raw, "losses").get("distill"), LOSSES, "distillation loss", "losses.distill", problems)
+    weights, models = getattr(fusion, "weights", None), _part(raw, "teachers").get("models")
+    if isinstance(weights, tuple) and isinstance(models, list) and len(weights) != len(models):
+        problems.append(
+            Problem("fusion.weights", f"expected one weight per teacher, {len(models)}; found {len(weights)}")
+        )
+    return problems
+
+
+def _built(spec: Any, table: Mapping[str, Any], kind: str, where: str, problems: list[Problem]) -> Any:
+    written = isinstance(spec, str) or (isinstance(spec, dict) and isinstance(spec.get("use"), str))
+    if not written:  # absent, or of a type that has its own line already
+        return None
+    try:
+        made = build(spec, table, kind=kind)
+    except ConfigurationError as error:
+        problems.append(Problem(where, str(error)))
+        return None
+    if not callable(made):
+        problems.append(Problem(where, f"{spec!r} is a {type(made).__name__}, which cannot be called"))
+    return made
+
+
+def _data(data: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    if len(_given(data, "dataset", "files")) != 1:
+        problems.append(Problem("data", "exactly one of dataset and files says where the rows come from"))
+    if _given(data, "files"):
+        problems += [
+            Problem(f"data.{key}", f"it is for a Hub dataset, not for files; found {found(data[key])}")
+            for key in _given(data, "config", "revision", "splits")
+        ]
+    formats = {}
+    for where, name in _files(data):
+        suffixes = Path(name).name.lower().removesuffix(".gz").split(".")
+        compressed = name.lower().endswith(".gz")
+        if len(suffixes) < 2 or suffixes[-1] not in FORMATS or (compressed and suffixes[-1] == "parquet"):
+            known = "csv, tsv, json, jsonl (each also .gz) and parquet"
+            problems.append(Problem(where, f"the format is known by the suffix, of {known}; found {name!r}"))
+        else:
+            formats.setdefault(suffixes[-1].replace("jsonl", "json"), name)
+    if len(formats) > 1:
+        problems.append(
+            Problem("data.files", f"all files must have one format; found {', '.join(formats.values())}")
+        )
+    columns = data.get("text_columns")
+    if isinstance(columns, list) and all(isinstance(column, str) for column in columns):
+        if len(set(columns)) < len(columns):
+            problems.append(
+                Problem("data.text_columns", f"the two columns of a pair must differ, found {columns}")
+            )
+        if data.get("label_column", "label") in columns:
+            problems.append(Problem("data.label_column", f"it cannot be a text column too, found {columns}"))
+    names = data.get("label_names")
+    if (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) < len(names)
+    ):
+        twice = next(name for name in names if names.count(name) > 1)
+        problems.append(Problem("data.label_names", f"{twice!r} stands more than once"))
+    return problems
+
+
+def _files(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    files = data.get("files")
+    for split in SPLITS if isinstance(files, dict) else ():
+        value = files.get(split)
+        for name in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
+            if isinstance(name, str) and name:
+                yield f"data.files.{split}", name
+
+
+def _models(teachers: Mapping[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
+    models = teachers.get("models")
+    for index, entry in enumerate(models if isinstance(models, list) else []):
+        entry = {"model": entry} if isinstance(entry, str) else entry
+        if isinstance(entry, dict) and isinstance(entry.get("model"), str):
+            yield index, entry
+
+
+def _teachers(teachers: Mapping[str, Any]) -> list[Problem]:
+    problems, seen = [], {}
+    for index, entry in _models(teachers):
+        name = entry.get("name") or Path(entry["model"]).name
+        if name in seen:
+            problems.append(
+                Problem(
+                    f"teachers.models.{index}.name",
+                    f"teacher {seen[name]} is called {name!r} too, and reports go by the name; give it one (name: …)",
+                )
+            )
+        seen.setdefault(name, index)
+    return problems
+
+
+def _student(student: Mapping[str, Any]) -> list[Problem]:
+    if len(_given(student, "model", "config")) != 1:
+        return [
+            Problem(
+                "student", "exactly one of model (start from it) and config (from scratch) says what it is"
+            )
+        ]
+    config = student.get("config")
+    if not isinstance(config, dict):
+        return []
+    problems = []
+    if not student.get("tokenizer"):
+        problems.append(
+            Problem("student.tokenizer", "is missing; a student made from scratch has none of its own")
+        )
+    problems += [
+        Problem(
+            f"student.{key}", f"it is for a student that starts from a model; found {found(student[key])}"
+        )
+        for key in _given(student, "revision")
+    ]
+    return problems + _student_config(config)
+
+
+def _student_config(config: Mapping[str, Any]) -> list[Problem]:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return [
+            Problem(
+                "student.config.model_type",
+                f"expected a model type of transformers (distilbert, bert, …), found {found(kind)}"
+                f"{suggest(kind, CONFIG_MAPPING.keys())}",
+            )
+        ]
+    problems = []
+    default = AutoConfig.for_model(kind)
+    for key, value in config.items():
+        path = f"student.config.{key}"
+        if key in ("num_labels", "id2label", "label2id"):
+            problems.append(Problem(path, "it follows from the labels of the data; leave it out"))
+        # A configuration takes any key and keeps it, so a misspelt one would just have no effect.
+        elif not hasattr(default, str(key)):
+            problems.append(
+                Problem(path, f"unknown key of {kind}, found {found(value)}{suggest(key, vars(default))}")
+            )
+    if not problems:
+        try:
+            AutoConfig.for_model(**config)
+        except (ValueError, TypeError) as error:
+            problems.append(Problem("student.config", " ".join(str(error).split())))
+    return problems
+
+
+def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    losses, training, hub = _part(raw, "losses"), _part(raw, "training"), _part(raw, "hub")
+    if losses.get("task_weight") == 0 and losses.get("distill_weight") == 0:
+        problems.append(
+            Problem("losses", "task_weight and distill_weight are both 0, so nothing would be learnt")
+        )
+    files = _part(raw, "data").get("files")
+    if isinstance(files, dict):
+        split = _part(raw, "evaluation").get("split")
+        if split in SPLITS and files.get(split) is None:
+            problems.append(Problem("evaluation.split", f"there is no data.files.{split}"))
+        if training.get("eval_strategy", "no") != "no" and files.get("validation") is None:
+            problems.append(
+                Problem(
+                    "training.eval_strategy", f"{training['eval_strategy']!r} needs data.files.validation"
+                )
+            )
+    if hub.get("push") is True and not hub.get("repo"):
+        problems.append(Problem("hub.repo", "is missing; a push needs the repository, as user/name"))
+    if hub.get("push") is True and training.get("push_to_hub") is True:
+        problems.append(
+            Problem(
+                "training.push_to_hub",
+                "it pushes while training, hub.push pushes once at the end; choose one",
+            )
+        )
+    problems += [
+        Problem(f"training.{key}", f"hub.{other} says it already; keep one")
+        for key, other in (("hub_model_id", "repo"), ("hub_private_repo", "private"))
+        if key in training and other in hub
+    ]
+    return problems
+
+
+def _missing(raw: Mapping[str, Any]) -> list[Problem]:
+    data, student = _part(raw, "data"), _part(raw, "student")
+    problems = [
+        Problem(where, f"there is no file {Path(name).absolute()}", missing_file=True)
+        for where, name in _files(data)
+        if not Path(name).is_file()
+    ]
+    folders: list[tuple[str, Any]] = [
+        *(
+            (f"teachers.models.{index}.model", entry["model"])
+            for index, entry in _models(_part(raw, "teachers"))
+        ),
+        *((f"student.{key}", student.get(key)) for key in ("model", "tokenizer")),
+        ("evaluation.baseline", _part(raw, "evaluation").get("baseline")),
+        ("data.dataset", data.get("dataset")),
+    ]
+    problems += [
+        Problem(where, f"there is no folder {Path(name).absolute()}", missing_file=True)
+        for where, name in folders
+        if isinstance(name, str) and _is_local(name) and not Path(name).is_dir()
+    ]
+    return problems
+
+
+def _is_local(name: str) -> bool:
+    """Whether it cannot be an id of the Hub, which has one slash at most and does not begin with a dot."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()

@@ -1,0 +1,176 @@
+"""The sections of a recipe as frozen, strict models: what may be written, of which type, within which range.
+
+What concerns two keys at once, and the section `training`, whose keys are those of `TrainingArguments`, is
+checked in `checks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+SPLITS = ("train", "validation", "test")
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are refused, nothing is converted, nothing changes afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def _not_empty(value: str) -> str:
+    if not value.strip():
+        raise ValueError("expected text, found an empty string")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_entry(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+def _is_spec(value: Any) -> Any:
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("use"), str):
+        return dict(value)
+    raise ValueError("expected a name, a path pkg.mod:Name, or a mapping {use: name, option: value}")
+
+
+def _is_label_map(value: Any) -> Any:
+    if (
+        isinstance(value, Mapping)
+        and value
+        and all(isinstance(x, str) for pair in value.items() for x in pair)
+    ):
+        return dict(value)
+    if isinstance(value, (list, tuple)) and value and all(isinstance(x, str) for x in value):
+        return tuple(value)
+    raise ValueError(
+        "expected a mapping from the checkpoint's label names to yours ({LABEL_0: negative, …}) "
+        "or the list of your names in the checkpoint's order"
+    )
+
+
+Text = Annotated[str, AfterValidator(_not_empty)]
+# A YAML list arrives as a list; the tuple makes the section unchangeable. Its items stay strict.
+Texts = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
+Paths = Annotated[Texts, BeforeValidator(_as_list)]
+Spec = Annotated[Any, BeforeValidator(_is_spec)]
+LabelMap = Annotated[Any, BeforeValidator(_is_label_map)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Files(Section):
+    """Local files per split; csv, tsv, json, jsonl (each also .gz) or parquet."""
+
+    train: Paths
+    validation: Paths | None = None
+    test: Paths | None = None
+
+
+class Splits(Section):
+    """What the splits of a Hub dataset are called; a slice such as `train[:90%]` works too."""
+
+    train: Text = "train"
+    validation: Text | None = "validation"
+    test: Text | None = "test"
+
+
+class Data(Section):
+    """Where the raw text and the labels come from, and which columns hold them."""
+
+    dataset: Text | None = None
+    config: Text | None = None
+    revision: Text | None = None
+    files: Files | None = None
+    splits: Splits = Splits()
+    text_columns: Annotated[Texts, Field(max_length=2)] = ("text",)
+    label_column: Text = "label"
+    label_names: Annotated[Texts, Field(min_length=2)] | None = None
+
+
+class TeacherEntry(Section):
+    """One teacher: a fine-tuned checkpoint and what it does not say of itself."""
+
+    model: Text
+    name: Text | None = None
+    revision: Text | None = None
+    labels: LabelMap | None = None
+    max_length: Positive | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    trust_remote_code: bool = False
+
+
+class Teachers(Section):
+    """The teachers, in the order in which fusion weights are given."""
+
+    models: Annotated[
+        tuple[Annotated[TeacherEntry, BeforeValidator(_as_entry)], ...], Strict(False), Field(min_length=1)
+    ]
+
+
+class Student(Section):
+    """The student: a checkpoint to start from, or the configuration of a model made from scratch."""
+
+    model: Text | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: Text | None = None
+    revision: Text | None = None
+    max_length: Positive | None = None
+    trust_remote_code: bool = False
+
+
+class Losses(Section):
+    """The distillation loss and how it and the task loss are weighed."""
+
+    distill: Spec = "forward_kl"
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    task_weight: Annotated[float, Field(ge=0)] = 0.5
+    distill_weight: Annotated[float, Field(ge=0)] = 0.5
+
+
+class Evaluation(Section):
+    """On which split the verdict is made, by which metrics, and against which baseline checkpoint."""
+
+    split: Literal["train", "validation", "test", "none"] | None = None
+    metrics: Texts | None = None
+    batch_size: Positive = 32
+    baseline: Text | None = None
+
+
+class Hub(Section):
+    """Whether the finished student is pushed, and where to."""
+
+    push: bool = False
+    repo: Text | None = None
+    private: bool = False
+
+
+class Recipe(Section):
+    """A recipe as `load_recipe` returns it: checked, with the defaults filled in.
+
+    `training` holds the keys of `TrainingArguments` that were given, and `output_dir`.
+
+    Example:
+        >>> Recipe(data={"dataset": "stanfordnlp/sst2"}, teachers={"models": ["org/a", "org/b"]},
+        ...        student={"model": "distilbert/distilbert-base-uncased"}).losses.temperature
+        2.0
+    """
+
+    task: Text = "text-classification"
+    data: Data
+    teachers: Teachers
+    student: Student
+    fusion: Spec = "linear_pool"
+    losses: Losses = Losses()
+    training: dict[str, Any] = {}
+    evaluation: Evaluation = Evaluation()
+    hub: Hub = Hub()

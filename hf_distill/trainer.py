@@ -1,0 +1,551 @@
+"""The trainer: one call per stage, student and teachers each on their own view of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    DataCollatorWithPadding,
+    PretrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    set_seed,
+)
+
+from .alignment import LabelMap, is_generic, plan_table
+from .collator import MultiTeacherCollator
+from .data import UNLABELLED, count_labelled, is_prepared, prepare_dataset, resolve_label_names
+from .errors import ConfigurationError, DataError
+from .evaluation import EvaluationReport, evaluate_loader
+from .fusion import FUSIONS, Fusion, LinearPool, teacher_disagreement
+from .lookup import build
+from .losses import LOSSES, cross_entropy, forward_kl, reduce_loss
+from .tasks import TASKS, Task
+from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer, load_with_head
+from .training_args import DistillationArguments
+from .views import VIEWS, View, token_limit
+
+
+class Targets(NamedTuple):
+    """What the student of a batch is to imitate.
+
+    Attributes:
+        log_probs: (N, C) float32, fused, at the temperature; -inf for a class that no teacher has.
+        disagreement: (N,) float32, `teacher_disagreement`.
+    """
+
+    log_probs: Tensor
+    disagreement: Tensor
+
+
+class LossTerm(NamedTuple):
+    """One summand of the loss.
+
+    Attributes:
+        values: (N,) per unit, or a scalar that is the mean over the units that count.
+        weight: Its weight in the loss; 0 is only logged.
+        labelled: Whether only labelled units count.
+    """
+
+    values: Tensor
+    weight: float
+    labelled: bool = False
+
+
+class MultiTeacherDistillationTrainer(Trainer):
+    """A `transformers.Trainer` whose student learns from labels and from the fused knowledge of several teachers.
+
+    Every argument and method of `Trainer` keeps its meaning; datasets hold raw text, since each teacher reads it
+    through its own tokenizer. Labels are matched by name, and the plan is printed before training.
+
+    Args:
+        model: The student: Hub id, folder or `PreTrainedModel`; or ``model_init``.
+        args: `DistillationArguments`.
+        train_dataset, eval_dataset: `datasets.Dataset` or `IterableDataset` with raw columns; the latter also a dict
+            of them. Labels may be missing (None, -100 or no column at all).
+        processing_class: The student's tokenizer; None: the one stored with a student given by id or folder.
+        data_collator: Pads the student's view; None: `DataCollatorWithPadding`.
+        compute_loss_func: Replaces the cross-entropy: ``f(outputs, labels, num_items_in_batch=None)`` returns the mean
+            over the labelled rows of a batch.
+        teachers: `Teacher`s, other `TeacherSource`s, or ids and folders for `Teacher.from_pretrained`. May be empty
+            where ``distill_weight`` is 0.
+        fusion: A `Fusion`, or how a recipe writes one: a name of `FUSIONS`, or ``"pkg.mod:Name"``.
+        distillation_loss: ``f(student_logits, target_log_probs, *, temperature) -> (N,)``, or how a recipe writes it.
+        task: A name of `TASKS`, or a `Task`.
+        text_columns: One column of text, or two for pairs.
+        label_column: The column of the labels.
+        label_names: The student's label names in the order of its logits; None: see `resolve_label_names`.
+
+    Raises:
+        ConfigurationError, DataError: Whatever cannot work, before any training.
+
+    Example:
+        >>> trainer = MultiTeacherDistillationTrainer(
+        ...     model=student, teachers=[teacher], args=args, train_dataset=rows, processing_class=bert_tokenizer
+        ... )
+        >>> trainer.evaluate_ensemble(rows).systems["student"].parameters == student.num_parameters()
+        True
+    """
+
+    # Losses are sums divided by the count of the whole update; the Trainer must not divide again by accumulation.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | None = None,
+        args: DistillationArguments | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        teachers: Sequence[str | TeacherSource],
+        fusion: str | Mapping[str, Any] | Fusion = LinearPool(),  # noqa: B008 - frozen
+        distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] = forward_kl,
+        task: str | Task = "text-classification",
+        text_columns: Sequence[str] | None = None,
+        label_column: str = "label",
+        label_names: Sequence[str] | None = None,
+    ) -> None:
+        args = DistillationArguments() if args is None else args
+        if not isinstance(args, DistillationArguments):
+            raise ConfigurationError(
+                f"args is a {type(args).__name__}, but temperature and weights are read from it: "
+                "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
+            )
+        if (model is None) == (model_init is None):
+            raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
+        self.task: Task = build(task, TASKS, kind="task")
+        self.fusion: Fusion = build(fusion, FUSIONS, kind="fusion")
+        self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
+        columns = self.task.text_columns if text_columns is None else text_columns
+        self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
+        self.label_column = label_column
+        if isinstance(teachers, (str, Teacher)):
+            raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
+        self.teachers: list[TeacherSource] = [
+            Teacher.from_pretrained(t, task=self.task) if isinstance(t, str) else t for t in teachers
+        ]
+        if not self.teachers and args.distill_weight > 0:
+            raise ConfigurationError(
+                f"There are no teachers, but distill_weight is {args.distill_weight}: name teachers, or set it to 0 for "
+                "training on the labels alone."
+            )
+
+        set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
+        if isinstance(processing_class, str) or (processing_class is None and isinstance(model, str)):
+            processing_class = load_tokenizer(processing_class or model, what="The student")
+        if processing_class is None:
+            raise ConfigurationError(
+                "processing_class= is missing: pass the student's tokenizer (it is read from the model only where that "
+                "is given by id or folder)."
+            )
+        self.model_init = model_init
+        # With model_init the Trainer makes its own student; this one only tells labels and length.
+        sample = model if model is not None else super().call_model_init()
+        config = _config_of(sample)
+        rows = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
+        rows = rows if train_dataset is None else train_dataset
+        self.student_labels = resolve_label_names(label_names, rows, label_column, config)
+        self.teacher_pool = TeacherPool(self.teachers, self.student_labels, self.fusion)
+        _refuse_other_label_order(config, self.student_labels)
+        if isinstance(model, str):
+            sample = model = self._load_student(model)
+        if any(getattr(teacher, "model", None) is sample for teacher in self.teachers):
+            raise ConfigurationError(
+                "The student is one of the teachers, which are frozen: load it a second time."
+            )
+        self._name_labels(sample)
+
+        limit = token_limit(sample, processing_class)
+        if args.max_length is not None and limit is not None and args.max_length > limit:
+            raise ConfigurationError(
+                f"max_length is {args.max_length}, but the student takes at most {limit} tokens."
+            )
+        self._student_view = View(processing_class, args.max_length or limit)
+        self._prepared: dict[str, Any] = {}
+        with args.main_process_first(desc="tokenizing"):
+            train_dataset = self._prepare(train_dataset, "training set")
+            eval_dataset = (
+                {name: self._prepare(part, f"evaluation set {name!r}") for name, part in eval_dataset.items()}
+                if isinstance(eval_dataset, dict)
+                else self._prepare(eval_dataset, "evaluation set")
+            )
+        if args.task_weight > 0 and train_dataset is not None and count_labelled(train_dataset) == 0:
+            raise DataError(
+                f"task_weight is {args.task_weight}, but no row of the training set has a label in column "
+                f"{label_column!r}: correct label_column=, or set task_weight to 0 to learn from the teachers alone."
+            )
+        # Sums since the last log, on the device: gathered over processes only when logging.
+        self._sums: dict[str, Tensor] = {}
+        self._sums_since: int | None = None
+        self._evaluated: list[dict[str, Tensor]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=MultiTeacherCollator(
+                data_collator or DataCollatorWithPadding(processing_class), self.teacher_pool.views
+            ),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+
+    # ---- One batch: the picture of docs/design.md, one call per stage ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Student, teachers' targets, loss terms, one reduction; see `Trainer.compute_loss`.
+
+        Args:
+            model: The student as the Trainer wrapped it.
+            inputs: A batch of `MultiTeacherCollator`.
+            return_outputs: Whether to return the student's logits too.
+            num_items_in_batch: (2,) labelled and all units of the whole update over all processes; None: this batch's.
+
+        Returns:
+            The loss, and with ``return_outputs`` ``{"loss", "logits"}``.
+        """
+        outputs = model(**self._student_inputs(inputs))
+        targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 else None
+        terms = self.loss_terms(outputs, targets, inputs)
+        loss = self._reduce(terms, inputs["labels"], num_items_in_batch, training=model.training)
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
+        """What the student is to imitate: every teacher on its own view, aligned by name, fused once.
+
+        Args:
+            inputs: A batch of `MultiTeacherCollator`.
+
+        Returns:
+            `Targets` at ``args.temperature``.
+        """
+        with self.accelerator.autocast():
+            batch = self.teacher_pool.to(self.args.device)(inputs)
+        options = {"temperature": self.args.temperature, "mask": batch.mask}
+        return Targets(
+            self.fusion(batch.logits, labels=inputs["labels"], **options),
+            teacher_disagreement(batch.logits, weights=getattr(self.fusion, "weights", None), **options),
+        )
+
+    def loss_terms(
+        self, outputs: Any, targets: Targets | None, inputs: Mapping[str, Any]
+    ) -> dict[str, LossTerm]:
+        """The summands of the loss, per unit: override to add one.
+
+        Args:
+            outputs: The student's output, with logits (N, C).
+            targets: What `teacher_targets` returned; None where ``distill_weight`` is 0.
+            inputs: The batch.
+
+        Returns:
+            Terms by name; each is logged, all but ``teacher_disagreement`` as ``loss_<name>``.
+        """
+        logits, labels = outputs.logits.float(), inputs["labels"]
+        terms: dict[str, LossTerm] = {}
+        if self.args.task_weight > 0:
+            if self.compute_loss_func is not None:
+                values = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
+            else:
+                values = cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+            terms["task"] = LossTerm(values, self.args.task_weight, labelled=True)
+        if targets is not None:
+            if not all(self.teacher_pool.covered):
+                # No teacher says anything of these classes: neither may the distillation loss.
+                unknown = [c for c, known in enumerate(self.teacher_pool.covered) if not known]
+                logits = logits.index_fill(-1, torch.tensor(unknown, device=logits.device), -torch.inf)
+            values = self.distillation_loss(logits, targets.log_probs, temperature=self.args.temperature)
+            terms["distill"] = LossTerm(values, self.args.distill_weight)
+            terms["teacher_disagreement"] = LossTerm(targets.disagreement, 0.0)
+        return terms
+
+    def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        # Without labels, or the model would compute a loss of its own; many models swallow what they do not know.
+        self._set_signature_columns_if_needed()
+        own = set(self._signature_columns) - {"labels", "label", "label_ids", "example_id", VIEWS}
+        return {key: value for key, value in inputs.items() if key in own}
+
+    # ---- Counting and logging ----
+
+    def _reduce(
+        self, terms: dict[str, LossTerm], labels: Tensor, counts: Tensor | None, *, training: bool
+    ) -> Tensor:
+        """Weighted sum of the reduced terms, whose parts are kept for the log.
+
+        In training each term is a sum over this micro-batch divided by the count of the whole update, times the number
+        of processes, since gradients are averaged over these: accumulation and processes change nothing.
+        """
+        labelled = labels != UNLABELLED
+        units = {name: term.values.expand(labels.shape[:1]) for name, term in terms.items()}
+        if not training:
+            rows = {
+                name: values.detach().masked_fill(~labelled & terms[name].labelled, torch.nan)
+                for name, values in units.items()
+            }
+            self._evaluated.append(self.accelerator.gather_for_metrics(rows))
+            self._weights = {name: term.weight for name, term in terms.items()}
+            counts = None
+        processes = (
+            self.accelerator.num_processes
+            if counts is not None and self.args.average_tokens_across_devices
+            else 1
+        )
+        loss = units["distill" if "distill" in units else "task"].new_zeros(())
+        for name, term in terms.items():
+            num_items = None if counts is None else counts[0 if term.labelled else 1]
+            part = processes * reduce_loss(
+                units[name], mask=labelled if term.labelled else None, num_items=num_items
+            )
+            if term.weight:
+                loss = loss + term.weight * part
+            if training:
+                self._sums[name] = self._sums.get(name, 0.0) + part.detach()
+        if training and self._sums_since is None:
+            self._sums_since = self.state.global_step
+        return loss
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> Tensor | None:
+        """(2,) labelled and all units of an update, over its micro-batches and processes."""
+        if not batch_samples:
+            return None
+        counts = torch.stack(
+            [
+                sum((batch["labels"] != UNLABELLED).sum() for batch in batch_samples),
+                torch.as_tensor(
+                    sum(len(batch["labels"]) for batch in batch_samples),
+                    device=batch_samples[0]["labels"].device,
+                ),
+            ]
+        ).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, "sum")
+        return counts
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss, averaged over the updates since the last log and over all processes."""
+        if "loss" in logs and self._sums:
+            names = sorted(self._sums)
+            sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), "mean")
+            updates = max(self.state.global_step - (self._sums_since or 0), 1)
+            for name, value in zip(names, (sums / updates).tolist(), strict=True):
+                logs[_log_name(name)] = value
+            self._sums, self._sums_since = {}, None
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As `Trainer.evaluation_loop`, with the loss and its parts exact over the rows, whatever the batches."""
+        self._evaluated = []
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        means = {}
+        for name in self._evaluated[0] if self._evaluated else ():
+            values = torch.cat([batch[name] for batch in self._evaluated])
+            if not values.isnan().all():  # no labelled row, no task loss
+                means[name] = values.nanmean().item()
+        if means:
+            output.metrics[f"{metric_key_prefix}_loss"] = sum(
+                self._weights[n] * value for n, value in means.items()
+            )
+        output.metrics.update(
+            {f"{metric_key_prefix}_{_log_name(name)}": value for name, value in means.items()}
+        )
+        return output
+
+    # ---- Datasets: raw rows in, prepared rows to the loaders ----
+
+    def _prepare(self, dataset: Any, what: str) -> Any:
+        if dataset is None or is_prepared(dataset):
+            return dataset
+        key = getattr(dataset, "_fingerprint", None)
+        if key not in self._prepared:
+            prepared = prepare_dataset(
+                dataset,
+                text_columns=self.text_columns,
+                label_column=self.label_column,
+                label_names=self.student_labels,
+                student_view=self._student_view,
+                teacher_views=self.teacher_pool.views,
+                what=what,
+            )
+            if key is None:  # a stream
+                return prepared
+            self._prepared[key] = prepared
+        return self._prepared[key]
+
+    def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
+        return super()._get_dataloader(
+            self._prepare(dataset, f"{description.lower()} set"), description, *args, **options
+        )
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        return dataset  # prepared rows have no others
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        return data_collator
+
+    # ---- The student ----
+
+    def _load_student(self, id_or_path: str) -> PreTrainedModel:
+        names = self.student_labels
+        return load_with_head(
+            id_or_path,
+            self.task,
+            what="The student",
+            require_head=False,
+            num_labels=len(names),
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+        )
+
+    def _name_labels(self, model: PreTrainedModel) -> None:
+        names = self.student_labels
+        if model.config.num_labels != len(names):
+            raise DataError(
+                f"The student has {model.config.num_labels} outputs, but there are {len(names)} labels {list(names)}: "
+                f"load it with num_labels={len(names)}, or correct label_names=."
+            )
+        model.config.id2label = dict(enumerate(names))
+        model.config.label2id = {name: i for i, name in enumerate(names)}
+        model.config.problem_type = "single_label_classification"
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A fresh student from ``model_init``, with the run's label names."""
+        model = super().call_model_init(trial)
+        self._name_labels(model)
+        return model
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Print how the teachers' labels were matched, then train; see `Trainer.train`."""
+        self.args.check_distillation()
+        self._sums, self._sums_since = {}, None
+        if self.teachers and self.is_world_process_zero():
+            print(
+                f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"
+            )
+        return super().train(*args, **options)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Trainer pickles its arguments beside the student, and a push uploads the folder.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+
+    # ---- Was it worth it? ----
+
+    def evaluate_ensemble(
+        self,
+        dataset: Any = None,
+        *,
+        baseline: PreTrainedModel | None = None,
+        metrics: Sequence[Any] | None = None,
+        dataset_name: str = "evaluation set",
+    ) -> EvaluationReport:
+        """Compare student, every teacher, the ensemble, student with teachers, and a baseline on the same rows.
+
+        Args:
+            dataset: Raw rows; None: the trainer's ``eval_dataset``.
+            baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
+            metrics: Names, or `evaluate` modules; None: the task's.
+            dataset_name: What the report calls the rows.
+
+        Returns:
+            The `EvaluationReport`, also written as report.json and report.md into ``args.output_dir``.
+
+        Raises:
+            DataError: There is no dataset, or several.
+        """
+        rows = self.eval_dataset if dataset is None else dataset
+        if rows is None or isinstance(rows, dict):
+            raise DataError(
+                "evaluate_ensemble needs one dataset, but the trainer has "
+                f"{'none' if rows is None else f'several ({list(rows)})'}: pass dataset=."
+            )
+        rows = self._prepare(rows, dataset_name)
+        same_rows = any(rows is part for part in _parts(self.eval_dataset))
+        notes = []
+        if same_rows and (self.args.load_best_model_at_end or self.state.best_model_checkpoint):
+            notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
+        if any(rows is part for part in _parts(self.train_dataset)):
+            notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
+        report = evaluate_loader(
+            self.get_eval_dataloader(rows),
+            pool=self.teacher_pool.to(self.args.device),
+            fusion=self.fusion,
+            students={"student": self.model, **({"baseline": baseline} if baseline is not None else {})},
+            accelerator=self.accelerator,
+            task=self.task,
+            metrics=metrics,
+            label_names=self.student_labels,
+            dataset_name=dataset_name,
+            notes=notes,
+        )
+        if self.is_world_process_zero():
+            report.save(self.args.output_dir)
+        return report
+
+
+def _parts(dataset: Any) -> list[Any]:
+    return list(dataset.values()) if isinstance(dataset, dict) else [] if dataset is None else [dataset]
+
+
+def _log_name(term: str) -> str:
+    return term if term == "teacher_disagreement" else f"loss_{term}"
+
+
+def _config_of(student: str | PreTrainedModel) -> PretrainedConfig:
+    if not isinstance(student, str):
+        return student.config
+    try:
+        return AutoConfig.from_pretrained(student)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
+        ) from error
+
+
+def _refuse_other_label_order(config: PretrainedConfig, student_labels: Sequence[str]) -> None:
+    """A head that was trained for the same labels in another order would be retrained to swap them."""
+    own = [str(config.id2label[i]) for i in range(config.num_labels)]
+    if any(is_generic(name) for name in own):
+        return
+    if not LabelMap.match(own, student_labels, teacher="(the student)").is_identity:
+        raise DataError(
+            f"The student's head answers in the order {own}, the data in the order {list(student_labels)}: "
+            f"pass label_names={own}, and the data's labels are matched to it by name."
+        )

@@ -1,0 +1,98 @@
+"""One tokenization of a batch: which tokenizer, how long, under which columns."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+VIEWS = "teacher_views"
+"""Key of the teachers' views in a batch, and prefix of their columns in a prepared row."""
+
+
+def view_column(view: str, key: str) -> str:
+    """The column of a prepared row that holds one input of one teacher view.
+
+    Example:
+        >>> view_column("bert", "input_ids")
+        'teacher_views/bert/input_ids'
+    """
+    return f"{VIEWS}/{view}/{key}"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tokenizer and the length it cuts at. Teachers whose views have the same key share the tokens.
+
+    Args:
+        tokenizer: The tokenizer, used as the teacher's own pipeline uses it.
+        max_length: Longest input in tokens, special tokens included; None: nothing is cut.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Hash of all that decides the tokens: the same for equal tokenizers loaded from different places."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            rules = json.loads(backend.to_str())
+            # The tokenizer writes its last call's settings there; they are arguments of the call, not of the tokenizer.
+            rules["padding"] = rules["truncation"] = None
+        else:
+            rules = {
+                "vocabulary": self.tokenizer.get_vocab(),
+                "settings": repr(sorted(self.tokenizer.init_kwargs.items())),
+            }
+        parts = (
+            type(self.tokenizer).__name__,
+            rules,
+            {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
+            list(self.tokenizer.model_input_names),
+            [self.tokenizer.padding_side, self.tokenizer.truncation_side],
+            self.max_length,
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[list[int]]]:
+        """Tokenize a batch of texts, or of pairs.
+
+        Args:
+            texts: One list of B texts, or two for pairs.
+
+        Returns:
+            For each input of the model B lists of numbers, not padded.
+        """
+        return dict(
+            self.tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length)
+        )
+
+
+def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest input in tokens that tokenizer and positions allow; None where neither sets a limit.
+
+    Position tables with a padding entry, as RoBERTa's, start counting behind it: 514 positions hold 512 tokens.
+
+    Args:
+        model: The model whose positions count.
+        tokenizer: Its tokenizer; the placeholder it carries where nobody set a limit (1e30) does not count.
+    """
+    limits = []
+    if tokenizer.model_max_length < 1_000_000:
+        limits.append(tokenizer.model_max_length)
+    positions = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
+    ]
+    if positions and positions[0].padding_idx is not None:
+        limits.append(positions[0].num_embeddings - positions[0].padding_idx - 1)
+    elif (declared := getattr(model.config, "max_position_embeddings", None)) and declared > 0:
+        limits.append(declared)
+    return min(limits, default=None)
