@@ -13,17 +13,19 @@ import datasets
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertTokenizer,
     DebertaV2Config,
     DebertaV2ForSequenceClassification,
+    DebertaV2Tokenizer,
     DistilBertConfig,
     DistilBertForSequenceClassification,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaTokenizer,
 )
 
 GOOD = ["good", "great", "fine", "superb", "moving", "clever"]
@@ -70,76 +72,32 @@ def held_out() -> datasets.Dataset:
     return datasets.Dataset.from_list(sentences(33, seed=1), features=features)
 
 
-def _finish(tokenizer: Tokenizer, **tokens: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **tokens)
-
-
 @pytest.fixture(scope="session")
-def bert_tokenizer() -> PreTrainedTokenizerFast:
+def bert_tokenizer() -> BertTokenizer:
     """WordPiece; some words in one piece, others in several."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [chr(c) for c in range(97, 123)]
     words = [*GOOD[:4], *BAD[:4], *OTHER]
-    vocabulary = list(dict.fromkeys([*specials, *letters, *(f"##{letter}" for letter in letters), *words]))
-    tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    return _finish(
-        tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    pieces = dict.fromkeys([*specials, *letters, *(f"##{letter}" for letter in letters), *words])
+    return BertTokenizer({piece: i for i, piece in enumerate(pieces)}, model_max_length=64)
 
 
 @pytest.fixture(scope="session")
-def roberta_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges but for a few, padding id 1 as RoBERTa's."""
+def roberta_tokenizer() -> RobertaTokenizer:
+    """Byte-level BPE with a few merges; the padding id is 1 as RoBERTa's."""
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("t", "h"), ("th", "e"), ("Ġ", "a"), ("o", "o"), ("Ġ", "the")]
-    vocabulary = [*specials, *alphabet, *("".join(pair) for pair in merges)]
-    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(vocabulary)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    return _finish(
-        tokenizer,
-        bos_token="<s>",
-        cls_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
+    pieces = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    return RobertaTokenizer({piece: i for i, piece in enumerate(pieces)}, merges, model_max_length=64)
 
 
 @pytest.fixture(scope="session")
-def unigram_tokenizer() -> PreTrainedTokenizerFast:
+def unigram_tokenizer() -> DebertaV2Tokenizer:
     """Unigram over letters and a few words, as sentencepiece models are."""
-    specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    pieces = [(s, 0.0) for s in specials]
-    pieces += [("▁" + w, -3.0) for w in (*GOOD, *BAD[2:], "film", "plot")]
+    pieces = [(special, 0.0) for special in ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")]
+    pieces += [("▁" + word, -3.0) for word in (*GOOD, *BAD[2:], "film", "plot")]
     pieces += [("▁", -4.0)] + [(chr(c), -5.0) for c in range(97, 123)]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
-    return _finish(tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    return DebertaV2Tokenizer(pieces, unk_id=3, model_max_length=64)
 
 
 def _labels(names: list[str]) -> dict[str, object]:

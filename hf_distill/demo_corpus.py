@@ -41,7 +41,7 @@ MASK = "LIBNAME"  # a word no tokenizer splits at punctuation, and no library us
 
 # Test suites are not installed everywhere; vendored copies would carry another library's text.
 _SKIPPED_FOLDERS = frozenset(
-    "test tests testing externals extern _vendor vendor vendored third_party site-packages dist-packages".split()
+    ["test", "tests", "testing", "externals", "extern", "_vendor", "vendor", "vendored", "third_party", "site-packages", "dist-packages"]
 )
 
 # The first pattern is masked wherever it stands (SymPyError, torch_dtype, pytorch-lightning), the second

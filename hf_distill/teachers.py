@@ -311,14 +311,16 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: object) -> PreTrain
     Raises:
         DataError: No tokenizer can be loaded there.
     """
+    advice = "Save it there with tokenizer.save_pretrained, or pass it."
     try:
-        return transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:400]
-        raise DataError(
-            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. Save it there with "
-            "tokenizer.save_pretrained, or pass it."
-        ) from error
+        raise DataError(f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}") from error
+    # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise DataError(f"{what}: there is no tokenizer in {id_or_path}. {advice}")
+    return tokenizer
 
 
 def _refuse_other_task(model: PreTrainedModel, task: Task, what: str) -> None:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     DataCollatorWithPadding,
-    PretrainedConfig,
     PreTrainedModel,
     Trainer,
     set_seed,
 )
 
-from .alignment import LabelMap, is_generic, plan_table
+from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
+from .alignment import plan_table
 from .collator import MultiTeacherCollator
-from .data import UNLABELLED, count_labelled, is_prepared, prepare_dataset, resolve_label_names
+from .data import count_labelled, is_prepared, prepare_dataset, resolve_label_names
 from .errors import ConfigurationError, DataError
 from .evaluation import EvaluationReport, evaluate_loader
 from .fusion import FUSIONS, Fusion, LinearPool, teacher_disagreement
 from .lookup import build
-from .losses import LOSSES, cross_entropy, forward_kl, reduce_loss
+from .losses import LOSSES, cross_entropy, forward_kl
+from .student import load_student, name_labels, refuse_other_label_order, student_config
 from .tasks import TASKS, Task
-from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer, load_with_head
+from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer
 from .training_args import DistillationArguments
 from .views import VIEWS, View, token_limit
 
@@ -40,20 +41,6 @@ class Targets(NamedTuple):
 
     log_probs: Tensor
     disagreement: Tensor
-
-
-class LossTerm(NamedTuple):
-    """One summand of the loss.
-
-    Attributes:
-        values: (N,) per unit, or a scalar that is the mean over the units that count.
-        weight: Its weight in the loss; 0 is only logged.
-        labelled: Whether only labelled units count.
-    """
-
-    values: Tensor
-    weight: float
-    labelled: bool = False
 
 
 class MultiTeacherDistillationTrainer(Trainer):
@@ -154,19 +141,19 @@ class MultiTeacherDistillationTrainer(Trainer):
         self.model_init = model_init
         # With model_init the Trainer makes its own student; this one only tells labels and length.
         sample = model if model is not None else super().call_model_init()
-        config = _config_of(sample)
+        config = student_config(sample)
         rows = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
         rows = rows if train_dataset is None else train_dataset
         self.student_labels = resolve_label_names(label_names, rows, label_column, config)
         self.teacher_pool = TeacherPool(self.teachers, self.student_labels, self.fusion)
-        _refuse_other_label_order(config, self.student_labels)
+        refuse_other_label_order(config, self.student_labels)
         if isinstance(model, str):
-            sample = model = self._load_student(model)
+            sample = model = load_student(model, self.student_labels, self.task)
         if any(getattr(teacher, "model", None) is sample for teacher in self.teachers):
             raise ConfigurationError(
                 "The student is one of the teachers, which are frozen: load it a second time."
             )
-        self._name_labels(sample)
+        name_labels(sample, self.student_labels)
 
         limit = token_limit(sample, processing_class)
         if args.max_length is not None and limit is not None and args.max_length > limit:
@@ -187,10 +174,8 @@ class MultiTeacherDistillationTrainer(Trainer):
                 f"task_weight is {args.task_weight}, but no row of the training set has a label in column "
                 f"{label_column!r}: correct label_column=, or set task_weight to 0 to learn from the teachers alone."
             )
-        # Sums since the last log, on the device: gathered over processes only when logging.
-        self._sums: dict[str, Tensor] = {}
-        self._sums_since: int | None = None
-        self._evaluated: list[dict[str, Tensor]] = []
+        self._sums = TrainingSums()
+        self._evaluated = EvaluationRows()
         super().__init__(
             model=model,
             args=args,
@@ -232,7 +217,7 @@ class MultiTeacherDistillationTrainer(Trainer):
         outputs = model(**self._student_inputs(inputs))
         targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 else None
         terms = self.loss_terms(outputs, targets, inputs)
-        loss = self._reduce(terms, inputs["labels"], num_items_in_batch, training=model.training)
+        loss = self._reduce(terms, inputs["labels"], num_items_in_batch, model.training)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
     def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
@@ -292,40 +277,16 @@ class MultiTeacherDistillationTrainer(Trainer):
     # ---- Counting and logging ----
 
     def _reduce(
-        self, terms: dict[str, LossTerm], labels: Tensor, counts: Tensor | None, *, training: bool
+        self, terms: dict[str, LossTerm], labels: Tensor, counts: Tensor | None, training: bool
     ) -> Tensor:
-        """Weighted sum of the reduced terms, whose parts are kept for the log.
-
-        In training each term is a sum over this micro-batch divided by the count of the whole update, times the number
-        of processes, since gradients are averaged over these: accumulation and processes change nothing.
-        """
-        labelled = labels != UNLABELLED
-        units = {name: term.values.expand(labels.shape[:1]) for name, term in terms.items()}
         if not training:
-            rows = {
-                name: values.detach().masked_fill(~labelled & terms[name].labelled, torch.nan)
-                for name, values in units.items()
-            }
-            self._evaluated.append(self.accelerator.gather_for_metrics(rows))
-            self._weights = {name: term.weight for name, term in terms.items()}
-            counts = None
-        processes = (
-            self.accelerator.num_processes
-            if counts is not None and self.args.average_tokens_across_devices
-            else 1
+            self._evaluated.add(terms, labels, self.accelerator.gather_for_metrics)
+            return total_loss(terms, labels)[0]
+        spans_processes = counts is not None and self.args.average_tokens_across_devices
+        loss, parts = total_loss(
+            terms, labels, counts, self.accelerator.num_processes if spans_processes else 1
         )
-        loss = units["distill" if "distill" in units else "task"].new_zeros(())
-        for name, term in terms.items():
-            num_items = None if counts is None else counts[0 if term.labelled else 1]
-            part = processes * reduce_loss(
-                units[name], mask=labelled if term.labelled else None, num_items=num_items
-            )
-            if term.weight:
-                loss = loss + term.weight * part
-            if training:
-                self._sums[name] = self._sums.get(name, 0.0) + part.detach()
-        if training and self._sums_since is None:
-            self._sums_since = self.state.global_step
+        self._sums.add(parts, self.state.global_step)
         return loss
 
     def _get_num_items_in_batch(
@@ -334,28 +295,14 @@ class MultiTeacherDistillationTrainer(Trainer):
         """(2,) labelled and all units of an update, over its micro-batches and processes."""
         if not batch_samples:
             return None
-        counts = torch.stack(
-            [
-                sum((batch["labels"] != UNLABELLED).sum() for batch in batch_samples),
-                torch.as_tensor(
-                    sum(len(batch["labels"]) for batch in batch_samples),
-                    device=batch_samples[0]["labels"].device,
-                ),
-            ]
-        ).to(device)
-        if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, "sum")
-        return counts
+        counts = count_units(batch_samples, device)
+        return self.accelerator.reduce(counts, "sum") if self.args.average_tokens_across_devices else counts
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss, averaged over the updates since the last log and over all processes."""
-        if "loss" in logs and self._sums:
-            names = sorted(self._sums)
-            sums = self.accelerator.reduce(torch.stack([self._sums[name] for name in names]), "mean")
-            updates = max(self.state.global_step - (self._sums_since or 0), 1)
-            for name, value in zip(names, (sums / updates).tolist(), strict=True):
-                logs[_log_name(name)] = value
-            self._sums, self._sums_since = {}, None
+        if "loss" in logs:
+            mean = functools.partial(self.accelerator.reduce, reduction="mean")
+            logs |= self._sums.drain(self.state.global_step, mean)
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -367,22 +314,12 @@ class MultiTeacherDistillationTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> Any:
         """As `Trainer.evaluation_loop`, with the loss and its parts exact over the rows, whatever the batches."""
-        self._evaluated = []
+        self._evaluated = EvaluationRows()
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
-        means = {}
-        for name in self._evaluated[0] if self._evaluated else ():
-            values = torch.cat([batch[name] for batch in self._evaluated])
-            if not values.isnan().all():  # no labelled row, no task loss
-                means[name] = values.nanmean().item()
-        if means:
-            output.metrics[f"{metric_key_prefix}_loss"] = sum(
-                self._weights[n] * value for n, value in means.items()
-            )
-        output.metrics.update(
-            {f"{metric_key_prefix}_{_log_name(name)}": value for name, value in means.items()}
-        )
+        means = self._evaluated.means()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
     # ---- Datasets: raw rows in, prepared rows to the loaders ----
@@ -419,39 +356,16 @@ class MultiTeacherDistillationTrainer(Trainer):
 
     # ---- The student ----
 
-    def _load_student(self, id_or_path: str) -> PreTrainedModel:
-        names = self.student_labels
-        return load_with_head(
-            id_or_path,
-            self.task,
-            what="The student",
-            require_head=False,
-            num_labels=len(names),
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
-        )
-
-    def _name_labels(self, model: PreTrainedModel) -> None:
-        names = self.student_labels
-        if model.config.num_labels != len(names):
-            raise DataError(
-                f"The student has {model.config.num_labels} outputs, but there are {len(names)} labels {list(names)}: "
-                f"load it with num_labels={len(names)}, or correct label_names=."
-            )
-        model.config.id2label = dict(enumerate(names))
-        model.config.label2id = {name: i for i, name in enumerate(names)}
-        model.config.problem_type = "single_label_classification"
-
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """A fresh student from ``model_init``, with the run's label names."""
         model = super().call_model_init(trial)
-        self._name_labels(model)
+        name_labels(model, self.student_labels)
         return model
 
     def train(self, *args: Any, **options: Any) -> Any:
         """Print how the teachers' labels were matched, then train; see `Trainer.train`."""
         self.args.check_distillation()
-        self._sums, self._sums_since = {}, None
+        self._sums = TrainingSums()
         if self.teachers and self.is_world_process_zero():
             print(
                 f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"
@@ -522,30 +436,3 @@ class MultiTeacherDistillationTrainer(Trainer):
 
 def _parts(dataset: Any) -> list[Any]:
     return list(dataset.values()) if isinstance(dataset, dict) else [] if dataset is None else [dataset]
-
-
-def _log_name(term: str) -> str:
-    return term if term == "teacher_disagreement" else f"loss_{term}"
-
-
-def _config_of(student: str | PreTrainedModel) -> PretrainedConfig:
-    if not isinstance(student, str):
-        return student.config
-    try:
-        return AutoConfig.from_pretrained(student)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
-        ) from error
-
-
-def _refuse_other_label_order(config: PretrainedConfig, student_labels: Sequence[str]) -> None:
-    """A head that was trained for the same labels in another order would be retrained to swap them."""
-    own = [str(config.id2label[i]) for i in range(config.num_labels)]
-    if any(is_generic(name) for name in own):
-        return
-    if not LabelMap.match(own, student_labels, teacher="(the student)").is_identity:
-        raise DataError(
-            f"The student's head answers in the order {own}, the data in the order {list(student_labels)}: "
-            f"pass label_names={own}, and the data's labels are matched to it by name."
-        )

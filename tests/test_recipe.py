@@ -85,7 +85,23 @@ def test_plain_words_mean_what_yaml_1_2_says(text, value):
 
 @pytest.mark.parametrize(
     "value",
-    ["no", "on", "1e-4", "1E5", "0o17", "", "~", "null", "true", "1:30", "2024-01-01", "<<", "=", "a: b", "#x"]
+    [
+        "no",
+        "on",
+        "1e-4",
+        "1E5",
+        "0o17",
+        "",
+        "~",
+        "null",
+        "true",
+        "1:30",
+        "2024-01-01",
+        "<<",
+        "=",
+        "a: b",
+        "#x",
+    ]
     + ["two\nlines", " space", "é", "\U0001f600", "'", 1e-5, 1e22, 3, -0.5, None, True, math.inf],
 )
 def test_what_is_written_is_read_back(value):
@@ -169,7 +185,9 @@ def test_a_section_whose_keys_are_all_commented_out_has_its_defaults(write):
 
 
 def test_anchors_and_merges_are_not_duplicates(write):
-    lengths = "teachers: {models: [&first {model: org/bert, max_length: 64}, {<<: *first, model: org/roberta}]}"
+    lengths = (
+        "teachers: {models: [&first {model: org/bert, max_length: 64}, {<<: *first, model: org/roberta}]}"
+    )
     recipe = load_recipe(write(BASE.partition("teachers:")[0] + lengths + "\nstudent: {model: org/student}"))
     assert [(entry.model, entry.max_length) for entry in recipe.teachers.models] == [
         ("org/bert", 64),
@@ -206,6 +224,7 @@ def test_nothing_is_loaded(write, monkeypatch):
 
 # ---- What is wrong ----
 
+
 def changed(**sections: str) -> str:
     """The base recipe with some sections replaced (or added) as YAML."""
     content, _, _ = yaml12.read(BASE)
@@ -232,7 +251,10 @@ BAD = [
         "teachers.models.0.nmae: unknown key, found 'x' (did you mean 'name'?)",
     ),
     ({"losses": "{temprature: 2}"}, "losses.temprature: unknown key, found 2 (did you mean 'temperature'?)"),
-    ({"evaluation": "{splits: test}"}, "evaluation.splits: unknown key, found 'test' (did you mean 'split'?)"),
+    (
+        {"evaluation": "{splits: test}"},
+        "evaluation.splits: unknown key, found 'test' (did you mean 'split'?)",
+    ),
     (
         {"hub": "{zzz: 1}"},
         "hub.zzz: unknown key, found 1 (known here: push, repo, private)",
@@ -244,9 +266,15 @@ BAD = [
     ({"teachers": "{models: []}"}, "teachers.models: expected at least 1 of them, found []"),
     # types: nothing is converted
     ({"task": "3"}, "task: expected text, found 3; write it in quotes if it is text"),
-    ({"data": "{dataset: a/b, revision: 1234567}"}, "data.revision: expected text, found 1234567; write it in quotes"),
+    (
+        {"data": "{dataset: a/b, revision: 1234567}"},
+        "data.revision: expected text, found 1234567; write it in quotes",
+    ),
     ({"data": "{dataset: ''}"}, "data.dataset: expected text, found an empty string"),
-    ({"data": "{dataset: a/b, text_columns: text}"}, "data.text_columns: expected a list, found 'text'; write [text]"),
+    (
+        {"data": "{dataset: a/b, text_columns: text}"},
+        "data.text_columns: expected a list, found 'text'; write [text]",
+    ),
     (
         {"data": "{dataset: a/b, text_columns: [a, b, c]}"},
         "data.text_columns: expected at most 2 of them, found ['a', 'b', 'c']",
@@ -255,7 +283,10 @@ BAD = [
         {"data": "{dataset: a/b, label_names: [a, 3]}"},
         "data.label_names.1: expected text, found 3; write it in quotes if it is text",
     ),
-    ({"data": "{dataset: a/b, label_names: [a]}"}, "data.label_names: expected at least 2 of them, found ['a']"),
+    (
+        {"data": "{dataset: a/b, label_names: [a]}"},
+        "data.label_names: expected at least 2 of them, found ['a']",
+    ),
     ({"data": "[]"}, "data: expected a mapping, found []"),
     ({"teachers": "{models: [3]}"}, "teachers.models.0: expected a mapping, found 3"),
     (
@@ -278,7 +309,10 @@ BAD = [
         {"teachers": "{models: [{model: a/b, labels: {0: negative}}]}"},
         "teachers.models.0.labels: expected a mapping from the checkpoint's label names to yours",
     ),
-    ({"losses": "{temperature: '3'}"}, "losses.temperature: expected a number, found '3'; write it without quotes"),
+    (
+        {"losses": "{temperature: '3'}"},
+        "losses.temperature: expected a number, found '3'; write it without quotes",
+    ),
     ({"losses": "{temperature: hot}"}, "losses.temperature: expected a number, found 'hot'"),
     ({"losses": "{task_weight: true}"}, "losses.task_weight: expected a number, found true"),
     ({"hub": "{push: no}"}, "hub.push: expected true or false, found 'no' (did you mean 'false'?)"),
@@ -296,17 +330,29 @@ BAD = [
         "evaluation.split: expected one of train, validation, test, none; found 'dev'",
     ),
     # names
-    ({"task": "text-clasification"}, "task: unknown task 'text-clasification'; known: text-classification (did you mean"),
+    (
+        {"task": "text-clasification"},
+        "task: unknown task 'text-clasification'; known: text-classification (did you mean",
+    ),
     ({"fusion": "linear_pol"}, "fusion: there is no fusion named 'linear_pol'"),
-    ({"fusion": "{use: log_pool, weigths: [1, 2]}"}, "fusion: fusion 'log_pool' has no option 'weigths' (did you mean"),
+    (
+        {"fusion": "{use: log_pool, weigths: [1, 2]}"},
+        "fusion: fusion 'log_pool' has no option 'weigths' (did you mean",
+    ),
     ({"fusion": "{use: log_pool, weights: [1, -2]}"}, "fusion: Fusion weights are [1, -2]"),
-    ({"fusion": "{use: linear_pool, weights: [1]}"}, "fusion.weights: expected one weight per teacher, 2; found 1"),
+    (
+        {"fusion": "{use: linear_pool, weights: [1]}"},
+        "fusion.weights: expected one weight per teacher, 2; found 1",
+    ),
     ({"losses": "{distill: forward_lk}"}, "losses.distill: there is no distillation loss named 'forward_lk'"),
     ({"losses": "{distill: 'os:sep'}"}, "losses.distill: 'os:sep' is a str, which cannot be called"),
     # what two keys say together
     ({"data": "{text_columns: [x]}"}, "data: exactly one of dataset and files"),
     ({"data": "{dataset: a/b, files: {train: a.csv}}"}, "data: exactly one of dataset and files"),
-    ({"data": "{files: {train: a.csv}, revision: main}"}, "data.revision: it is for a Hub dataset, not for files"),
+    (
+        {"data": "{files: {train: a.csv}, revision: main}"},
+        "data.revision: it is for a Hub dataset, not for files",
+    ),
     (
         {"data": "{files: {train: a.csv}, splits: {test: x}}"},
         "data.splits: it is for a Hub dataset, not for files; found {'test': 'x'}",
@@ -314,14 +360,21 @@ BAD = [
     ({"data": "{files: {train: a.txt}}"}, "data.files.train: the format is known by the suffix"),
     ({"data": "{files: {train: a.parquet.gz}}"}, "data.files.train: the format is known by the suffix"),
     ({"data": "{files: {train: csv}}"}, "data.files.train: the format is known by the suffix"),
-    ({"data": "{files: {train: a.csv, test: b.tsv}}"}, "data.files: all files must have one format; found a.csv, b.tsv"),
-    ({"data": "{dataset: a/b, text_columns: [x, x]}"}, "data.text_columns: the two columns of a pair must differ"),
+    (
+        {"data": "{files: {train: a.csv, test: b.tsv}}"},
+        "data.files: all files must have one format; found a.csv, b.tsv",
+    ),
+    (
+        {"data": "{dataset: a/b, text_columns: [x, x]}"},
+        "data.text_columns: the two columns of a pair must differ",
+    ),
     (
         {"data": "{dataset: a/b, text_columns: [x], label_column: x}"},
         "data.label_column: it cannot be a text column too",
     ),
     ({"data": "{dataset: a/b, label_names: [a, b, a]}"}, "data.label_names: 'a' stands more than once"),
     ({"teachers": "{models: [a/x, b/x]}"}, "teachers.models.1.name: teacher 0 is called 'x' too"),
+    ({"student": "(left out)"}, "student: is missing, and there is no default"),
     ({"student": "{}"}, "student: exactly one of model (start from it) and config (from scratch)"),
     ({"student": "{model: a/b, config: {model_type: bert}}"}, "student: exactly one of model"),
     ({"student": "{config: {model_type: bert}}"}, "student.tokenizer: is missing"),
@@ -356,38 +409,65 @@ BAD = [
         {"hub": "{push: true, repo: a/b}", "training": "{push_to_hub: true}"},
         "training.push_to_hub: it pushes while training, hub.push pushes once at the end; choose one",
     ),
-    ({"hub": "{repo: a/b}", "training": "{hub_model_id: c/d}"}, "training.hub_model_id: hub.repo says it already"),
+    (
+        {"hub": "{repo: a/b}", "training": "{hub_model_id: c/d}"},
+        "training.hub_model_id: hub.repo says it already",
+    ),
     # training
     ({"training": "3"}, "training: expected a mapping, found 3"),
     (
         {"training": "{learnin_rate: 1e-4}"},
         "training.learnin_rate: unknown key, found 0.0001 (did you mean 'learning_rate'?)",
     ),
-    ({"training": "{learning_rate: '1e-4'}"}, "training.learning_rate: expected a number, found '1e-4'; write it without"),
+    (
+        {"training": "{learning_rate: '1e-4'}"},
+        "training.learning_rate: expected a number, found '1e-4'; write it without",
+    ),
     ({"training": "{seed: 1.5}"}, "training.seed: expected a whole number, found 1.5"),
     ({"training": "{seed: true}"}, "training.seed: expected a whole number, found true"),
     ({"training": "{use_cpu: yes}"}, "training.use_cpu: expected true or false, found 'yes'"),
     ({"training": "{use_cpu: 1}"}, "training.use_cpu: expected true or false, found 1"),
     ({"training": "{report_to: 3}"}, "training.report_to: expected null or text or a list of text, found 3"),
-    ({"training": "{report_to: [3]}"}, "training.report_to: expected null or text or a list of text, found [3]"),
+    (
+        {"training": "{report_to: [3]}"},
+        "training.report_to: expected null or text or a list of text, found [3]",
+    ),
     (
         {"training": "{eval_strategy: epochs}"},
         "training.eval_strategy: expected one of no, steps, epoch; found 'epochs' (did you mean 'epoch'?)",
     ),
-    ({"training": "{eval_strategy: false}"}, "training.eval_strategy: expected one of no, steps, epoch; found false"),
+    (
+        {"training": "{eval_strategy: false}"},
+        "training.eval_strategy: expected one of no, steps, epoch; found false",
+    ),
     ({"training": "{log_level: loud}"}, "training.log_level: expected one of"),
     ({"training": "{optim: adamw_hf}"}, "training.optim: expected one of"),
-    ({"training": "{per_device_train_batch_size: 0}"}, "per_device_train_batch_size: expected a number of at least 1"),
+    (
+        {"training": "{per_device_train_batch_size: 0}"},
+        "per_device_train_batch_size: expected a number of at least 1",
+    ),
     ({"training": "{num_train_epochs: 0}"}, "training.num_train_epochs: expected a number above 0, found 0"),
-    ({"training": "{learning_rate: -1e-4}"}, "training.learning_rate: expected a number of at least 0, found -0.0001"),
+    (
+        {"training": "{learning_rate: -1e-4}"},
+        "training.learning_rate: expected a number of at least 0, found -0.0001",
+    ),
     ({"training": "{learning_rate: .nan}"}, "training.learning_rate: expected a number, found nan"),
     ({"training": "{adam_beta2: 1}"}, "training.adam_beta2: expected a number below 1, found 1"),
     ({"training": "{max_steps: 0}"}, "training.max_steps: expected a number of at least 1, or -1, found 0"),
-    ({"training": "{evaluation_strategy: epoch}"}, "evaluation_strategy: unknown key, found 'epoch'; write eval_strategy"),
+    (
+        {"training": "{evaluation_strategy: epoch}"},
+        "evaluation_strategy: unknown key, found 'epoch'; write eval_strategy",
+    ),
     ({"training": "{save_safetensors: true}"}, "training.save_safetensors: is no longer a training argument"),
-    ({"training": "{temperature: 2}"}, "training.temperature: does not belong here, it is losses.temperature"),
+    (
+        {"training": "{temperature: 2}"},
+        "training.temperature: does not belong here, it is losses.temperature",
+    ),
     ({"training": "{hub_token: hf_x}"}, "training.hub_token: does not belong here, a recipe is published"),
-    ({"training": "{resume_from_checkpoint: x}"}, "training.resume_from_checkpoint: does not belong here, it is the"),
+    (
+        {"training": "{resume_from_checkpoint: x}"},
+        "training.resume_from_checkpoint: does not belong here, it is the",
+    ),
     # what TrainingArguments itself refuses
     (
         {"training": "{load_best_model_at_end: true, eval_strategy: epoch, save_strategy: steps}"},
@@ -439,8 +519,14 @@ evaluation: {split: dev}
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("training: {seed: 1}\ntraining: {seed: 2}", "training: the key stands twice, in lines 7 and 8; keep one"),
-        ("training:\n  seed: 1\n  max_steps: 3\n  seed: 1", "training.seed: the key stands twice, in lines 8 and 10"),
+        (
+            "training: {seed: 1}\ntraining: {seed: 2}",
+            "training: the key stands twice, in lines 7 and 8; keep one",
+        ),
+        (
+            "training:\n  seed: 1\n  max_steps: 3\n  seed: 1",
+            "training.seed: the key stands twice, in lines 8 and 10",
+        ),
         ("losses: {distill: {use: jsd, beta: 0.1, beta: 0.2}}", "losses.distill.beta: the key stands twice"),
     ],
 )
@@ -492,22 +578,33 @@ def test_missing_files_are_a_data_error_with_absolute_paths(write, tmp_path):
 def test_an_override_replaces_one_value(write, override, path, value):
     here = load_recipe(write(BASE + "losses: {distill: jsd}"), [override])
     for part in path.split("."):
-        here = here[int(part)] if part.isdigit() else here[part] if isinstance(here, dict) else getattr(here, part)
+        here = (
+            here[int(part)]
+            if part.isdigit()
+            else here[part]
+            if isinstance(here, dict)
+            else getattr(here, part)
+        )
     assert here == value
 
 
 def test_overrides_reach_the_checks_and_are_told_apart(write):
     file = write(BASE + "losses: {temperature: 0}")
-    assert problems(file, ["losses.task_weight=-1", "training.seeed=3", "data.dataset=3"]) == [
+    lines = problems(file, ["losses.task_weight=-1", "training.seeed=3", "data.dataset=3", "hub.push=true"])
+    assert lines == [
         "command line: data.dataset: expected text, found 3; write it in quotes if it is text",
         "mine.yaml: losses.temperature: expected a number above 0, found 0",
         "command line: losses.task_weight: expected a number of at least 0, found -1",
         "command line: training.seeed: unknown key, found 3 (did you mean 'seed'?)",
+        "command line: hub.repo: is missing; a push needs the repository, as user/name",
     ]
 
 
 def test_an_override_can_repair_the_file(write):
-    assert load_recipe(write(BASE + "losses: {temperature: 0}"), ["losses.temperature=1"]).losses.temperature == 1
+    assert (
+        load_recipe(write(BASE + "losses: {temperature: 0}"), ["losses.temperature=1"]).losses.temperature
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -561,12 +658,37 @@ def test_every_training_argument_is_taken_or_has_its_place():
 def test_arguments_that_transformers_no_longer_has_are_answered():
     from hf_distill.recipe.training_section import _REMOVED, _RENAMED, check_training, training_keys
 
-    # FACTS: a TypeError of TrainingArguments in version 5.
-    gone = """overwrite_output_dir evaluation_strategy save_safetensors logging_dir warmup_ratio no_cuda
-        use_mps_device per_gpu_train_batch_size per_gpu_eval_batch_size half_precision_backend fp16_backend
-        group_by_length push_to_hub_token push_to_hub_model_id include_inputs_for_metrics jit_mode_eval use_ipex
-        past_index dispatch_batches split_batches ray_scope torchdynamo include_tokens_per_second fsdp_min_num_params
-        fsdp_transformer_layer_cls_to_wrap adafactor tpu_num_cores mp_parameters""".split()
+    # What TrainingArguments of version 4 took and that of version 5 does not.
+    gone = [
+        "overwrite_output_dir",
+        "evaluation_strategy",
+        "save_safetensors",
+        "logging_dir",
+        "warmup_ratio",
+        "no_cuda",
+        "use_mps_device",
+        "per_gpu_train_batch_size",
+        "per_gpu_eval_batch_size",
+        "half_precision_backend",
+        "fp16_backend",
+        "group_by_length",
+        "push_to_hub_token",
+        "push_to_hub_model_id",
+        "include_inputs_for_metrics",
+        "jit_mode_eval",
+        "use_ipex",
+        "past_index",
+        "dispatch_batches",
+        "split_batches",
+        "ray_scope",
+        "torchdynamo",
+        "include_tokens_per_second",
+        "fsdp_min_num_params",
+        "fsdp_transformer_layer_cls_to_wrap",
+        "adafactor",
+        "tpu_num_cores",
+        "mp_parameters",
+    ]
     assert set(gone) <= set(_RENAMED) | set(_REMOVED)
     for name in (*_RENAMED, *_REMOVED):
         (problem,) = check_training({"output_dir": "x", name: 1})
@@ -578,7 +700,10 @@ def test_arguments_that_transformers_no_longer_has_are_answered():
 
 
 def test_checking_does_not_change_the_recipe(write):
-    text = BASE + "training: {fsdp_config: {fsdp_min_num_params: 3}, fsdp: false, accelerator_config: {even_batches: true}}"
+    text = (
+        BASE
+        + "training: {fsdp_config: {fsdp_min_num_params: 3}, fsdp: false, accelerator_config: {even_batches: true}}"
+    )
     recipe = load_recipe(write(text.replace("fsdp: false, ", "")))
     assert recipe.training["fsdp_config"] == {"fsdp_min_num_params": 3}
     assert recipe.training["accelerator_config"] == {"even_batches": True}
@@ -591,8 +716,7 @@ def test_several_processes_that_would_each_train_alone_are_refused(write, monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     # One process is what accelerate makes of a launch on a machine without accelerator unless use_cpu is set.
     monkeypatch.setattr(DistillationArguments, "world_size", 1)
-    monkeypatch.setattr("hf_distill.recipe.training_section.DistillationArguments", None, raising=False)
-    (line,) = problems(file, ["training.seed=1"])
+    (line,) = problems(file)
     assert line.startswith("mine.yaml: training.use_cpu: 2 processes were launched")
     assert "training.use_cpu=true" in line
 
@@ -603,7 +727,7 @@ ROWS = [("a fine film", "positive"), ("NA", "negative"), ('said "no, never"', "n
 
 
 def write_rows(path: Path, rows=ROWS) -> None:
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     table = datasets.Dataset.from_dict({"text": [r[0] for r in rows], "label": [r[1] for r in rows]})
     if kind == "parquet":
         table.to_parquet(path)
@@ -624,7 +748,18 @@ def of_files(**files: str) -> str:
 
 @pytest.mark.parametrize(
     "name",
-    ["r.csv", "r.tsv", "r.json", "r.jsonl", "r.csv.gz", "r.tsv.gz", "r.json.gz", "r.jsonl.gz", "r.parquet", "R.CSV"],
+    [
+        "r.csv",
+        "r.tsv",
+        "r.json",
+        "r.jsonl",
+        "r.csv.gz",
+        "r.tsv.gz",
+        "r.json.gz",
+        "r.jsonl.gz",
+        "r.parquet",
+        "R.CSV",
+    ],
 )
 def test_every_format_gives_the_same_rows(write, name):
     write_rows(Path(write("", name)).absolute())
@@ -655,8 +790,16 @@ def test_words_that_pandas_takes_for_missing_are_text_and_empty_labels_are_missi
         ("", "r.csv", "data.files: r.csv cannot be loaded: No columns to parse from file"),
         ("text,label\na,b\n", "r.csv.gz", "data.files: r.csv.gz cannot be loaded: Not a gzipped file"),
         ("no parquet", "r.parquet", "data.files: r.parquet cannot be loaded: "),
-        ("txt,label\na,b\n", "r.csv", "data.text_columns: the train rows have no column 'text' (did you mean 'txt'?)"),
-        ("text,lable\na,b\n", "r.csv", "data.label_column: the train rows have no column 'label' (did you mean 'lable'?)"),
+        (
+            "txt,label\na,b\n",
+            "r.csv",
+            "data.text_columns: the train rows have no column 'text' (did you mean 'txt'?)",
+        ),
+        (
+            "text,lable\na,b\n",
+            "r.csv",
+            "data.label_column: the train rows have no column 'label' (did you mean 'lable'?)",
+        ),
     ],
 )
 def test_data_that_cannot_be_used(write, content, name, sentence):
@@ -697,7 +840,10 @@ def hub_dataset(tmp_path):
         ("{}", {"train": 3, "test": 3}),
         ("{validation: validation_matched}", {"train": 3, "validation": 3, "test": 3}),
         ("{test: null}", {"train": 3}),
-        ("{train: 'train[:2]', validation: 'train[2:]', test: train+test}", {"train": 2, "validation": 1, "test": 6}),
+        (
+            "{train: 'train[:2]', validation: 'train[2:]', test: train+test}",
+            {"train": 2, "validation": 1, "test": 6},
+        ),
     ],
 )
 def test_splits_of_a_dataset_are_taken_by_their_names(write, hub_dataset, splits, counts):
@@ -709,9 +855,21 @@ def test_splits_of_a_dataset_are_taken_by_their_names(write, hub_dataset, splits
     ("splits", "more", "sentence"),
     [
         ("{train: trian}", {}, "data.splits.train: {} has no split 'trian' (did you mean 'train'?)"),
-        ("{validation: dev}", {}, "data.splits.validation: {} has no split 'dev'; it has: train, validation_matched, test"),
-        ("{}", {"evaluation": "{split: validation}"}, "evaluation.split is 'validation', but the data has only train, test"),
-        ("{}", {"training": "{eval_strategy: epoch}"}, "training.eval_strategy is 'epoch', but the data has no validation"),
+        (
+            "{validation: dev}",
+            {},
+            "data.splits.validation: {} has no split 'dev'; it has: train, validation_matched, test",
+        ),
+        (
+            "{}",
+            {"evaluation": "{split: validation}"},
+            "evaluation.split is 'validation', but the data has only train, test",
+        ),
+        (
+            "{}",
+            {"training": "{eval_strategy: epoch}"},
+            "training.eval_strategy is 'epoch', but the data has no validation",
+        ),
     ],
 )
 def test_splits_that_are_not_there(write, hub_dataset, splits, more, sentence):
@@ -754,7 +912,11 @@ def test_every_section_reaches_the_trainer(write, local):
     trainer = build_trainer(load_recipe(write(local)))
     assert trainer.args.output_dir == "runs/mine"
     assert trainer.args.learning_rate == 1e-3
-    assert (trainer.args.temperature, trainer.args.task_weight, trainer.args.distill_weight) == (3, 0.25, 0.75)
+    assert (trainer.args.temperature, trainer.args.task_weight, trainer.args.distill_weight) == (
+        3,
+        0.25,
+        0.75,
+    )
     assert trainer.args.max_length == 24
     assert [teacher.name for teacher in trainer.teachers] == ["bert", "second"]
     assert trainer.teachers[1].view.max_length == 32
@@ -768,7 +930,9 @@ def test_every_section_reaches_the_trainer(write, local):
 def test_the_run_can_be_repeated_from_what_it_wrote(write, local):
     from hf_distill.recipe import build_trainer
 
-    recipe = load_recipe(write(local), ["losses.temperature=5", "data.label_names=['no', 'yes']", "fusion=linear_pool"])
+    recipe = load_recipe(
+        write(local), ["losses.temperature=5", "data.label_names=['no', 'yes']", "fusion=linear_pool"]
+    )
     recipe = recipe.model_copy(update={"data": load_recipe(write(local)).data})
     build_trainer(recipe)
     written = Path("runs/mine/recipe.yaml")
@@ -785,7 +949,9 @@ def test_labels_of_a_written_recipe_stay_text(write, local):
     assert load_recipe(write_recipe(recipe, Path("out"))) == recipe
 
 
-def test_a_student_from_scratch_takes_its_sizes_from_tokenizer_and_labels(write, local, checkpoints, bert_tokenizer):
+def test_a_student_from_scratch_takes_its_sizes_from_tokenizer_and_labels(
+    write, local, checkpoints, bert_tokenizer
+):
     from hf_distill.recipe import build_trainer
 
     student = {
@@ -825,7 +991,9 @@ def test_a_student_at_a_revision_is_the_same_student(write, local, monkeypatch):
 def test_hub_and_training_meet_in_the_arguments(write, local):
     from hf_distill.recipe.building import build_arguments
 
-    args = build_arguments(load_recipe(write(local), ["hub.push=true", "hub.repo=me/mine", "hub.private=true"]))
+    args = build_arguments(
+        load_recipe(write(local), ["hub.push=true", "hub.repo=me/mine", "hub.private=true"])
+    )
     # The push comes after the evaluation, so that the report is pushed too; not at every save.
     assert (args.push_to_hub, args.hub_model_id, args.hub_private_repo) == (False, "me/mine", True)
 

@@ -63,10 +63,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
     # A section whose keys are all commented out reads as null.
     raw = {key: {} if value is None and key != "task" else value for key, value in copy.deepcopy(raw).items()}
     problems = [Problem(where, sentence) for where, sentence in duplicates]
-    overridden = []
+    in_file, overridden = set(raw), []
     for override in overrides:
         key, problem = _apply(raw, override)
-        overridden.append(key)
+        section = key.partition(".")[0]
+        # What is wrong with a section that only the command line speaks of is the command line's mistake.
+        overridden.append(key if section in in_file else section)
         if problem:
             problems.append(problem)
     if isinstance(raw.setdefault("training", {}), dict):
@@ -100,9 +102,9 @@ def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, 
         problems += check_training(raw["training"], elsewhere=known_paths())
     problems += _task(raw)
     problems += _specs(raw)
-    problems += _data(_part(raw, "data"))
+    problems += _data(_part(raw, "data")) if isinstance(raw.get("data"), dict) else []
     problems += _teachers(_part(raw, "teachers"))
-    problems += _student(_part(raw, "student"))
+    problems += _student(_part(raw, "student")) if isinstance(raw.get("student"), dict) else []
     problems += _combinations(raw)
     if check_files:
         problems += _missing(raw)
@@ -298,6 +300,7 @@ def _student(student: Mapping[str, Any]) -> list[Problem]:
 
 
 def _student_config(config: Mapping[str, Any]) -> list[Problem]:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 
     kind = config.get("model_type")
@@ -323,7 +326,7 @@ def _student_config(config: Mapping[str, Any]) -> list[Problem]:
     if not problems:
         try:
             AutoConfig.for_model(**config)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, StrictDataclassError) as error:
             problems.append(Problem("student.config", " ".join(str(error).split())))
     return problems
 

@@ -1,0 +1,82 @@
+"""The student: where it comes from, and the names of its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from .alignment import LabelMap, is_generic
+from .errors import DataError
+from .tasks import Task
+from .teachers import load_with_head
+
+
+def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
+    """The config of a student given as a model, id or folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not isinstance(student, str):
+        return student.config
+    try:
+        return AutoConfig.from_pretrained(student)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
+        ) from error
+
+
+def load_student(id_or_path: str, label_names: Sequence[str], task: Task) -> PreTrainedModel:
+    """A student from the Hub or a folder, with a head for the labels: the checkpoint's, or a fresh one.
+
+    Args:
+        id_or_path: Hub id or folder.
+        label_names: The label names in the order of its logits.
+        task: Its auto class loads the model.
+
+    Raises:
+        DataError: It cannot be loaded, or has a head of another size.
+    """
+    return load_with_head(
+        id_or_path,
+        task,
+        what="The student",
+        require_head=False,
+        num_labels=len(label_names),
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+    )
+
+
+def name_labels(model: PreTrainedModel, label_names: Sequence[str]) -> None:
+    """Write the label names into the student's config, so that whoever loads it later knows them.
+
+    Raises:
+        DataError: The student has another number of outputs.
+    """
+    if model.config.num_labels != len(label_names):
+        raise DataError(
+            f"The student has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
+            f"{list(label_names)}: load it with num_labels={len(label_names)}, or correct label_names=."
+        )
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {name: i for i, name in enumerate(label_names)}
+    model.config.problem_type = "single_label_classification"
+
+
+def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str]) -> None:
+    """Refuse a head that was trained for the same labels in another order: it would have to learn to swap them.
+
+    Raises:
+        DataError: The config names labels, and not these in this order.
+    """
+    own = [str(config.id2label[i]) for i in range(config.num_labels)]
+    if any(is_generic(name) for name in own):
+        return
+    if not LabelMap.match(own, label_names, teacher="(the student)").is_identity:
+        raise DataError(
+            f"The student's head answers in the order {own}, the data in the order {list(label_names)}: "
+            f"pass label_names={own}, and the data's labels are matched to it by name."
+        )

@@ -1,0 +1,278 @@
+"""The command line: what it prints, where, with which exit code, and what lies in the folder afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import hf_distill
+from hf_distill.cli import app
+from hf_distill.errors import PushError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the command in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def recipe(run, checkpoints, rows, held_out) -> str:
+    """A recipe on tiny checkpoints and real files in the working directory."""
+    rows.to_json("train.jsonl")
+    held_out.to_json("test.jsonl")
+    Path("tiny.yaml").write_text(f"""
+data: {{files: {{train: train.jsonl, test: test.jsonl}}, label_names: [negative, positive]}}
+teachers: {{models: [{checkpoints["bert"]}, {checkpoints["roberta"]}]}}
+student: {{model: {checkpoints["student"]}}}
+training:
+  use_cpu: true
+  max_steps: 4
+  per_device_train_batch_size: 8
+  learning_rate: 1e-3
+  logging_steps: 1
+  save_steps: 2
+  disable_tqdm: true
+evaluation: {{metrics: [accuracy, nll]}}
+""")
+    return "tiny.yaml"
+
+
+def test_help_and_version(run):
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for command in ("validate", "train", "evaluate", "demo"):
+        assert command in shown.stdout
+    assert run("--version").stdout == f"hf-distill {hf_distill.__version__}\n"
+    assert "Usage" in run().output
+
+
+def test_validate_prints_what_would_run(run, recipe, checkpoints):
+    done = run("validate", recipe, "fusion={use: log_pool, weights: [1, 3]}", "teachers.models.1.name=second")
+    assert done.exit_code == 0, done.output
+    lines = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in done.stdout.splitlines()}
+    assert lines["data"] == "train.jsonl, test.jsonl"
+    assert lines["columns"] == "text → label"
+    assert lines["labels"] == "negative, positive"
+    assert lines["teachers"] == checkpoints["bert"]
+    assert f"{checkpoints['roberta']} as second" in done.stdout
+    assert lines["student"] == checkpoints["student"]
+    assert lines["fusion"] == "log_pool(weights=[1, 3])"
+    assert lines["losses"] == "0.5 x cross-entropy + 0.5 x forward_kl at temperature 2"
+    assert "learning_rate=0.001" in lines["training"]
+    assert lines["hub"] == "no push"
+    assert done.stderr == ""
+    assert not Path("runs").exists()
+
+
+def test_validate_load_prints_how_labels_are_matched(run, recipe):
+    done = run("validate", recipe, "--load")
+    assert done.exit_code == 0, done.output
+    assert "64 train, 33 test" in done.stdout
+    assert "| 0 negative | 0 'negative' | 1 'NEGATIVE' |" in done.stdout
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "train", "evaluate"])
+def test_a_wrong_recipe_ends_with_2_and_all_its_lines(run, recipe, command):
+    done = run(command, recipe, "losses.temperature=0", "training.learnin_rate=1e-4")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "command line: losses.temperature: expected a number above 0, found 0",
+        "command line: training.learnin_rate: unknown key, found 0.0001 (did you mean 'learning_rate'?)",
+    ]
+
+
+def test_missing_data_ends_with_3(run, recipe, tmp_path):
+    Path("train.jsonl").unlink()
+    done = run("train", recipe)
+    assert done.exit_code == 3
+    assert done.stderr == f"tiny.yaml: data.files.train: there is no file {tmp_path}/train.jsonl\n"
+
+
+def test_teachers_that_do_not_fit_end_with_3(run, recipe):
+    done = run("train", recipe, "data.label_names=[cold, warm]")
+    assert done.exit_code == 3
+    assert "negative" in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_missing_recipe_ends_with_2(run):
+    done = run("validate", "none.yaml")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("none.yaml: the recipe cannot be read: no such file")
+
+
+def test_an_error_of_ours_keeps_its_traceback(run, recipe, monkeypatch):
+    def broken(*arguments, **options):
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr("hf_distill.recipe.load_recipe", broken)
+    assert isinstance(run("validate", recipe).exception, KeyError)
+
+
+def test_a_users_own_fusion_is_found_in_the_working_directory(run, recipe, monkeypatch):
+    Path("my_own_fusion.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from hf_distill import LinearPool\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Trimmed(LinearPool):\n"
+        "    trim: int = 0\n"
+    )
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", os.getcwd())])
+    done = run("validate", recipe, "fusion={use: 'my_own_fusion:Trimmed', trim: 1}")
+    assert done.exit_code == 0, done.output
+    assert "my_own_fusion:Trimmed(trim=1)" in done.stdout
+
+
+def test_train_then_evaluate(run, recipe, bert_tokenizer):
+    from transformers import pipeline
+
+    done = run("train", recipe)
+    assert done.exit_code == 0, (done.output, done.exception)
+    folder = Path("runs/tiny")
+    assert f"The report is in {folder / 'report.md'}" in done.stdout
+    report = json.loads((folder / "report.json").read_text())
+    assert report["dataset"] == "test"
+    assert report["rows"] == 33
+    assert set(report["systems"]) == {
+        "student",
+        "ensemble",
+        "student+teachers",
+        "teacher:bert",
+        "teacher:roberta",
+    }
+    assert set(report["systems"]["student"]["metrics"]) == {"accuracy", "nll"}
+    assert "| student" in done.stdout
+    for name in ("recipe.yaml", "model.safetensors", "tokenizer.json", "trainer_state.json", "report.md"):
+        assert (folder / name).is_file(), name
+    assert pipeline("text-classification", str(folder))("a good film")[0]["label"] in ("negative", "positive")
+
+    # The same figures from the saved student, and from the recipe that the run wrote.
+    again = run("evaluate", "runs/tiny/recipe.yaml")
+    assert again.exit_code == 0, (again.output, again.exception)
+    repeated = json.loads((folder / "report.json").read_text())
+    assert repeated["systems"].keys() == report["systems"].keys()
+    for name, system in report["systems"].items():
+        for metric, value in system["metrics"].items():
+            assert repeated["systems"][name]["metrics"][metric] == pytest.approx(value, abs=1e-6), (
+                name,
+                metric,
+            )
+
+    assert run("evaluate", recipe, "--split", "train").exit_code == 0
+    on_train = json.loads((folder / "report.json").read_text())
+    assert on_train["rows"] == 64
+    assert any("trained on these rows" in note for note in on_train["notes"])
+
+
+def test_evaluation_can_be_left_out_and_needs_a_student(run, recipe, tmp_path):
+    assert run("evaluate", recipe).exit_code == 3
+    assert f"There is no trained student in {tmp_path}/runs/tiny" in run("evaluate", recipe).stderr
+    done = run("train", recipe, "evaluation.split=none", "training.max_steps=1")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "The student is saved in runs/tiny" in done.stdout
+    assert not Path("runs/tiny/report.json").exists()
+    assert run("evaluate", recipe, "evaluation.split=none").exit_code == 3
+    assert (
+        "command line: evaluation.split: expected one of" in run("evaluate", recipe, "--split", "dev").stderr
+    )
+
+
+def test_a_baseline_is_evaluated_too(run, recipe, checkpoints):
+    done = run("train", recipe, "training.max_steps=1", f"evaluation.baseline={checkpoints['bert']}")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "baseline" in json.loads(Path("runs/tiny/report.json").read_text())["systems"]
+
+
+def test_resume_continues(run, recipe):
+    refused = run("train", recipe, "--resume")
+    assert refused.exit_code == 2
+    assert "there is no checkpoint in" in refused.stderr
+    assert run("train", recipe, "evaluation.split=none").exit_code == 0
+    whole = json.loads(Path("runs/tiny/trainer_state.json").read_text())["log_history"]
+    for option in (["--resume"], ["--resume", "runs/tiny/checkpoint-2"], ["--resume=runs/tiny/checkpoint-2"]):
+        if option == ["--resume"]:
+            for file in Path("runs/tiny/checkpoint-4").iterdir():
+                file.unlink()
+            Path("runs/tiny/checkpoint-4").rmdir()
+        done = run("train", *option, recipe, "evaluation.split=none")
+        assert done.exit_code == 0, (done.output, done.exception)
+        resumed = json.loads(Path("runs/tiny/trainer_state.json").read_text())["log_history"]
+        losses = [[entry["loss"] for entry in history if "loss" in entry] for history in (whole, resumed)]
+        assert losses[0] == losses[1]
+    assert "is no checkpoint, it has no trainer_state.json" in run("train", recipe, "--resume", "runs").stderr
+    # An override after the option is an override.
+    assert "losses.temperature" in run("train", recipe, "--resume", "losses.temperature=0").stderr
+
+
+def test_a_failing_push_leaves_the_run_complete_and_says_how_to_finish(run, recipe):
+    done = run(
+        "train", recipe, "hub.push=true", "hub.repo=me/mine", "hub.private=true", "training.max_steps=1"
+    )
+    assert done.exit_code == PushError.exit_code == 6, (done.output, done.exception)
+    assert "hf upload me/mine runs/tiny . --private --exclude 'checkpoint-*'" in done.stderr
+    assert "Traceback" not in done.output
+    assert "| student" in done.stdout
+    for name in ("model.safetensors", "tokenizer.json", "report.json", "recipe.yaml"):
+        assert Path("runs/tiny", name).is_file(), name
+
+
+def test_demo_gets_its_folder(run, monkeypatch):
+    import hf_distill.demo
+
+    asked = []
+    monkeypatch.setattr(hf_distill.demo, "run_demo", lambda output: asked.append(output))
+    assert run("demo").exit_code == 0
+    assert run("demo", "--output", "elsewhere").exit_code == 0
+    assert asked == [Path("runs/demo"), Path("elsewhere")]
+
+
+def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m hf_distill …` in two processes, as `accelerate launch` does it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*command, "-m", "hf_distill", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.distributed
+def test_two_processes_train_one_student(run, recipe):
+    done = launched("train", recipe, "training.per_device_train_batch_size=4", "training.report_to=none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("The report is in runs/tiny/report.md") == 1
+    assert (
+        done.stdout.count("| student ") == 2
+    )  # the head of the label plan, and the student's line of the table
+    together = json.loads(Path("runs/tiny/trainer_state.json").read_text())
+    assert together["train_batch_size"] == 4
+    assert json.loads(Path("runs/tiny/report.json").read_text())["rows"] == 33
+    # Half the batch on each of two processes is the same training as all of it on one.
+    assert run("train", recipe, "training.output_dir=alone").exit_code == 0
+    alone = json.loads(Path("alone/trainer_state.json").read_text())
+    for one, two in zip(alone["log_history"], together["log_history"], strict=True):
+        if "loss" in one:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+@pytest.mark.distributed
+def test_two_processes_that_would_train_alone_are_refused(run, recipe):
+    done = launched("train", recipe, "training.use_cpu=false")
+    assert done.returncode != 0
+    assert done.stderr.count("training.use_cpu: 2 processes were launched") == 1
+    assert not Path("runs").exists()

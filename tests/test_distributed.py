@@ -1,0 +1,82 @@
+"""One process and two (gloo): the same gradients, logs, evaluation and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+pytestmark = pytest.mark.distributed
+
+LAUNCH_TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, checkpoints, rows):
+    """What one process saw with 8 rows at a time, and two with 4, 2 twice, and 1 four times."""
+    labels = [row["label"] if i in (0, 1, 3) or i > 8 else -100 for i, row in enumerate(rows)]
+    uneven = datasets.Dataset.from_dict({"text": rows["text"][:], "label": labels}).select(range(32))
+    found = {}
+    running = []
+    for name, launcher, shapes in (("one", [], [[8, 1]]), ("two", LAUNCH_TWO, [[4, 1], [2, 2], [1, 4]])):
+        folder = tmp_path_factory.mktemp(name)
+        uneven.save_to_disk(str(folder / "rows"))
+        (folder / "checkpoints.json").write_text(json.dumps(checkpoints))
+        (folder / "shapes.json").write_text(json.dumps(shapes))
+        command = [sys.executable, *launcher, str(Path(__file__).with_name("two_processes.py")), str(folder)]
+        log = (folder / "log").open("w")
+        running.append(
+            (name, folder, subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT))
+        )
+    for name, folder, process in running:
+        assert process.wait(timeout=300) == 0, (folder / "log").read_text()[-4000:]
+        found[name] = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+    return found
+
+
+def test_the_launch_really_gives_two_processes(results):
+    assert len(results["one"]) == 1 and len(results["two"]) == 2
+    for rank in results["two"]:
+        assert {run["world_size"] for run in rank.values()} == {2}
+        assert {run["wrapped"] for run in rank.values()} == {"DistributedDataParallel"}
+
+
+@pytest.mark.parametrize("shape", ["4x1", "2x2", "1x4"])
+def test_same_gradients(results, shape):
+    expected = results["one"][0]["8x1"]["gradients"]
+    for rank in results["two"]:
+        found = rank[shape]["gradients"]
+        flat = [torch.cat([torch.tensor(g[name]).flatten() for name in expected]) for g in (expected, found)]
+        assert (flat[0] - flat[1]).abs().max() <= 1e-5 * flat[0].abs().max()
+
+
+@pytest.mark.parametrize("shape", ["4x1", "2x2", "1x4"])
+def test_same_logs(results, shape):
+    one, two = results["one"][0]["8x1"]["logs"], results["two"][0][shape]["logs"]
+    for expected, found in zip(one, two, strict=True):
+        for name in ("loss", "loss_task", "loss_distill", "teacher_disagreement", "grad_norm"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_same_evaluation_and_report_although_13_rows_do_not_divide(results):
+    one = results["one"][0]["8x1"]
+    for rank in results["two"]:
+        for name, value in one["evaluation"].items():
+            if name.startswith(("eval_loss", "eval_teacher")):
+                assert rank["4x1"]["evaluation"][name] == pytest.approx(value, rel=1e-4), name
+        report = rank["4x1"]["report"]
+        assert report["rows"] == 13
+        for system, result in one["report"]["systems"].items():
+            assert report["systems"][system]["metrics"] == pytest.approx(result["metrics"], rel=1e-4), system
