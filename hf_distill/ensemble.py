@@ -116,7 +116,7 @@ class Ensemble:
 def _columns(text: Any) -> tuple[str, ...]:
     if isinstance(text, Mapping):
         text = (text["text"], text["text_pair"]) if text.get("text_pair") is not None else (text["text"],)
-    columns = (text,) if isinstance(text, str) else tuple(text)
+    columns = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, (tuple, list)) else ()
     if not columns or not all(isinstance(column, str) for column in columns):
         raise DataError(
             f"The ensemble was given {text!r}; expected a text, a pair, or a dict of text and text_pair."

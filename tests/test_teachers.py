@@ -18,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from conftest import make_bert, make_roberta
+from conftest import make_bert, make_roberta, make_student
 from hf_distill import Teacher, TeacherPool
 from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
 from hf_distill.views import View, token_limit
@@ -58,6 +58,15 @@ def test_logits_are_those_of_the_checkpoint(checkpoints, name):
     with torch.no_grad():
         assert torch.equal(logits, teacher.model(**inputs).logits)
     (logits * torch.ones(2, 2, requires_grad=True)).sum().backward()  # an inference tensor would refuse
+
+
+def test_inputs_the_forward_does_not_name_are_dropped(bert_tokenizer):
+    """DistilBERT swallows token types in **kwargs; a teacher must not rely on that."""
+    teacher = Teacher(make_student(bert_tokenizer, LABELS), bert_tokenizer, name="distil")
+    seen = []
+    teacher.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
+    teacher(dict(bert_tokenizer(["a film"], return_tensors="pt")))
+    assert seen == [{"input_ids", "attention_mask"}]
 
 
 def test_labels_rename_or_list(bert_tokenizer):
@@ -147,7 +156,9 @@ def test_a_view_per_distinct_tokenizer(checkpoints, bert_tokenizer, teachers):
 
 
 def test_limits(bert_tokenizer, roberta_tokenizer, checkpoints):
-    assert token_limit(make_roberta(roberta_tokenizer, LABELS), roberta_tokenizer) == 64
+    unlimited = AutoTokenizer.from_pretrained(checkpoints["roberta"], model_max_length=int(1e30))
+    assert token_limit(make_roberta(roberta_tokenizer, LABELS), unlimited) == 64
+    assert token_limit(make_bert(bert_tokenizer, LABELS), unlimited) == 64
     relative = T5EncoderModel(T5Config(vocab_size=77, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
     free = AutoTokenizer.from_pretrained(checkpoints["bert"], model_max_length=int(1e30))
     assert token_limit(relative, free) is None

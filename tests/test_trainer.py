@@ -298,6 +298,15 @@ def test_evaluation_loss_does_not_depend_on_the_batch_size(
         assert metrics["eval_loss"] == pytest.approx(losses[0]["eval_loss"], rel=1e-5)
 
 
+def test_evaluation_counts_labelled_rows_for_the_task_loss(tmp_path, teachers, bert_tokenizer, rows, uneven):
+    trainer = make_trainer(tmp_path, teachers, bert_tokenizer, rows, make_student(bert_tokenizer, LABELS))
+    part = uneven.select(range(8))
+    labelled = part.filter(lambda row: row["label"] != -100)
+    task = trainer.evaluate(part)["eval_loss_task"]
+    assert task == pytest.approx(trainer.evaluate(labelled)["eval_loss_task"], rel=1e-6)
+    assert "eval_loss_task" not in trainer.evaluate(part.remove_columns("label"))
+
+
 def test_saved_student_needs_nothing_of_ours(tmp_path, checkpoints, rows, held_out):
     trainer = MultiTeacherDistillationTrainer(
         model=checkpoints["student"],
