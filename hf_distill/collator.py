@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DataCollatorWithPadding
 
 from .views import VIEWS, View, view_column
 
 
 class MultiTeacherCollator:
-    """Pads the student's view and every teacher view of a batch, each as its own tokenizer pads.
+    """Pads the student's view and lets every teacher view make its own part of a batch.
 
     Args:
         student: Collator of the student's columns: any data collator of `transformers`; it also gets the labels.
@@ -33,7 +32,7 @@ class MultiTeacherCollator:
         self, student: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None, views: Mapping[str, View]
     ) -> None:
         self.student = student
-        self.views = {name: DataCollatorWithPadding(view.tokenizer) for name, view in views.items()}
+        self.views = dict(views)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         own = [{key: value for key, value in row.items() if not key.startswith(VIEWS)} for row in rows]
@@ -43,8 +42,9 @@ class MultiTeacherCollator:
         else:
             batch = dict(self.student(own))
         views = {}
-        for name, pad in self.views.items():
+        for name, view in self.views.items():
             prefix = view_column(name, "")
             keys = [key for key in rows[0] if key.startswith(prefix)]
-            views[name] = dict(pad([{key.removeprefix(prefix): row[key] for key in keys} for row in rows]))
+            encoded = [{key.removeprefix(prefix): row[key] for key in keys} for row in rows]
+            views[name] = view.collate(encoded, example_id)
         return {**batch, "example_id": example_id, VIEWS: views}

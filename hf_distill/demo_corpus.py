@@ -41,7 +41,19 @@ MASK = "LIBNAME"  # a word no tokenizer splits at punctuation, and no library us
 
 # Test suites are not installed everywhere; vendored copies would carry another library's text.
 _SKIPPED_FOLDERS = frozenset(
-    ["test", "tests", "testing", "externals", "extern", "_vendor", "vendor", "vendored", "third_party", "site-packages", "dist-packages"]
+    [
+        "test",
+        "tests",
+        "testing",
+        "externals",
+        "extern",
+        "_vendor",
+        "vendor",
+        "vendored",
+        "third_party",
+        "site-packages",
+        "dist-packages",
+    ]
 )
 
 # The first pattern is masked wherever it stands (SymPyError, torch_dtype, pytorch-lightning), the second
@@ -284,5 +296,7 @@ def build_demo_corpus(
         part = rows[start : start + size]
         start += size
         labels = [None if split == "unlabelled" else label for _, label in part]
-        splits[split] = Dataset.from_dict({"text": [text for text, _ in part], "label": labels}, features=features)
+        splits[split] = Dataset.from_dict(
+            {"text": [text for text, _ in part], "label": labels}, features=features
+        )
     return DemoCorpus(label_names=label_names, **splits)

@@ -33,7 +33,7 @@ from .metrics import compute_metric, load_metric
 from .table import markdown_table
 from .tasks import TASKS, Task
 from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer, load_with_head
-from .views import View, token_limit
+from .views import TokenView, token_limit
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def evaluate_ensemble(
     pool = TeacherPool(teachers, names, fusion)
     student_view = None
     if students:
-        student_view = View(
+        student_view = TokenView(
             processing_class, max_length or token_limit(next(iter(students.values())), processing_class)
         )
     rows = prepare_dataset(

@@ -17,7 +17,7 @@ from .errors import ConfigurationError, DataError, UnsafeFileError
 from .fusion import Fusion
 from .lookup import suggest
 from .tasks import TASKS, Task
-from .views import VIEWS, View, token_limit
+from .views import VIEWS, TokenView, View, token_limit
 
 
 @runtime_checkable
@@ -103,7 +103,7 @@ class Teacher:
             raise ConfigurationError(
                 f"Teacher {name!r}: max_length is {max_length}, but it takes at most {limit} tokens."
             )
-        self.view = View(tokenizer, max_length or limit)
+        self.view = TokenView(tokenizer, max_length or limit)
         self.model = model.eval().requires_grad_(False)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
 

@@ -28,7 +28,7 @@ from .student import load_student, name_labels, refuse_other_label_order, studen
 from .tasks import TASKS, Task
 from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer
 from .training_args import DistillationArguments
-from .views import VIEWS, View, token_limit
+from .views import VIEWS, TokenView, token_limit
 
 
 class Targets(NamedTuple):
@@ -160,7 +160,7 @@ class MultiTeacherDistillationTrainer(Trainer):
             raise ConfigurationError(
                 f"max_length is {args.max_length}, but the student takes at most {limit} tokens."
             )
-        self._student_view = View(processing_class, args.max_length or limit)
+        self._student_view = TokenView(processing_class, args.max_length or limit)
         self._prepared: dict[str, Any] = {}
         with args.main_process_first(desc="tokenizing"):
             train_dataset = self._prepare(train_dataset, "training set")

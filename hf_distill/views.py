@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 VIEWS = "teacher_views"
 """Key of the teachers' views in a batch, and prefix of their columns in a prepared row."""
@@ -25,8 +26,26 @@ def view_column(view: str, key: str) -> str:
     return f"{VIEWS}/{view}/{key}"
 
 
+class View(Protocol):
+    """How a row reaches a teacher: what is made of its text once, and what of a batch of rows.
+
+    Attributes:
+        key: Teachers whose views have the same key share one.
+    """
+
+    key: str
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+        """Columns to store with B prepared rows; one list of B texts, or two for pairs, come in."""
+        ...
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
+        """Tensors of a batch from the stored columns of B rows and their example ids (B,)."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class View:
+class TokenView:
     """A tokenizer and the length it cuts at. Teachers whose views have the same key share the tokens.
 
     Args:
@@ -69,9 +88,23 @@ class View:
         Returns:
             For each input of the model B lists of numbers, not padded.
         """
-        return dict(
-            self.tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length)
-        )
+        return dict(self.tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length))
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
+        """Pad B rows as the tokenizer pads.
+
+        Args:
+            encoded: One row of `encode` each.
+            example_ids: (B,) int64; not needed here.
+
+        Returns:
+            Inputs of the model, each (B, L).
+        """
+        return dict(self._pad(list(encoded)))
+
+    @functools.cached_property
+    def _pad(self) -> DataCollatorWithPadding:
+        return DataCollatorWithPadding(self.tokenizer)
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

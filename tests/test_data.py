@@ -9,7 +9,7 @@ from conftest import make_student
 from hf_distill.collator import MultiTeacherCollator
 from hf_distill.data import count_labelled, example_id, label_encoder, prepare_dataset, resolve_label_names
 from hf_distill.errors import DataError
-from hf_distill.views import View, view_column
+from hf_distill.views import TokenView, view_column
 
 LABELS = ("negative", "positive")
 
@@ -23,7 +23,7 @@ def prepare(dataset, view, **options):
 
 @pytest.fixture
 def view(bert_tokenizer):
-    return View(bert_tokenizer, 64)
+    return TokenView(bert_tokenizer, 64)
 
 
 def test_label_names_come_in_the_documented_order(rows, bert_tokenizer):
@@ -81,7 +81,7 @@ def test_values_that_are_no_labels(value, message):
 
 
 def test_prepared_rows_hold_every_view_and_nothing_else(rows, bert_tokenizer, roberta_tokenizer, view):
-    other = View(roberta_tokenizer, 12)
+    other = TokenView(roberta_tokenizer, 12)
     prepared = prepare(rows, view, teacher_views={"roberta": other})
     assert set(prepared.column_names) == {
         "input_ids", "token_type_ids", "attention_mask", "labels", "example_id",
@@ -98,8 +98,8 @@ def test_prepared_rows_hold_every_view_and_nothing_else(rows, bert_tokenizer, ro
 
 
 def test_collator_pads_each_view_with_its_own_padding(rows, bert_tokenizer, roberta_tokenizer, view):
-    prepared = prepare(rows, view, teacher_views={"roberta": View(roberta_tokenizer, 64)})
-    batch = MultiTeacherCollator(bert_tokenizer.pad, {"roberta": View(roberta_tokenizer, 64)})(
+    prepared = prepare(rows, view, teacher_views={"roberta": TokenView(roberta_tokenizer, 64)})
+    batch = MultiTeacherCollator(bert_tokenizer.pad, {"roberta": TokenView(roberta_tokenizer, 64)})(
         [prepared[i] for i in range(8)]
     )
     theirs = batch["teacher_views"]["roberta"]
@@ -113,9 +113,9 @@ def test_same_rows_are_prepared_once_and_changed_settings_anew(tmp_path, rows, v
     rows.save_to_disk(tmp_path / "rows")
     stored = datasets.load_from_disk(tmp_path / "rows")
     first = prepare(stored, view)
-    assert first.cache_files and prepare(stored, View(bert_tokenizer, 64))._fingerprint == first._fingerprint
+    assert first.cache_files and prepare(stored, TokenView(bert_tokenizer, 64))._fingerprint == first._fingerprint
     for changed in (
-        prepare(stored, View(bert_tokenizer, 63)),
+        prepare(stored, TokenView(bert_tokenizer, 63)),
         prepare(stored, view, label_names=LABELS[::-1]),
         prepare(stored, view, teacher_views={"x": view}),
         prepare(stored.select(range(9)), view),

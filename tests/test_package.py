@@ -28,7 +28,7 @@ LAYERS = (
     {"recipe"},
     {"trainer"},
     {"evaluation"},
-    {"ensemble"},
+    {"ensemble", "accounting", "student"},
     {"data"},
     {"teachers", "collator", "training_args"},
     {"views", "tasks"},

@@ -21,7 +21,7 @@ from transformers import (
 from conftest import make_bert, make_roberta, make_student
 from hf_distill import Teacher, TeacherPool
 from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
-from hf_distill.views import View, token_limit
+from hf_distill.views import TokenView, token_limit
 
 LABELS = ["negative", "positive"]
 
@@ -148,11 +148,11 @@ def test_a_view_per_distinct_tokenizer(checkpoints, bert_tokenizer, teachers):
     short = Teacher(make_bert(bert_tokenizer, LABELS), bert_tokenizer, name="short", max_length=8)
     pool = TeacherPool([*teachers, twin, short], LABELS)
     assert list(pool.views) == ["bert", "roberta", "deberta", "short"]
-    key = View(bert_tokenizer, 64).key
+    key = TokenView(bert_tokenizer, 64).key
     bert_tokenizer(
         ["a b c"], padding="max_length", truncation=True, max_length=4
     )  # leaves its settings behind
-    assert View(bert_tokenizer, 64).key == key
+    assert TokenView(bert_tokenizer, 64).key == key
 
 
 def test_limits(bert_tokenizer, roberta_tokenizer, checkpoints):
@@ -162,4 +162,4 @@ def test_limits(bert_tokenizer, roberta_tokenizer, checkpoints):
     relative = T5EncoderModel(T5Config(vocab_size=77, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
     free = AutoTokenizer.from_pretrained(checkpoints["bert"], model_max_length=int(1e30))
     assert token_limit(relative, free) is None
-    assert len(View(free, None).encode([["a " * 900]])["input_ids"][0]) == 902
+    assert len(TokenView(free, None).encode([["a " * 900]])["input_ids"][0]) == 902
