@@ -222,6 +222,7 @@ def _doctest_names(request, doctest_namespace):
         teacher=Teacher(bert, tokenizer, name="bert"),
         student=make_student(tokenizer),
         rows=request.getfixturevalue("rows"),
+        tmp_path=request.getfixturevalue("tmp_path"),
         args=DistillationArguments(
             output_dir=str(request.getfixturevalue("tmp_path")),
             max_steps=2,

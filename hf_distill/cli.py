@@ -105,12 +105,15 @@ def train(
 ) -> None:
     """Train the student, save it, and evaluate it against every teacher and their ensemble."""
     with _reporting():
-        from .recipe import build_trainer, evaluation_split, load_data
+        from .recipe import build_baseline, build_trainer, evaluation_split, load_data
 
         checked = _load(recipe, overrides)
         checkpoint = _checkpoint(resume, checked)
         rows = load_data(checked)
         trainer = build_trainer(checked, rows=rows)
+        baseline = build_baseline(
+            checked, trainer.student_labels
+        )  # now: a wrong one is not worth hours of waiting
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
@@ -119,7 +122,7 @@ def train(
         if split is not None:
             report = trainer.evaluate_ensemble(
                 rows[split],
-                baseline=checked.evaluation.baseline,
+                baseline=baseline,
                 metrics=checked.evaluation.metrics,
                 dataset_name=split,
             )

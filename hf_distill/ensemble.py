@@ -14,7 +14,7 @@ from .data import UNLABELLED, encode_views, example_id
 from .errors import ConfigurationError, DataError
 from .fusion import FUSIONS, Fusion, LinearPool
 from .lookup import build
-from .teachers import Teacher, TeacherPool, TeacherSource
+from .teachers import TeacherPool, TeacherSource, load_teacher
 
 
 class Ensemble:
@@ -51,7 +51,7 @@ class Ensemble:
     ) -> None:
         if not teachers:
             raise ConfigurationError("An ensemble needs at least one teacher.")
-        members = [Teacher.from_pretrained(t) if isinstance(t, str) else t for t in teachers]
+        members = [load_teacher(teacher, self.task) for teacher in teachers]
         self.fusion: Fusion = build(fusion, FUSIONS, kind="fusion")
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)

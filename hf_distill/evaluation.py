@@ -32,7 +32,7 @@ from .lookup import build
 from .metrics import compute_metric, load_metric
 from .table import markdown_table
 from .tasks import TASKS, Task
-from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer, load_with_head
+from .teachers import TeacherPool, TeacherSource, load_teacher, load_tokenizer, load_with_head
 from .views import TokenView, token_limit
 
 
@@ -178,7 +178,7 @@ def evaluate_ensemble(
     """
     task = build(task, TASKS, kind="task")
     fusion = build(fusion, FUSIONS, kind="fusion")
-    teachers = [Teacher.from_pretrained(t, task=task) if isinstance(t, str) else t for t in teachers]
+    teachers = [load_teacher(teacher, task) for teacher in teachers]
     text_columns = task.text_columns if text_columns is None else text_columns
     if isinstance(student, str) and processing_class is None:
         processing_class = load_tokenizer(student, what="The student")
@@ -351,7 +351,7 @@ def _forward(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
 
 def _parameters(teachers: Sequence[TeacherSource], students: Mapping[str, nn.Module]) -> dict[str, int]:
     sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in students.items()}
-    live = {f"teacher:{t.name}": t.num_parameters for t in teachers if isinstance(t, Teacher)}
+    live = {f"teacher:{t.name}": t.num_parameters for t in teachers if hasattr(t, "num_parameters")}
     sizes |= live
     if len(live) == len(teachers):
         sizes["ensemble"] = sum(live.values())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -186,6 +187,8 @@ class TeacherPool:
         teachers: The teachers; names must differ.
         student_labels: The student's C label names.
         fusion: The fusion their outputs go to; its weights, if it has any, say which teachers are heard at all.
+        placement: Where live models wait: ``resident`` on the device; ``swap`` in CPU memory, one at a time on the
+            device; ``auto`` chooses by an estimate of their bytes against what is free, and prints it.
 
     Raises:
         DataError: Labels that cannot be matched, or names used twice.
@@ -202,7 +205,12 @@ class TeacherPool:
         teachers: Sequence[TeacherSource],
         student_labels: Sequence[str],
         fusion: Fusion | None = None,
+        *,
+        placement: str = "resident",
     ) -> None:
+        if placement not in ("resident", "swap", "auto"):
+            raise ConfigurationError(f"Teacher placement is {placement!r}: choose resident, swap or auto.")
+        self.placement = placement
         self.teachers = list(teachers)
         names = [teacher.name for teacher in self.teachers]
         for name in names:
@@ -254,13 +262,41 @@ class TeacherPool:
         return align(outputs, self.label_maps)
 
     def to(self, device: torch.device) -> TeacherPool:
-        """Move every teacher that is a model; a call that moves nothing costs nothing."""
+        """Say where teachers that are models run; a call that changes nothing costs nothing."""
         if device != self._device:
-            for teacher in self.teachers:
-                if isinstance(teacher, Teacher):
-                    teacher.to(device)
             self._device = device
+            live = [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
+            if self.placement == "auto" and live:
+                self.placement = _placement(sum(t.model.get_memory_footprint() for t in live), device)
+            for teacher in live:
+                teacher.to(torch.device("cpu") if self.placement == "swap" else device)
         return self
+
+    @contextlib.contextmanager
+    def _at_work(self, teacher: TeacherSource) -> Iterator[None]:
+        if self.placement != "swap" or not isinstance(teacher, Teacher) or self._device is None:
+            yield
+            return
+        teacher.to(self._device)
+        try:
+            yield
+        finally:
+            teacher.to(torch.device("cpu"))
+
+
+def _placement(needed: int, device: torch.device) -> str:
+    """Resident while the teachers leave half of the free device memory to the student and its activations."""
+    if device.type != "cuda":
+        return "resident"  # they would wait in the same memory
+    free, _ = torch.cuda.mem_get_info(device)
+    chosen = "resident" if needed <= free / 2 else "swap"
+    print(f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}.")
+    return chosen
+
+
+def load_teacher(given: str | TeacherSource, task: str | Task) -> TeacherSource:
+    """A teacher as the trainer's ``teachers=`` names it: an id or folder is loaded, anything else is one already."""
+    return Teacher.from_pretrained(given, task=task) if isinstance(given, str) else given
 
 
 def load_with_head(
@@ -316,7 +352,9 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: object) -> PreTrain
         tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())[:400]
-        raise DataError(f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}") from error
+        raise DataError(
+            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}"
+        ) from error
     # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise DataError(f"{what}: there is no tokenizer in {id_or_path}. {advice}")

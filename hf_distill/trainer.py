@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from transformers import (
 
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
 from .alignment import plan_table
+from .cache import CacheSettings, TeacherCache
 from .collator import MultiTeacherCollator
 from .data import count_labelled, is_prepared, prepare_dataset, resolve_label_names
 from .errors import ConfigurationError, DataError
@@ -26,7 +28,7 @@ from .lookup import build
 from .losses import LOSSES, cross_entropy, forward_kl
 from .student import load_student, name_labels, refuse_other_label_order, student_config
 from .tasks import TASKS, Task
-from .teachers import Teacher, TeacherPool, TeacherSource, load_tokenizer
+from .teachers import Teacher, TeacherPool, TeacherSource, load_teacher, load_tokenizer
 from .training_args import DistillationArguments
 from .views import VIEWS, TokenView, token_limit
 
@@ -66,6 +68,10 @@ class MultiTeacherDistillationTrainer(Trainer):
         text_columns: One column of text, or two for pairs.
         label_column: The column of the labels.
         label_names: The student's label names in the order of its logits; None: see `resolve_label_names`.
+        cache_dir: Folder where the teachers' outputs are kept: each teacher runs once over each row of every dataset,
+            and training reads the rest; None: the teachers run live.
+        cache_settings: How outputs are computed and stored.
+        teacher_placement: Of live teachers, see `TeacherPool`.
 
     Raises:
         ConfigurationError, DataError: Whatever cannot work, before any training.
@@ -104,6 +110,9 @@ class MultiTeacherDistillationTrainer(Trainer):
         text_columns: Sequence[str] | None = None,
         label_column: str = "label",
         label_names: Sequence[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
+        teacher_placement: str = "resident",
     ) -> None:
         args = DistillationArguments() if args is None else args
         if not isinstance(args, DistillationArguments):
@@ -121,9 +130,16 @@ class MultiTeacherDistillationTrainer(Trainer):
         self.label_column = label_column
         if isinstance(teachers, (str, Teacher)):
             raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
-        self.teachers: list[TeacherSource] = [
-            Teacher.from_pretrained(t, task=self.task) if isinstance(t, str) else t for t in teachers
-        ]
+        self._cache: TeacherCache | None = None
+        if cache_dir is not None:
+            self._cache = TeacherCache(
+                teachers, cache_dir, cache_settings, task=self.task, device=args.device
+            )
+        self.teachers: list[TeacherSource] = (
+            list(self._cache.teachers)
+            if self._cache
+            else [load_teacher(given, self.task) for given in teachers]
+        )
         if not self.teachers and args.distill_weight > 0:
             raise ConfigurationError(
                 f"There are no teachers, but distill_weight is {args.distill_weight}: name teachers, or set it to 0 for "
@@ -145,11 +161,13 @@ class MultiTeacherDistillationTrainer(Trainer):
         rows = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
         rows = rows if train_dataset is None else train_dataset
         self.student_labels = resolve_label_names(label_names, rows, label_column, config)
-        self.teacher_pool = TeacherPool(self.teachers, self.student_labels, self.fusion)
+        self.teacher_pool = TeacherPool(
+            self.teachers, self.student_labels, self.fusion, placement=teacher_placement
+        )
         refuse_other_label_order(config, self.student_labels)
         if isinstance(model, str):
             sample = model = load_student(model, self.student_labels, self.task)
-        if any(getattr(teacher, "model", None) is sample for teacher in self.teachers):
+        if any(getattr(teacher, "model", None) is sample for teacher in teachers):
             raise ConfigurationError(
                 "The student is one of the teachers, which are frozen: load it a second time."
             )
@@ -162,13 +180,15 @@ class MultiTeacherDistillationTrainer(Trainer):
             )
         self._student_view = TokenView(processing_class, args.max_length or limit)
         self._prepared: dict[str, Any] = {}
-        with args.main_process_first(desc="tokenizing"):
-            train_dataset = self._prepare(train_dataset, "training set")
-            eval_dataset = (
-                {name: self._prepare(part, f"evaluation set {name!r}") for name, part in eval_dataset.items()}
-                if isinstance(eval_dataset, dict)
-                else self._prepare(eval_dataset, "evaluation set")
-            )
+        train_dataset = self._prepare(train_dataset, "training set", args)
+        eval_dataset = (
+            {
+                name: self._prepare(part, f"evaluation set {name!r}", args)
+                for name, part in eval_dataset.items()
+            }
+            if isinstance(eval_dataset, dict)
+            else self._prepare(eval_dataset, "evaluation set", args)
+        )
         if args.task_weight > 0 and train_dataset is not None and count_labelled(train_dataset) == 0:
             raise DataError(
                 f"task_weight is {args.task_weight}, but no row of the training set has a label in column "
@@ -324,11 +344,15 @@ class MultiTeacherDistillationTrainer(Trainer):
 
     # ---- Datasets: raw rows in, prepared rows to the loaders ----
 
-    def _prepare(self, dataset: Any, what: str) -> Any:
+    def _prepare(self, dataset: Any, what: str, args: DistillationArguments | None = None) -> Any:
         if dataset is None or is_prepared(dataset):
             return dataset
-        key = getattr(dataset, "_fingerprint", None)
-        if key not in self._prepared:
+        key = getattr(dataset, "_fingerprint", None)  # None: a stream
+        if key in self._prepared:
+            return self._prepared[key]
+        if self._cache is not None:
+            self._cache.add(dataset, self.text_columns)
+        with (args or self.args).main_process_first(desc="tokenizing"):
             prepared = prepare_dataset(
                 dataset,
                 text_columns=self.text_columns,
@@ -338,10 +362,9 @@ class MultiTeacherDistillationTrainer(Trainer):
                 teacher_views=self.teacher_pool.views,
                 what=what,
             )
-            if key is None:  # a stream
-                return prepared
+        if key is not None:
             self._prepared[key] = prepared
-        return self._prepared[key]
+        return prepared
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
         return super()._get_dataloader(

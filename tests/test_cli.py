@@ -192,7 +192,21 @@ def test_evaluation_can_be_left_out_and_needs_a_student(run, recipe, tmp_path):
 def test_a_baseline_is_evaluated_too(run, recipe, checkpoints):
     done = run("train", recipe, "training.max_steps=1", f"evaluation.baseline={checkpoints['bert']}")
     assert done.exit_code == 0, (done.output, done.exception)
-    assert "baseline" in json.loads(Path("runs/tiny/report.json").read_text())["systems"]
+    systems = json.loads(Path("runs/tiny/report.json").read_text())["systems"]
+    assert systems["baseline"]["metrics"] == systems["teacher:bert"]["metrics"]
+    assert run("evaluate", recipe, f"evaluation.baseline={checkpoints['bert']}").exit_code == 0
+    assert json.loads(Path("runs/tiny/report.json").read_text())["systems"].keys() == systems.keys()
+
+
+def test_labels_in_another_order_are_refused_before_training(run, recipe, checkpoints):
+    other = f"evaluation.baseline={checkpoints['roberta']}"  # answers positive first
+    done = run("train", recipe, other)
+    assert done.exit_code == 3
+    assert "'POSITIVE', 'NEGATIVE'" in done.stderr
+    assert not Path("runs/tiny/model.safetensors").exists()
+    assert run("train", recipe, "training.max_steps=1", "evaluation.split=none").exit_code == 0
+    assert run("evaluate", recipe, other).exit_code == 3
+    assert run("evaluate", recipe, "data.label_names=[positive, negative]").exit_code == 3
 
 
 def test_resume_continues(run, recipe):
@@ -238,27 +252,40 @@ def test_demo_gets_its_folder(run, monkeypatch):
     assert asked == [Path("runs/demo"), Path("elsewhere")]
 
 
-def launched(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m hf_distill …` in two processes, as `accelerate launch` does it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+def launched(*arguments: str) -> tuple[int, str, str]:
+    """`hf_distill …` in two processes; returns exit code, stdout and stderr."""
+    launcher = [
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [*command, "-m", "hf_distill", *arguments],
+    with subprocess.Popen(
+        [sys.executable, *launcher, "-m", "hf_distill", *arguments],
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-    )
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not kill: the launcher then ends its workers
+            raise
+    return process.returncode, output, errors
 
 
 @pytest.mark.distributed
 def test_two_processes_train_one_student(run, recipe):
-    done = launched("train", recipe, "training.per_device_train_batch_size=4", "training.report_to=none")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("The report is in runs/tiny/report.md") == 1
-    assert (
-        done.stdout.count("| student ") == 2
-    )  # the head of the label plan, and the student's line of the table
+    code, output, errors = launched("train", recipe, "training.per_device_train_batch_size=4")
+    assert code == 0, errors[-3000:]
+    assert output.count("The report is in runs/tiny/report.md") == 1
+    assert output.count("| student ") == 2  # the head of the label plan, and the student's line of the table
     together = json.loads(Path("runs/tiny/trainer_state.json").read_text())
     assert together["train_batch_size"] == 4
     assert json.loads(Path("runs/tiny/report.json").read_text())["rows"] == 33
@@ -272,7 +299,7 @@ def test_two_processes_train_one_student(run, recipe):
 
 @pytest.mark.distributed
 def test_two_processes_that_would_train_alone_are_refused(run, recipe):
-    done = launched("train", recipe, "training.use_cpu=false")
-    assert done.returncode != 0
-    assert done.stderr.count("training.use_cpu: 2 processes were launched") == 1
+    code, _, errors = launched("train", recipe, "training.use_cpu=false")
+    assert code != 0
+    assert errors.count("training.use_cpu: 2 processes were launched") == 1
     assert not Path("runs").exists()

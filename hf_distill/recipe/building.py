@@ -29,7 +29,6 @@ def build_trainer(
     *,
     rows: Mapping[str, datasets.Dataset] | None = None,
     callbacks: list[Any] | None = None,
-    write: bool = True,
 ) -> MultiTeacherDistillationTrainer:
     """Loads data, teachers and student, and returns the trainer, ready for `train()`.
 
@@ -40,13 +39,20 @@ def build_trainer(
         recipe: a recipe of `load_recipe`.
         rows: what `load_data` returned, where that has been called already.
         callbacks: `transformers.TrainerCallback`s beyond what the recipe says.
-        write: whether `recipe.yaml` is written.
 
     Raises:
         ConfigurationError, DataError: data, teachers and student do not fit together.
 
     Example:
-        >>> trainer = build_trainer(load_recipe("recipes/sst2.yaml"))
+        >>> recipe = Recipe(
+        ...     data={"dataset": "org/data"},
+        ...     teachers={"models": [{"model": bert_folder, "name": "bert"}]},
+        ...     student={"model": bert_folder},
+        ...     training={"output_dir": str(getfixture("tmp_path")), "use_cpu": True},
+        ... )
+        >>> trainer = build_trainer(recipe, rows={"train": rows})
+        >>> trainer.student_labels
+        ('negative', 'positive')
     """
     from ..evaluation import compute_metrics_from
     from ..losses import LOSSES
@@ -74,7 +80,7 @@ def build_trainer(
         label_column=recipe.data.label_column,
         label_names=recipe.data.label_names,
     )
-    if write and trainer.is_world_process_zero():
+    if trainer.is_world_process_zero():
         write_recipe(recipe, Path(args.output_dir))
     return trainer
 
@@ -103,6 +109,26 @@ def build_teachers(recipe: Recipe) -> list[Teacher]:
     ]
 
 
+def build_baseline(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel | None:
+    """Loads `evaluation.baseline`, or returns None where there is none.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        label_names: the student's; a baseline with others, or in another order, is refused.
+    """
+    from ..student import refuse_other_label_order
+    from ..tasks import TASKS
+    from ..teachers import load_with_head
+
+    if recipe.evaluation.baseline is None:
+        return None
+    model = load_with_head(
+        recipe.evaluation.baseline, TASKS[recipe.task], what="The baseline", require_head=True
+    )
+    refuse_other_label_order(model.config, label_names)
+    return model
+
+
 def build_fusion(recipe: Recipe) -> Fusion:
     """Returns the fusion of the recipe."""
     from ..fusion import FUSIONS
@@ -122,6 +148,7 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     from accelerate import Accelerator
 
     from ..evaluation import evaluate_ensemble
+    from ..student import refuse_other_label_order, student_config
 
     args = build_arguments(recipe)
     folder = Path(args.output_dir)
@@ -134,6 +161,9 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     split = evaluation_split(recipe, rows)
     if split is None:
         raise DataError("evaluation.split leaves nothing to evaluate; name one of " + ", ".join(rows))
+    config = student_config(str(folder))
+    names = recipe.data.label_names or tuple(config.id2label[i] for i in range(config.num_labels))
+    refuse_other_label_order(config, names)
     notes = []
     if split == "train":
         notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
@@ -143,12 +173,12 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
         build_teachers(recipe),
         rows[split],
         student=str(folder),
-        baseline=recipe.evaluation.baseline,
+        baseline=build_baseline(recipe, names),
         fusion=build_fusion(recipe),
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
-        label_names=recipe.data.label_names,
+        label_names=names,
         metrics=recipe.evaluation.metrics,
         batch_size=recipe.evaluation.batch_size,
         max_length=recipe.student.max_length,
@@ -162,15 +192,17 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
 
 
 def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
-    """Loads teachers and student, and returns the table of how their labels are matched by name.
+    """Loads the teachers and returns the table of how their labels are matched by name.
 
     Args:
         recipe: a recipe of `load_recipe`.
         rows: what `load_data` returned.
     """
     from ..alignment import plan_table
+    from ..teachers import TeacherPool
 
-    return plan_table(build_trainer(recipe, rows=rows, write=False).teacher_pool.label_maps)
+    names = _label_names(recipe, rows["train"])
+    return plan_table(TeacherPool(build_teachers(recipe), names, build_fusion(recipe)).label_maps)
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:
@@ -221,23 +253,39 @@ def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrain
     """The student's checkpoint where more than an id says which; the trainer loads the others itself."""
     import transformers
 
-    from ..data import resolve_label_names
     from ..tasks import TASKS
     from ..teachers import load_with_head
 
     student = recipe.student
-    options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
-    try:
-        config = transformers.AutoConfig.from_pretrained(student.model, **options)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"student.model: {student.model} cannot be loaded: {' '.join(str(error).split())[:400]}"
-        ) from error
-    names = resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, config)
+    assert student.model is not None
+    names = _label_names(recipe, train)
     transformers.set_seed(seed)
     return load_with_head(
-        student.model, TASKS[recipe.task], what="The student", require_head=False, **_labels(names), **options
+        student.model,
+        TASKS[recipe.task],
+        what="The student",
+        require_head=False,
+        revision=student.revision,
+        trust_remote_code=student.trust_remote_code,
+        **_labels(names),
     )
+
+
+def _label_names(recipe: Recipe, train: datasets.Dataset) -> tuple[str, ...]:
+    """The student's label names, found as the trainer finds them."""
+    import transformers
+
+    from ..data import resolve_label_names
+
+    student, config = recipe.student, None
+    if student.model is not None:
+        options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+        try:
+            config = transformers.AutoConfig.from_pretrained(student.model, **options)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise DataError(f"student.model: {student.model} cannot be loaded: {reason}") from error
+    return resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, config)
 
 
 def _labels(names: Sequence[str]) -> dict[str, Any]:
@@ -254,10 +302,9 @@ def _from_scratch(
 ) -> PreTrainedModel:
     import transformers
 
-    from ..data import resolve_label_names
     from ..tasks import TASKS
 
-    names = resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, None)
+    names = _label_names(recipe, train)
     given = dict(recipe.student.config or {})
     size = given.get("vocab_size", len(tokenizer))
     if size < len(tokenizer):

@@ -28,8 +28,13 @@ def load_data(recipe: Recipe) -> dict[str, datasets.Dataset]:
         DataError: data that cannot be read, splits or columns that are not there.
 
     Example:
-        >>> sorted(load_data(recipe))
-        ['test', 'train', 'validation']
+        >>> file = getfixture("tmp_path") / "reviews.csv"
+        >>> _ = file.write_text("text,label\\na fine film,good\\n")
+        >>> recipe = Recipe(
+        ...     data={"files": {"train": str(file)}}, teachers={"models": ["org/bert"]}, student={"model": "org/small"}
+        ... )
+        >>> load_data(recipe)["train"][0]
+        {'text': 'a fine film', 'label': 'good'}
     """
     rows = _from_files(recipe.data) if recipe.data.files else _from_hub(recipe.data)
     for split, dataset in rows.items():

@@ -1,0 +1,467 @@
+"""Teachers once, students many: each teacher runs over each row once, and its outputs are read back by content.
+
+Shapes: N distinct rows, B rows of a batch, Ck classes of teacher k.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import xxhash
+from accelerate import PartialState
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .alignment import TeacherOutputs
+from .data import example_id
+from .errors import ConfigurationError, DataError
+from .store import DESCRIPTION, RowReader, Store, read_description, shard_name
+from .tasks import Task
+from .teachers import Teacher, load_teacher
+from .views import View
+
+# Raise whenever the same teacher and row would be stored as other numbers.
+_FORMAT = 1
+_DTYPES = {"float16": np.float16, "float32": np.float32}
+_PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a config says of where it came from, or is changed by merely running the model; no output depends on it.
+_IRRELEVANT = {
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "architectures",
+    "problem_type",
+    "use_cache",
+}
+_IRRELEVANT |= {
+    "dtype",
+    "torch_dtype",
+    "id2label",
+    "label2id",
+}  # the weights and the teacher's label names say these
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """How outputs are computed and stored.
+
+    Args:
+        dtype: ``float16`` or ``float32``, of what is stored. float16 keeps logits to 2⁻¹¹ of their size, which changes
+            a divergence by at most (max|z| / 2048 / T)² / 2.
+        precision: Autocast of the teachers' forward: None (their own type), ``bf16`` or ``fp16``.
+        shard_rows: Rows per shard: what a killed build loses at most, per process.
+        token_budget: Tokens per forward, padding included.
+
+    Raises:
+        ConfigurationError: A value that is none of these.
+    """
+
+    dtype: str = "float16"
+    precision: str | None = None
+    shard_rows: int = 4096
+    token_budget: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise ConfigurationError(
+                f"The cache's dtype is {self.dtype!r}: choose one of {', '.join(_DTYPES)}."
+            )
+        if self.precision not in _PRECISIONS:
+            raise ConfigurationError(
+                f"The cache's precision is {self.precision!r}: choose None, 'bf16' or 'fp16'."
+            )
+        for name in ("shard_rows", "token_budget"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigurationError(f"The cache's {name} is {value!r}: it is a whole number from 1.")
+
+
+def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
+    """Hash of all that decides a teacher's stored outputs, and of nothing else.
+
+    Weights by name, type, shape and bytes; the class and config of the model; adapters; label names; what decides the
+    tokens; precision and storage type. Not where it was loaded from, what it is called, nor how rows are batched.
+
+    Args:
+        teacher: A live teacher.
+        settings: Of the cache.
+    """
+    digest = xxhash.xxh3_128()
+    config = {k: v for k, v in teacher.model.config.to_dict().items() if k not in _IRRELEVANT}
+    adapters = {
+        name: {k: str(v) for k, v in adapter.to_dict().items() if k != "base_model_name_or_path"}
+        for name, adapter in (getattr(teacher.model, "peft_config", None) or {}).items()
+    }
+    facts = [
+        _FORMAT, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
+        settings.dtype, settings.precision,
+    ]  # fmt: skip
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(teacher.model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(eq=False)
+class CachedView:
+    """A view whose tensors are a teacher's stored outputs, read by the rows' ids where the batch is collated.
+
+    Args:
+        folder: Of the teacher's store.
+        key: The teacher's `teacher_key`.
+        what: The teacher, for messages.
+    """
+
+    folder: Path
+    key: str
+    what: str
+    _reader: RowReader | None = None
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+        """Nothing: stored outputs need no tokens."""
+        return {}
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
+        """The stored outputs of B rows: ``logits`` (B, Ck) in the storage type.
+
+        Raises:
+            CorruptStateError: A row was never computed.
+        """
+        return {
+            name: torch.from_numpy(values) for name, values in self.reader.read(example_ids.numpy()).items()
+        }
+
+    @property
+    def reader(self) -> RowReader:
+        """The rows, opened and checked when first asked for."""
+        if self._reader is None:
+            self._reader = RowReader(Store(self.folder, self.key).shards(), self.what)
+        return self._reader
+
+    def reopen(self) -> None:
+        """Forget what was open, since rows were added."""
+        self._reader = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loader's worker maps the files itself; pickled, the maps would be copied whole.
+        return {**self.__dict__, "_reader": None}
+
+
+@dataclass(eq=False)
+class CachedTeacher:
+    """A teacher whose outputs were computed before: a `TeacherSource` like the live one.
+
+    Attributes:
+        name: As the live teacher's.
+        label_names: The labels of the logits.
+        view: Reads the outputs.
+        num_parameters: Of the model that made them.
+        source: Where it was loaded from.
+        revision: The commit, if it came from the Hub.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    view: View
+    num_parameters: int
+    source: str
+    revision: str | None
+
+    def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
+        """The stored logits; see `TeacherSource`."""
+        return TeacherOutputs(view["logits"])
+
+
+class TeacherCache:
+    """The stored outputs of some teachers, to which datasets are added.
+
+    One teacher is in memory at a time where they are given by id or folder.
+
+    Args:
+        teachers: `Teacher`s, or ids and folders.
+        cache_dir: Folder of the cache; one folder per teacher in it, named by `teacher_key`.
+        settings: How outputs are computed and stored.
+        task: Loads teachers given by id or folder.
+        device: Where they run; None: the process's own.
+
+    Example:
+        >>> cache = TeacherCache([teacher], tmp_path / "cache")
+        >>> cache.add(rows, ("text",))
+        64
+        >>> cache.add(rows.select(range(9)), ("text",))
+        0
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[str | Teacher],
+        cache_dir: str | os.PathLike[str],
+        settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
+        *,
+        task: str | Task = "text-classification",
+        device: torch.device | None = None,
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self._task = task
+        self._given = list(teachers)
+        self.teachers: list[CachedTeacher] = []
+        for given in self._given:
+            teacher = load_teacher(given, task)
+            if not isinstance(teacher, Teacher):
+                raise ConfigurationError(
+                    f"The teacher {getattr(given, 'name', given)!r} is a {type(given).__name__}, which is no model that "
+                    "could be run once: pass it live, without a cache."
+                )
+            key = teacher_key(teacher, settings)
+            folder = Path(cache_dir) / key
+            store = Store(folder, key)
+            description = {
+                "teacher": teacher.name,
+                "source": Path(teacher.source).name if os.path.isdir(teacher.source) else teacher.source,
+                "revision": teacher.revision,
+                "labels": list(teacher.label_names),
+                "parameters": teacher.num_parameters,
+                "dtype": settings.dtype,
+                "precision": settings.precision,
+            }
+            if not read_description(folder):
+                store.write_description(description)
+            view = CachedView(folder, key, f"Teacher {teacher.name!r}")
+            self.teachers.append(
+                CachedTeacher(
+                    teacher.name,
+                    teacher.label_names,
+                    view,
+                    teacher.num_parameters,
+                    teacher.source,
+                    teacher.revision,
+                )
+            )
+
+    def add(self, dataset: datasets.Dataset, text_columns: Sequence[str]) -> int:
+        """Compute what is missing of a dataset: each distinct row once per teacher, ever.
+
+        Under several processes each computes a share; all return when all rows are there.
+
+        Args:
+            dataset: Raw rows.
+            text_columns: The columns that teachers read.
+
+        Returns:
+            How many outputs this process computed, over all teachers.
+
+        Raises:
+            DataError: Rows that cannot be read, or a teacher whose outputs are not finite.
+            StoreError: The folder cannot be used.
+        """
+        rows = _distinct_rows(
+            dataset, [text_columns] if isinstance(text_columns, str) else list(text_columns)
+        )
+        computed = 0
+        for given, cached in zip(self._given, self.teachers, strict=True):
+            store = Store(cached.view.folder, cached.view.key)
+            known = RowReader(store.shards(), cached.view.what)
+            for name, reason in list(store.damaged.items()):
+                tqdm.write(
+                    f"Cache of teacher {cached.name!r}: shard {name} is damaged ({reason}) and is built anew."
+                )
+                store.discard(name)
+            missing = known.missing(np.fromiter(rows, dtype="<i8", count=len(rows)))
+            if len(missing):
+                computed += self._compute(load_teacher(given, self._task), store, missing, rows)
+            PartialState().wait_for_everyone()
+            if len(missing):
+                cached.view.reopen()
+        return computed
+
+    def _compute(
+        self, teacher: Teacher, store: Store, missing: np.ndarray, rows: Mapping[int, tuple[str, ...]]
+    ) -> int:
+        state = PartialState()
+        size = self.settings.shard_rows
+        shards = [missing[i : i + size] for i in range(0, len(missing), size)]
+        # Each process begins with its own share and then helps where others are not done.
+        first = [s for k, s in enumerate(shards) if k % state.num_processes == state.process_index]
+        others = [s for k, s in enumerate(shards) if k % state.num_processes != state.process_index]
+        device = self.device or state.device
+        home = next(teacher.model.parameters()).device
+        teacher.to(device)
+        computed = 0
+        bar = tqdm(
+            total=len(missing),
+            unit="row",
+            desc=f"Teacher {teacher.name}",
+            disable=not state.is_main_process,
+            leave=False,
+        )
+        with bar, contextlib.ExitStack() as cleanup:
+            cleanup.callback(teacher.to, home)
+            pending = [(ids, False) for ids in [*first, *others]]
+            while pending:
+                ids, wait = pending.pop(0)
+                name = shard_name(ids)
+                with store.lock(name, wait=wait) as mine:
+                    if not mine:
+                        pending.append((ids, True))
+                        continue
+                    if not store.has(name):
+                        store.write(ids, {"logits": self._logits(teacher, ids, rows, device)})
+                        computed += len(ids)
+                bar.update(len(ids))
+        store.sweep()
+        return computed
+
+    def _logits(
+        self, teacher: Teacher, ids: np.ndarray, rows: Mapping[int, tuple[str, ...]], device: torch.device
+    ) -> np.ndarray:
+        """(n, Ck) of a shard: rows in order of length, as many per forward as the token budget holds."""
+        columns = [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
+        tokens = teacher.view.encode(columns)
+        lengths = np.array([len(row) for row in tokens["input_ids"]])
+        logits = np.empty((len(ids), len(teacher.label_names)), dtype=_DTYPES[self.settings.dtype])
+        dtype = _PRECISIONS[self.settings.precision]
+        for batch in _by_length(lengths, self.settings.token_budget):
+            encoded = [{key: tokens[key][i] for key in tokens} for i in batch]
+            inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                outputs = teacher({key: value.to(device) for key, value in inputs.items()})
+            with np.errstate(
+                over="ignore"
+            ):  # a logit too large for the type becomes infinite, which is refused below
+                logits[batch] = outputs.logits.float().cpu().numpy()
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            row = rows[int(ids[np.flatnonzero(~finite)[0]])]
+            raise DataError(
+                f"Teacher {teacher.name!r} gives outputs that are not finite in {self.settings.dtype} for {len(ids) - finite.sum()} "
+                f"row(s), e.g. {row[0][:80]!r}: they are not stored. Store float32 if they are large, lower the "
+                "precision's autocast, or drop the teacher."
+            )
+        return logits
+
+
+def cache_teacher_outputs(
+    teachers: Sequence[str | Teacher],
+    dataset: datasets.Dataset,
+    *,
+    cache_dir: str | os.PathLike[str],
+    text_columns: Sequence[str] = ("text",),
+    dtype: str = "float16",
+    precision: str | None = None,
+    shard_rows: int = 4096,
+    token_budget: int = 8192,
+    task: str | Task = "text-classification",
+    device: torch.device | None = None,
+) -> list[CachedTeacher]:
+    """Run each teacher over each row once and keep its logits; rows already there are not computed again.
+
+    Args:
+        teachers: `Teacher`s, or ids and folders, of which one is in memory at a time.
+        dataset: Raw rows.
+        cache_dir: Folder of the cache.
+        text_columns: One column of text, or two for pairs.
+        dtype, precision, shard_rows, token_budget: See `CacheSettings`.
+        task: Loads teachers given by id or folder.
+        device: Where they run; None: the process's own.
+
+    Returns:
+        Teachers that read the cache, for ``teachers=`` of the trainer and of `evaluate_ensemble`.
+
+    Raises:
+        DataError, StoreError, ConfigurationError: As for `TeacherCache`.
+
+    Example:
+        >>> cached = cache_teacher_outputs([teacher], rows, cache_dir=tmp_path / "cache")
+        >>> evaluate_ensemble(cached, rows, metrics=["accuracy"]).rows
+        64
+    """
+    settings = CacheSettings(
+        dtype=dtype, precision=precision, shard_rows=shard_rows, token_budget=token_budget
+    )
+    cache = TeacherCache(teachers, cache_dir, settings, task=task, device=device)
+    cache.add(dataset, text_columns)
+    return cache.teachers
+
+
+def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What a cache holds: per teacher its description, rows, bytes, and when it was last written.
+
+    Args:
+        cache_dir: Folder of the cache.
+
+    Returns:
+        Dicts with ``key, teacher, labels, parameters, dtype, precision, source, revision, rows, bytes, damaged,
+        written`` (seconds since 1970).
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    folder = Path(cache_dir)
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}: name the cache_dir of a run or recipe.")
+    found = []
+    for place in sorted(path for path in folder.iterdir() if (path / DESCRIPTION).is_file()):
+        store = Store(place, place.name)
+        shards = store.shards()
+        found.append(
+            {
+                "key": place.name,
+                **read_description(place),
+                "rows": sum(len(shard.ids) for shard in shards),
+                "bytes": sum(path.stat().st_size for path in place.glob("*.npy")),
+                "damaged": sorted(store.damaged),
+                "written": max(path.stat().st_mtime for path in place.glob("*.json")),
+            }
+        )
+    return found
+
+
+def _distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Texts by example id, in the order of their first appearance."""
+    if not isinstance(dataset, datasets.Dataset):
+        raise DataError(
+            f"The rows to cache are a {type(dataset).__name__}, but each must be run once and found again: pass a "
+            "datasets.Dataset, or run the teachers live."
+        )
+    missing = [column for column in text_columns if column not in dataset.column_names]
+    if missing:
+        raise DataError(
+            f"The dataset has the columns {dataset.column_names}, but text_columns={list(text_columns)}."
+        )
+    rows: dict[int, tuple[str, ...]] = {}
+    for batch in _batches(dataset, text_columns):
+        for texts in batch:
+            if not all(isinstance(text, str) for text in texts):
+                raise DataError(
+                    f"A row to cache holds {texts!r}, expected text: remove the row or fill it in."
+                )
+            known = rows.setdefault(example_id(texts), texts)
+            assert known == texts, "two rows share 63 bits of a hash"
+    return rows
+
+
+def _batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+    for batch in dataset.select_columns(list(columns)).with_format(None).iter(10_000):
+        yield list(zip(*(batch[column] for column in columns), strict=True))
+
+
+def _by_length(lengths: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:
+    """Indices of rows, longest first, in batches whose padded size keeps within the budget."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, token_budget // max(int(lengths[order[start]]), 1))
+        yield order[start : start + count]
+        start += count
