@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,14 @@ import numpy as np
 import torch
 import xxhash
 from accelerate import PartialState
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from .alignment import TeacherOutputs
+from .cached import CachedTeacher, CachedView
 from .data import example_id
 from .errors import ConfigurationError, DataError
 from .store import DESCRIPTION, RowReader, Store, read_description, shard_name
 from .tasks import Task
 from .teachers import Teacher, load_teacher
-from .views import View
 
 # Raise whenever the same teacher and row would be stored as other numbers.
 _FORMAT = 1
@@ -111,76 +110,6 @@ def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-@dataclass(eq=False)
-class CachedView:
-    """A view whose tensors are a teacher's stored outputs, read by the rows' ids where the batch is collated.
-
-    Args:
-        folder: Of the teacher's store.
-        key: The teacher's `teacher_key`.
-        what: The teacher, for messages.
-    """
-
-    folder: Path
-    key: str
-    what: str
-    _reader: RowReader | None = None
-
-    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
-        """Nothing: stored outputs need no tokens."""
-        return {}
-
-    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
-        """The stored outputs of B rows: ``logits`` (B, Ck) in the storage type.
-
-        Raises:
-            CorruptStateError: A row was never computed.
-        """
-        return {
-            name: torch.from_numpy(values) for name, values in self.reader.read(example_ids.numpy()).items()
-        }
-
-    @property
-    def reader(self) -> RowReader:
-        """The rows, opened and checked when first asked for."""
-        if self._reader is None:
-            self._reader = RowReader(Store(self.folder, self.key).shards(), self.what)
-        return self._reader
-
-    def reopen(self) -> None:
-        """Forget what was open, since rows were added."""
-        self._reader = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A loader's worker maps the files itself; pickled, the maps would be copied whole.
-        return {**self.__dict__, "_reader": None}
-
-
-@dataclass(eq=False)
-class CachedTeacher:
-    """A teacher whose outputs were computed before: a `TeacherSource` like the live one.
-
-    Attributes:
-        name: As the live teacher's.
-        label_names: The labels of the logits.
-        view: Reads the outputs.
-        num_parameters: Of the model that made them.
-        source: Where it was loaded from.
-        revision: The commit, if it came from the Hub.
-    """
-
-    name: str
-    label_names: tuple[str, ...]
-    view: View
-    num_parameters: int
-    source: str
-    revision: str | None
-
-    def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
-        """The stored logits; see `TeacherSource`."""
-        return TeacherOutputs(view["logits"])
 
 
 class TeacherCache:
@@ -275,7 +204,8 @@ class TeacherCache:
             known = RowReader(store.shards(), cached.view.what)
             for name, reason in list(store.damaged.items()):
                 tqdm.write(
-                    f"Cache of teacher {cached.name!r}: shard {name} is damaged ({reason}) and is built anew."
+                    f"Cache of teacher {cached.name!r}: shard {name} is damaged ({reason}) and is built anew.",
+                    file=sys.stderr,
                 )
                 store.discard(name)
             missing = known.missing(np.fromiter(rows, dtype="<i8", count=len(rows)))

@@ -38,7 +38,7 @@ from .teachers import Teacher
 from .trainer import MultiTeacherDistillationTrainer
 from .training_args import DistillationArguments
 
-# Docstrings' first paragraphs have 20 tokens on average; 40 cut about one in twenty.
+# Docstrings' first paragraphs have 19 tokens on average; 40 cut 7 in 100.
 _MAX_LENGTH = 40
 
 # Wide, flat and trained fast: on 10,000 short texts a single layer does as well as two, in half the time.
@@ -63,7 +63,7 @@ _TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 64,
     "per_device_eval_batch_size": 128,
     # Not grouped by length, which would save half of the padding: the Trainer then shows every few thousand rows in the
-    # order of their length, and that costs these small models 0.1 in accuracy.
+    # order of their length, and that costs these small models 0.05 to 0.1 in accuracy.
     "logging_strategy": "no",
     "save_strategy": "no",
     "report_to": "none",

@@ -242,6 +242,21 @@ def test_a_failing_push_leaves_the_run_complete_and_says_how_to_finish(run, reci
         assert Path("runs/tiny", name).is_file(), name
 
 
+def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monkeypatch):
+    from transformers import Trainer
+
+    pushed = []
+    monkeypatch.setattr(
+        Trainer, "push_to_hub", lambda trainer: pushed.append(sorted(os.listdir("runs/tiny")))
+    )
+    done = run("train", recipe, "hub.push=true", "hub.repo=me/mine", "training.max_steps=1")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert done.stdout.endswith("The student is pushed to me/mine\n")
+    assert {"report.md", "report.json", "recipe.yaml", "model.safetensors"} <= set(pushed[0])
+    assert run("train", recipe, "training.max_steps=1").exit_code == 0
+    assert len(pushed) == 1
+
+
 def test_demo_gets_its_folder(run, monkeypatch):
     import hf_distill.demo
 

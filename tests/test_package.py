@@ -28,13 +28,14 @@ LAYERS = (
     {"recipe"},
     {"trainer"},
     {"evaluation"},
-    {"ensemble", "accounting", "student"},
+    {"ensemble", "accounting", "student", "cache"},
+    {"cached"},
     {"data"},
     {"teachers", "collator", "training_args"},
     {"views", "tasks"},
     {"fusion", "losses", "metrics"},
     {"alignment"},
-    {"lookup", "table"},
+    {"lookup", "table", "store"},
     {"errors"},
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -47,6 +48,7 @@ LIBRARIES = {
     "metrics": {"datasets", "evaluate", "numpy", "sklearn"},
     "lookup": set(),
     "table": set(),
+    "store": {"filelock", "numpy", "xxhash"},
     "errors": set(),
 }
 

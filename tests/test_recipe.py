@@ -413,6 +413,10 @@ BAD = [
         {"hub": "{repo: a/b}", "training": "{hub_model_id: c/d}"},
         "training.hub_model_id: hub.repo says it already",
     ),
+    (
+        {"evaluation": "{batch_size: 8}", "training": "{per_device_eval_batch_size: 8}"},
+        "training.per_device_eval_batch_size: evaluation.batch_size says it already; keep one",
+    ),
     # training
     ({"training": "3"}, "training: expected a mapping, found 3"),
     (
@@ -986,6 +990,16 @@ def test_a_student_at_a_revision_is_the_same_student(write, local, monkeypatch):
     assert revised.model.config.id2label == plain.model.config.id2label
     for name, value in plain.model.state_dict().items():
         assert value.equal(revised.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("override", "size"),
+    [("training.seed=0", 32), ("evaluation.batch_size=5", 5), ("training.per_device_eval_batch_size=6", 6)],
+)
+def test_one_batch_size_for_every_evaluation(write, local, override, size):
+    from hf_distill.recipe.building import build_arguments
+
+    assert build_arguments(load_recipe(write(local), [override])).per_device_eval_batch_size == size
 
 
 def test_hub_and_training_meet_in_the_arguments(write, local):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_distill.recipe import evaluation_split, load_data, load_recipe
+from hf_distill.recipe.building import write_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -30,6 +31,12 @@ def test_it_is_right(file):
     recipe = load_recipe(file, check_files=False)
     assert len(recipe.teachers.models) == 3
     assert recipe.training["output_dir"] == f"runs/{file.stem}"
+
+
+@every_recipe
+def test_what_a_run_would_write_is_the_same_recipe(file, tmp_path):
+    recipe = load_recipe(file, ["fusion=log_pool"], check_files=False)
+    assert load_recipe(write_recipe(recipe, tmp_path), check_files=False) == recipe
 
 
 @every_recipe

@@ -90,12 +90,16 @@ def build_arguments(recipe: Recipe) -> DistillationArguments:
     from ..training_args import DistillationArguments
 
     hub = {"hub_model_id": recipe.hub.repo, "hub_private_repo": recipe.hub.private} if recipe.hub.repo else {}
+    training = {
+        "per_device_eval_batch_size": recipe.evaluation.batch_size or 32,
+        **copy.deepcopy(recipe.training),
+    }
     return DistillationArguments(
         temperature=recipe.losses.temperature,
         task_weight=recipe.losses.task_weight,
         distill_weight=recipe.losses.distill_weight,
         max_length=recipe.student.max_length,
-        **{**hub, **copy.deepcopy(recipe.training)},
+        **{**hub, **training},
     )
 
 
@@ -180,7 +184,7 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
         label_column=recipe.data.label_column,
         label_names=names,
         metrics=recipe.evaluation.metrics,
-        batch_size=recipe.evaluation.batch_size,
+        batch_size=args.per_device_eval_batch_size,
         max_length=recipe.student.max_length,
         accelerator=Accelerator(cpu=args.use_cpu),
         dataset_name=split,

@@ -39,7 +39,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
 
     Example:
         >>> load_recipe("recipes/sst2.yaml", ["losses.temperature=4"]).losses.temperature
-        4
+        4.0
     """
     path = Path(path)
     try:
@@ -361,8 +361,12 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
     problems += [
         Problem(f"training.{key}", f"hub.{other} says it already; keep one")
         for key, other in (("hub_model_id", "repo"), ("hub_private_repo", "private"))
-        if key in training and other in hub
+        if key in training and hub.get(other)
     ]
+    if "per_device_eval_batch_size" in training and _part(raw, "evaluation").get("batch_size") is not None:
+        problems.append(
+            Problem("training.per_device_eval_batch_size", "evaluation.batch_size says it already; keep one")
+        )
     return problems
 
 

@@ -142,7 +142,7 @@ class Evaluation(Section):
 
     split: Literal["train", "validation", "test", "none"] | None = None
     metrics: Texts | None = None
-    batch_size: Positive = 32
+    batch_size: Positive | None = None
     baseline: Text | None = None
 
 

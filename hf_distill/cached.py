@@ -1,0 +1,84 @@
+"""A teacher whose outputs were computed before: read back by the rows' content, where the batch is collated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .alignment import TeacherOutputs
+from .store import RowReader, Store
+
+
+@dataclass(eq=False)
+class CachedView:
+    """A view whose tensors are a teacher's stored outputs, read by the rows' ids where the batch is collated.
+
+    Args:
+        folder: Of the teacher's store.
+        key: The teacher's `teacher_key`.
+        what: The teacher, for messages.
+    """
+
+    folder: Path
+    key: str
+    what: str
+    _reader: RowReader | None = None
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
+        """Nothing: stored outputs need no tokens."""
+        return {}
+
+    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
+        """The stored outputs of B rows: ``logits`` (B, Ck) in the storage type.
+
+        Raises:
+            CorruptStateError: A row was never computed.
+        """
+        return {
+            name: torch.from_numpy(values) for name, values in self.reader.read(example_ids.numpy()).items()
+        }
+
+    @property
+    def reader(self) -> RowReader:
+        """The rows, opened and checked when first asked for."""
+        if self._reader is None:
+            self._reader = RowReader(Store(self.folder, self.key).shards(), self.what)
+        return self._reader
+
+    def reopen(self) -> None:
+        """Forget what was open, since rows were added."""
+        self._reader = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loader's worker maps the files itself; pickled, the maps would be copied whole.
+        return {**self.__dict__, "_reader": None}
+
+
+@dataclass(eq=False)
+class CachedTeacher:
+    """A teacher whose outputs were computed before: a `TeacherSource` like the live one.
+
+    Attributes:
+        name: As the live teacher's.
+        label_names: The labels of the logits.
+        view: Reads the outputs.
+        num_parameters: Of the model that made them.
+        source: Where it was loaded from.
+        revision: The commit, if it came from the Hub.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    view: CachedView
+    num_parameters: int
+    source: str
+    revision: str | None
+
+    def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
+        """The stored logits; see `TeacherSource`."""
+        return TeacherOutputs(view["logits"])
