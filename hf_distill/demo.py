@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
@@ -13,27 +12,20 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 from transformers import (
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertTokenizer,
     DataCollatorWithPadding,
-    DebertaV2Config,
-    DebertaV2Tokenizer,
     DistilBertConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
-    RobertaConfig,
-    RobertaTokenizer,
     Trainer,
     TrainingArguments,
-    set_seed,
 )
 
 from .demo_corpus import DemoCorpus, build_demo_corpus
 from .errors import ConfigurationError
 from .evaluation import EvaluationReport, compute_metrics_from
+from .small_models import fresh_classifier, small_teachers, wordpiece
 from .teachers import Teacher
 from .trainer import MultiTeacherDistillationTrainer
 from .training_args import DistillationArguments
@@ -41,14 +33,6 @@ from .training_args import DistillationArguments
 # Docstrings' first paragraphs have 19 tokens on average; 40 cut 7 in 100.
 _MAX_LENGTH = 40
 
-# Wide, flat and trained fast: on 10,000 short texts a single layer does as well as two, in half the time.
-_TEACHER_SIZE: dict[str, Any] = {
-    "hidden_size": 192,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 3,
-    "intermediate_size": 192,
-    "hidden_dropout_prob": 0.2,
-}
 _STUDENT_SIZE: dict[str, Any] = {
     "dim": 128,
     "n_layers": 1,
@@ -113,14 +97,16 @@ def run_demo(
     _say(f"{_rows(corpus)}, {len(corpus.label_names)} classes: {', '.join(corpus.label_names)}", since=began)
 
     teachers = []
-    for name, config, tokenizer in _teacher_parts(corpus.teacher["text"], vocabulary):
+    for name, config, tokenizer in small_teachers(
+        corpus.teacher["text"], vocabulary=vocabulary, max_length=_MAX_LENGTH
+    ):
         _make_teacher(folder / "teachers" / name, config, tokenizer, corpus, seed=seed, epochs=teacher_epochs)
         teachers.append(Teacher.from_pretrained(str(folder / "teachers" / name)))
 
     # What a user would write, were the three folders above ids on the Hub.
     started = time.perf_counter()
     user_rows = concatenate_datasets([corpus.labelled, corpus.unlabelled])
-    tokenizer = _wordpiece(user_rows["text"], vocabulary)
+    tokenizer = wordpiece(user_rows["text"], vocabulary, _MAX_LENGTH)
     trainer = MultiTeacherDistillationTrainer(
         model=_student(tokenizer, corpus.label_names, seed),
         teachers=teachers,
@@ -212,87 +198,6 @@ class _Bar(ProgressCallback):
         pass
 
 
-def _teacher_parts(
-    texts: Sequence[str], vocabulary: int
-) -> list[tuple[str, PretrainedConfig, PreTrainedTokenizerBase]]:
-    """Name, config and tokenizer of the three teachers: no two share an architecture or a tokenization."""
-    wordpiece, unigram = _wordpiece(texts, vocabulary), _unigram(texts, vocabulary)
-    bpe = RobertaTokenizer(add_prefix_space=True, model_max_length=_MAX_LENGTH).train_new_from_iterator(
-        [texts], vocabulary, show_progress=False
-    )
-    return [
-        (
-            "bert",
-            BertConfig(
-                vocab_size=len(wordpiece),
-                max_position_embeddings=_MAX_LENGTH,
-                **_TEACHER_SIZE,
-            ),
-            wordpiece,
-        ),
-        (
-            "roberta",
-            RobertaConfig(
-                vocab_size=len(bpe),
-                # RoBERTa counts positions from behind its padding token.
-                max_position_embeddings=_MAX_LENGTH + bpe.pad_token_id + 1,
-                type_vocab_size=1,
-                **_TEACHER_SIZE,
-            ),
-            bpe,
-        ),
-        (
-            "deberta",
-            DebertaV2Config(
-                vocab_size=len(unigram),
-                max_position_embeddings=_MAX_LENGTH,
-                relative_attention=True,
-                pos_att_type=["p2c", "c2p"],
-                position_buckets=32,
-                share_att_key=True,
-                norm_rel_ebd="layer_norm",
-                position_biased_input=False,
-                type_vocab_size=0,
-                **_TEACHER_SIZE,
-            ),
-            unigram,
-        ),
-    ]
-
-
-def _wordpiece(texts: Sequence[str], vocabulary: int) -> BertTokenizer:
-    """A WordPiece tokenizer that is the same in every run."""
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    # The trainer numbers the letters inside words in the order of a hash map, which differs from run to run, and breaks
-    # ties of frequency by these numbers: given beforehand, they are fixed. Ids are then sorted for the same reason.
-    letters = sorted({letter for text in texts for letter in text.lower() if not letter.isspace()})
-    trained = BertTokenizer().train_new_from_iterator(
-        [texts],
-        vocabulary,
-        new_special_tokens=[f"##{letter}" for letter in letters],
-        show_progress=False,
-    )
-    pieces = [*specials, *sorted(set(trained.get_vocab()) - set(specials))]
-    return BertTokenizer({piece: i for i, piece in enumerate(pieces)}, model_max_length=_MAX_LENGTH)
-
-
-def _unigram(texts: Sequence[str], vocabulary: int) -> DebertaV2Tokenizer:
-    """A Unigram tokenizer that is the same in every run."""
-    trained = DebertaV2Tokenizer(do_lower_case=True).train_new_from_iterator(
-        [texts], vocabulary, show_progress=False
-    )
-    pieces = json.loads(trained.backend_tokenizer.to_str())["model"]["vocab"]
-    specials = set(trained.all_special_tokens)
-    # Its threads add up in any order, so that scores differ in their last digits, and with them the order.
-    rounded = [(piece, round(score, 6)) for piece, score in pieces if piece not in specials]
-    return DebertaV2Tokenizer(
-        [("[PAD]", 0.0), ("[UNK]", 0.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[MASK]", 0.0)]
-        + sorted(rounded, key=lambda entry: (-entry[1], entry[0])),
-        do_lower_case=True,
-        model_max_length=_MAX_LENGTH,
-    )
-
-
 def _make_teacher(
     folder: Path,
     config: PretrainedConfig,
@@ -306,7 +211,7 @@ def _make_teacher(
     started, name = time.perf_counter(), folder.name
     # Whoever made this teacher had an order of labels of their own.
     labels = random.Random(f"{name} {seed}").sample(corpus.label_names, len(corpus.label_names))
-    model = _fresh_model(config, tokenizer, labels, seed)
+    model = fresh_classifier(config, tokenizer, labels, seed)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), num_train_epochs=epochs, seed=seed, **_TRAINING),
@@ -345,19 +250,7 @@ def _student(tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str], see
         max_position_embeddings=_MAX_LENGTH,
         **_STUDENT_SIZE,
     )
-    return _fresh_model(config, tokenizer, label_names, seed)
-
-
-def _fresh_model(
-    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], seed: int
-) -> PreTrainedModel:
-    """A classifier from scratch, whose config agrees with the tokenizer and names the labels."""
-    for role in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(config, role, getattr(tokenizer, role))
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: i for i, name in enumerate(labels)}
-    set_seed(seed)
-    return AutoModelForSequenceClassification.from_config(config)
+    return fresh_classifier(config, tokenizer, label_names, seed)
 
 
 def _train(trainer: Trainer, name: str) -> None:

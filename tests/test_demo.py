@@ -223,11 +223,11 @@ def test_the_demo_refuses_several_processes(monkeypatch, tmp_path):
 
 
 def test_tokenizers_are_the_same_in_every_run():
-    from hf_distill.demo import _unigram, _wordpiece
+    from hf_distill.small_models import unigram, wordpiece
 
     texts = [f"A text of {_word(i * 7919)} and {_word(i * 104729)} words." for i in range(300)]
-    for make in (_wordpiece, _unigram):
-        first, second = (make(texts, 200).backend_tokenizer.to_str() for _ in range(2))
+    for make in (wordpiece, unigram):
+        first, second = (make(texts, 200, 40).backend_tokenizer.to_str() for _ in range(2))
         assert first == second
 
 

@@ -24,7 +24,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"demo"},
-    {"demo_corpus"},
+    {"demo_corpus", "small_models"},
     {"recipe"},
     {"trainer"},
     {"evaluation"},

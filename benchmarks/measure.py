@@ -1,0 +1,180 @@
+"""How every benchmark measures: interleaved rounds in one run, medians, ratios within a round, the machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+Action = Callable[[], object]
+Seconds = dict[str, list[float]]
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The options every benchmark has; sets threads and silences progress bars before torch is used."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not")
+    parser.add_argument("--quick", action="store_true", help="little data and two rounds: whether it runs")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch on the CPU")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds = min(options.rounds, 2)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the same threads for everyone
+    import torch
+    import transformers
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device here")
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return options
+
+
+def interleaved(actions: Mapping[str, Action], options: argparse.Namespace) -> Seconds:
+    """Seconds of every action in every round; each round runs all of them, beginning with another one.
+
+    Args:
+        actions: What to time, by name.
+        options: Of `arguments`.
+    """
+    names = list(actions)
+    seconds: Seconds = {name: [] for name in names}
+    for number in range(options.rounds + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            with contextlib.redirect_stdout(io.StringIO()):  # logs and label plans of the trainers
+                taken = stopwatch(actions[name], options.device)
+            if number:  # the first round warms up
+                seconds[name].append(taken)
+    return seconds
+
+
+def stopwatch(action: Action, device: str) -> float:
+    """Seconds that an action takes, its work on the device included."""
+    wait(device)
+    start = time.perf_counter()
+    action()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: str) -> None:
+    """Until the device has done all it was asked to."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A ratio that must not exceed a bound.
+
+    Args:
+        what: The ratio in words.
+        values: One ratio per round.
+        bound: The largest median that keeps the claim; None: only reported.
+    """
+
+    what: str
+    values: Sequence[float]
+    bound: float | None = None
+
+    @classmethod
+    def of(cls, seconds: Seconds, above: str, below: str | Sequence[str], bound: float | None = None) -> Claim:
+        """``above`` ÷ the sum of ``below``, round by round: what disturbs a round disturbs both."""
+        parts = [below] if isinstance(below, str) else list(below)
+        totals = [sum(values) for values in zip(*(seconds[part] for part in parts), strict=True)]
+        ratios = [a / b for a, b in zip(seconds[above], totals, strict=True)]
+        named = parts[0] if len(parts) == 1 else f"({' + '.join(parts)})"
+        return cls(f"{above} ÷ {named}", ratios, bound)
+
+    def row(self) -> list[str]:
+        """Its cells of the table."""
+        median = statistics.median(self.values)
+        bound = "–" if self.bound is None else f"≤ {self.bound:.2f}"
+        met = "–" if self.bound is None else "yes" if median <= self.bound else "NO"
+        return [self.what, f"{median:.3f}", _range(self.values, ".3f"), bound, met]
+
+
+def show(
+    title: str,
+    claims: Sequence[Claim],
+    options: argparse.Namespace,
+    *,
+    amounts: Mapping[str, Sequence[float]],
+    unit: str = "s",
+) -> None:
+    """Print what was measured, the claims, and the machine, as Markdown.
+
+    Args:
+        title: What it is about.
+        claims: The ratios.
+        options: Of `arguments`.
+        amounts: What the ratios were made of, per round.
+        unit: Of the amounts.
+    """
+    from hf_distill.table import markdown_table
+
+    rows = [[name, f"{statistics.median(v):.4g}", _range(v, ".4g")] for name, v in amounts.items()]
+    print(f"\n## {title}\n")
+    print(markdown_table(["measured", f"median {unit}", "min–max"], rows) + "\n")
+    if claims:
+        header = ["ratio", "median", "min–max", "bound", "met"]
+        print(markdown_table(header, [claim.row() for claim in claims]) + "\n")
+    print(f"{machine(options)}; {options.rounds} rounds", flush=True)
+
+
+def machine(options: argparse.Namespace) -> str:
+    """The machine, the versions and how busy it was, in one line."""
+    import torch
+    import transformers
+
+    if options.device == "cuda":
+        name = f"{torch.cuda.get_device_name()}, host {_processor()}"
+    else:
+        name = f"{_processor()}, {os.cpu_count()} cores, {options.threads} threads"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{name}{load}; torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    return f"{min(values):{form}}–{max(values):{form}}"
+
+
+def idle_share(action: Action) -> float:
+    """Share of the time in which no kernel and no copy runs on the GPU; overlapping ones count once."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with contextlib.redirect_stdout(io.StringIO()), profile(activities=[ProfilerActivity.CUDA]) as trace:
+        total = stopwatch(action, "cuda")
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in trace.events()
+        if event.device_type == DeviceType.CUDA
+    )
+    busy, until = 0.0, float("-inf")
+    for start, end in spans:
+        busy += max(end - max(start, until), 0.0)
+        until = max(until, end)
+    return 1 - busy / 1e6 / total  # the profiler counts microseconds
