@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ below does the same
     from .alignment import LabelMap, align
+    from .cache import CacheSettings, cache_teacher_outputs
     from .collator import MultiTeacherCollator
     from .ensemble import Ensemble
     from .evaluation import EvaluationReport, evaluate_ensemble
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from .training_args import DistillationArguments
 
 _MODULE_OF = {
+    "CacheSettings": "cache",
     "DistillationArguments": "training_args",
     "Ensemble": "ensemble",
     "EvaluationReport": "evaluation",
@@ -42,6 +44,7 @@ _MODULE_OF = {
     "TeacherPool": "teachers",
     "TeacherSource": "teachers",
     "align": "alignment",
+    "cache_teacher_outputs": "cache",
     "evaluate_ensemble": "evaluation",
     "forward_kl": "losses",
     "jsd": "losses",
@@ -51,6 +54,7 @@ _MODULE_OF = {
 }
 
 __all__ = [
+    "CacheSettings",
     "DistillationArguments",
     "Ensemble",
     "EvaluationReport",
@@ -69,6 +73,7 @@ __all__ = [
     "TeacherPool",
     "TeacherSource",
     "align",
+    "cache_teacher_outputs",
     "evaluate_ensemble",
     "forward_kl",
     "jsd",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +53,20 @@ def python_blocks(text: str) -> list[tuple[int, list[str]]]:
     return [(start, lines) for info, start, lines in fences(text) if info == "python"]
 
 
+@pytest.fixture
+def a_users_folder(tmp_path, checkpoints, rows, held_out):
+    """What the pages take as given: teachers/bert, …, student, train.jsonl and test.jsonl."""
+    for name, folder in checkpoints.items():
+        shutil.copytree(folder, tmp_path / (name if name == "student" else f"teachers/{name}"))
+    rows.to_json(tmp_path / "train.jsonl")
+    held_out.to_json(tmp_path / "test.jsonl")
+    return tmp_path
+
+
 @on_every_page
-def test_python_blocks_run(page, tmp_path):
+def test_python_blocks_run(page, a_users_folder):
     """The blocks of a page run in sequence in one namespace; those fenced "python no-run" only have to parse."""
+    tmp_path = a_users_folder
     text = page.read_text(encoding="utf-8")
     for info, start, lines in fences(text):
         assert info.split()[:1] != ["python"] or info in ("python", "python no-run"), (

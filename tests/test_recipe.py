@@ -704,11 +704,9 @@ def test_arguments_that_transformers_no_longer_has_are_answered():
 
 
 def test_checking_does_not_change_the_recipe(write):
-    text = (
-        BASE
-        + "training: {fsdp_config: {fsdp_min_num_params: 3}, fsdp: false, accelerator_config: {even_batches: true}}"
-    )
-    recipe = load_recipe(write(text.replace("fsdp: false, ", "")))
+    """TrainingArguments renames the keys of the mappings that it is given."""
+    settings = "{fsdp: true, fsdp_config: {fsdp_min_num_params: 3}, accelerator_config: {even_batches: true}}"
+    recipe = load_recipe(write(BASE + f"training: {settings}"))
     assert recipe.training["fsdp_config"] == {"fsdp_min_num_params": 3}
     assert recipe.training["accelerator_config"] == {"even_batches": True}
 
@@ -946,28 +944,29 @@ def test_the_run_can_be_repeated_from_what_it_wrote(write, local):
     assert load_recipe(written) == recipe
 
 
-def test_labels_of_a_written_recipe_stay_text(write, local):
+def test_a_written_recipe_is_right_and_its_text_stays_text(write, local):
     from hf_distill.recipe.building import write_recipe
 
-    recipe = load_recipe(write(local), ["data.label_names=[no, 'true']", "hub.repo='1e5'"])
+    more = ["hub.repo='1e5'", "training.hub_private_repo=true", "training.per_device_eval_batch_size=4"]
+    recipe = load_recipe(write(local), ["data.label_names=[no, 'true']", *more])
     assert load_recipe(write_recipe(recipe, Path("out"))) == recipe
 
 
 def test_a_student_from_scratch_takes_its_sizes_from_tokenizer_and_labels(
-    write, local, checkpoints, bert_tokenizer
+    write, local, checkpoints, roberta_tokenizer
 ):
     from hf_distill.recipe import build_trainer
 
     student = {
         "config": {"model_type": "distilbert", "dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 48},
-        "tokenizer": checkpoints["bert"],
+        "tokenizer": checkpoints["roberta"],  # its padding is not the id that DistilBERT has by default
     }
     content, _, _ = yaml12.read(local)
     file = write(yaml12.write({**content, "student": student}))
     first, second = (build_trainer(load_recipe(file)).model for _ in range(2))
     other = build_trainer(load_recipe(file, ["training.seed=1"])).model
-    assert first.config.vocab_size == len(bert_tokenizer)
-    assert first.config.pad_token_id == bert_tokenizer.pad_token_id
+    assert first.config.vocab_size == len(roberta_tokenizer)
+    assert first.config.pad_token_id == roberta_tokenizer.pad_token_id == 1
     assert first.config.id2label == {0: "negative", 1: "positive"}
     assert first.config.label2id == {"negative": 0, "positive": 1}
     weights = [model.classifier.weight for model in (first, second, other)]
