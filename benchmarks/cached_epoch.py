@@ -23,14 +23,14 @@ def main() -> None:
         teachers = make_teachers(3, TINY, [tokenizer])
         plain = plain_trainer(options, folder, rows, tokenizer)
         cached = our_trainer(options, folder, rows, tokenizer, teachers, cache_dir=folder / "cache")
-        seconds = interleaved({"cached epoch": cached.train, "plain epoch": plain.train}, options)
-        claims = [Claim.of(seconds, "cached epoch", "plain epoch", 1.03)]
+        times = interleaved({"cached epoch": cached.train, "plain epoch": plain.train}, options)
+        claims = [Claim.of(times, "cached epoch", "plain epoch", 1.03)]
         if options.device == "cuda":
             claims += [
                 Claim(f"GPU idle, {what}", [idle_share(trainer.train)])
                 for what, trainer in {"cached": cached, "plain": plain}.items()
             ]
-        show("A cached epoch against a plain fine-tuning epoch", claims, options, amounts=seconds)
+        show("A cached epoch against a plain fine-tuning epoch", claims, options, times=times)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 Action = Callable[[], object]
-Seconds = dict[str, list[float]]
+
+
+class Seconds(NamedTuple):
+    """What an action took.
+
+    Attributes:
+        wall: By the clock.
+        cpu: Of processors, over all threads of the process: what a busy machine disturbs least.
+    """
+
+    wall: float
+    cpu: float
+
+
+Times = dict[str, list[Seconds]]
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -41,7 +56,7 @@ def arguments(description: str) -> argparse.Namespace:
     return options
 
 
-def interleaved(actions: Mapping[str, Action], options: argparse.Namespace) -> Seconds:
+def interleaved(actions: Mapping[str, Action], options: argparse.Namespace) -> Times:
     """Seconds of every action in every round; each round runs all of them, beginning with another one.
 
     Args:
@@ -49,24 +64,24 @@ def interleaved(actions: Mapping[str, Action], options: argparse.Namespace) -> S
         options: Of `arguments`.
     """
     names = list(actions)
-    seconds: Seconds = {name: [] for name in names}
+    times: Times = {name: [] for name in names}
     for number in range(options.rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             with contextlib.redirect_stdout(io.StringIO()):  # logs and label plans of the trainers
                 taken = stopwatch(actions[name], options.device)
             if number:  # the first round warms up
-                seconds[name].append(taken)
-    return seconds
+                times[name].append(taken)
+    return times
 
 
-def stopwatch(action: Action, device: str) -> float:
-    """Seconds that an action takes, its work on the device included."""
+def stopwatch(action: Action, device: str) -> Seconds:
+    """What an action takes, its work on the device included."""
     wait(device)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     action()
     wait(device)
-    return time.perf_counter() - start
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def wait(device: str) -> None:
@@ -83,29 +98,37 @@ class Claim:
 
     Args:
         what: The ratio in words.
-        values: One ratio per round.
+        values: One ratio per round, by the clock.
         bound: The largest median that keeps the claim; None: only reported.
+        cpu_values: The same of processor time, where that was measured.
     """
 
     what: str
     values: Sequence[float]
     bound: float | None = None
+    cpu_values: Sequence[float] = ()
 
     @classmethod
-    def of(cls, seconds: Seconds, above: str, below: str | Sequence[str], bound: float | None = None) -> Claim:
+    def of(cls, times: Times, above: str, below: str | Sequence[str], bound: float | None = None) -> Claim:
         """``above`` ÷ the sum of ``below``, round by round: what disturbs a round disturbs both."""
         parts = [below] if isinstance(below, str) else list(below)
-        totals = [sum(values) for values in zip(*(seconds[part] for part in parts), strict=True)]
-        ratios = [a / b for a, b in zip(seconds[above], totals, strict=True)]
+        wall, cpu = (
+            [
+                getattr(times[above][i], clock) / sum(getattr(times[part][i], clock) for part in parts)
+                for i in range(len(times[above]))
+            ]
+            for clock in Seconds._fields
+        )
         named = parts[0] if len(parts) == 1 else f"({' + '.join(parts)})"
-        return cls(f"{above} ÷ {named}", ratios, bound)
+        return cls(f"{above} ÷ {named}", wall, bound, cpu)
 
     def row(self) -> list[str]:
         """Its cells of the table."""
         median = statistics.median(self.values)
+        cpu = f"{statistics.median(self.cpu_values):.3f}" if self.cpu_values else "–"
         bound = "–" if self.bound is None else f"≤ {self.bound:.2f}"
         met = "–" if self.bound is None else "yes" if median <= self.bound else "NO"
-        return [self.what, f"{median:.3f}", _range(self.values, ".3f"), bound, met]
+        return [self.what, f"{median:.3f}", _range(self.values, ".3f"), cpu, bound, met]
 
 
 def show(
@@ -113,7 +136,8 @@ def show(
     claims: Sequence[Claim],
     options: argparse.Namespace,
     *,
-    amounts: Mapping[str, Sequence[float]],
+    times: Times | None = None,
+    amounts: Mapping[str, Sequence[float]] | None = None,
     unit: str = "s",
 ) -> None:
     """Print what was measured, the claims, and the machine, as Markdown.
@@ -122,16 +146,19 @@ def show(
         title: What it is about.
         claims: The ratios.
         options: Of `arguments`.
-        amounts: What the ratios were made of, per round.
-        unit: Of the amounts.
+        times: What the ratios were made of.
+        amounts: What else was measured, per round, in ``unit``.
     """
     from hf_distill.table import markdown_table
 
+    amounts = {name: [taken.wall for taken in values] for name, values in (times or {}).items()} | dict(
+        amounts or {}
+    )
     rows = [[name, f"{statistics.median(v):.4g}", _range(v, ".4g")] for name, v in amounts.items()]
     print(f"\n## {title}\n")
     print(markdown_table(["measured", f"median {unit}", "min–max"], rows) + "\n")
     if claims:
-        header = ["ratio", "median", "min–max", "bound", "met"]
+        header = ["ratio", "median", "min–max", "of CPU time", "bound", "met"]
         print(markdown_table(header, [claim.row() for claim in claims]) + "\n")
     print(f"{machine(options)}; {options.rounds} rounds", flush=True)
 
@@ -167,7 +194,7 @@ def idle_share(action: Action) -> float:
     from torch.profiler import ProfilerActivity, profile
 
     with contextlib.redirect_stdout(io.StringIO()), profile(activities=[ProfilerActivity.CUDA]) as trace:
-        total = stopwatch(action, "cuda")
+        total = stopwatch(action, "cuda").wall
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in trace.events()

@@ -132,6 +132,39 @@ def train(
 
 
 @app.command()
+def cache(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    info: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="List what a cache holds instead.", show_default=False)
+    ] = None,
+) -> None:
+    """Run every teacher once over every row of a recipe's data and keep the outputs in teachers.cache_dir."""
+    with _reporting():
+        if (recipe is None) == (info is None):
+            raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
+        if info is not None:
+            _say(_cached(info))
+            return
+        assert recipe is not None
+        checked = _load(recipe, overrides)
+        if checked.teachers.cache_dir is None:
+            raise ConfigurationError(
+                f"{recipe}: teachers.cache_dir is missing; name the folder of the cache, e.g. teachers.cache_dir=cache"
+            )
+        from .recipe import build_arguments, build_cache, load_data
+
+        rows = load_data(checked)
+        built = build_cache(checked, build_arguments(checked).device)
+        for split, dataset in rows.items():
+            computed = built.add(dataset, checked.data.text_columns)
+            _say(f"{split}: {len(dataset)} rows; {computed} outputs computed, the rest was there")
+        _say(_cached(Path(checked.teachers.cache_dir)))
+
+
+@app.command()
 def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -261,6 +294,26 @@ def _spec(spec: Any) -> str:
 
 def _shortened(names: tuple[str, ...]) -> str:
     return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")
+
+
+def _cached(folder: Path) -> str:
+    """What a cache holds, as a table."""
+    from .cache import cache_info
+    from .table import markdown_table
+
+    rows = [
+        [
+            entry["key"][:12],
+            f"{entry['teacher']} ({entry['source']}{' @ ' + entry['revision'][:8] if entry['revision'] else ''})",
+            f"{entry['rows']:,}",
+            f"{entry['bytes']:,}",
+            entry["dtype"] + (f", {entry['precision']} autocast" if entry["precision"] else ""),
+            f"{(time.time() - entry['written']) / 3600:.1f} h",
+            str(len(entry["damaged"])),
+        ]
+        for entry in cache_info(folder)
+    ]
+    return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
 
 
 def _loaded(recipe: Recipe) -> str:

@@ -30,9 +30,10 @@ from .errors import ConfigurationError, DataError
 from .fusion import FUSIONS, Fusion, LinearPool
 from .lookup import build
 from .metrics import compute_metric, load_metric
+from .student import load_trained, student_config
 from .table import markdown_table
 from .tasks import TASKS, Task
-from .teachers import TeacherPool, TeacherSource, load_teacher, load_tokenizer, load_with_head
+from .teachers import TeacherPool, TeacherSource, load_teacher, load_tokenizer
 from .views import TokenView, token_limit
 
 
@@ -182,19 +183,19 @@ def evaluate_ensemble(
     text_columns = task.text_columns if text_columns is None else text_columns
     if isinstance(student, str) and processing_class is None:
         processing_class = load_tokenizer(student, what="The student")
-    students: dict[str, PreTrainedModel] = {}
-    for name, model in (("student", student), ("baseline", baseline)):
-        if model is not None:
-            what = f"The {name}"
-            students[name] = (
-                load_with_head(model, task, what=what, require_head=True) if isinstance(model, str) else model
-            )
-    if students and processing_class is None:
+    if (student is not None or baseline is not None) and processing_class is None:
         raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
-    config = next(iter(students.values())).config if students else None
+    given = {"student": student, "baseline": baseline}
+    first = next((model for model in given.values() if model is not None), None)
+    config = None if first is None else student_config(first)
     if label_names is None and config is None and teachers:
         label_names = _names_of_data(dataset, label_column) or teachers[0].label_names
     names = resolve_label_names(label_names, dataset, label_column, config)
+    students = {
+        name: load_trained(model, names, task, f"The {name}")
+        for name, model in given.items()
+        if model is not None
+    }
     pool = TeacherPool(teachers, names, fusion)
     student_view = None
     if students:

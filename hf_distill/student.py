@@ -44,10 +44,30 @@ def load_student(id_or_path: str, label_names: Sequence[str], task: Task) -> Pre
         task,
         what="The student",
         require_head=False,
+        dtype="float32",  # a checkpoint stored in half precision would be trained in it; args.bf16 and fp16 autocast
         num_labels=len(label_names),
         id2label=dict(enumerate(label_names)),
         label2id={name: i for i, name in enumerate(label_names)},
     )
+
+
+def load_trained(
+    given: str | PreTrainedModel, label_names: Sequence[str], task: Task, what: str
+) -> PreTrainedModel:
+    """A finished student or baseline whose logits are in the order of the labels.
+
+    Args:
+        given: A model, id or folder.
+        label_names: The label names, in the order that is expected of its logits.
+        task: Its auto class loads the model.
+        what: Who it is, for messages: "The baseline".
+
+    Raises:
+        DataError: It cannot be loaded, has no trained head, or answers in another order.
+    """
+    model = load_with_head(given, task, what=what, require_head=True) if isinstance(given, str) else given
+    refuse_other_label_order(model.config, label_names, what)
+    return model
 
 
 def name_labels(model: PreTrainedModel, label_names: Sequence[str]) -> None:
@@ -66,7 +86,7 @@ def name_labels(model: PreTrainedModel, label_names: Sequence[str]) -> None:
     model.config.problem_type = "single_label_classification"
 
 
-def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str]) -> None:
+def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str], what: str) -> None:
     """Refuse a head that was trained for the same labels in another order: it would have to learn to swap them.
 
     Raises:
@@ -75,8 +95,8 @@ def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str
     own = [str(config.id2label[i]) for i in range(config.num_labels)]
     if any(is_generic(name) for name in own):
         return
-    if not LabelMap.match(own, label_names, teacher="(the student)").is_identity:
+    if not LabelMap.match(own, label_names, teacher=what).is_identity:
         raise DataError(
-            f"The student's head answers in the order {own}, the data in the order {list(label_names)}: "
+            f"{what}: its head answers in the order {own}, the data in the order {list(label_names)}: "
             f"pass label_names={own}, and the data's labels are matched to it by name."
         )

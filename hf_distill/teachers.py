@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -294,9 +295,28 @@ def _placement(needed: int, device: torch.device) -> str:
     return chosen
 
 
-def load_teacher(given: str | TeacherSource, task: str | Task) -> TeacherSource:
-    """A teacher as the trainer's ``teachers=`` names it: an id or folder is loaded, anything else is one already."""
-    return Teacher.from_pretrained(given, task=task) if isinstance(given, str) else given
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A teacher that is loaded when it is needed; the fields are the arguments of `Teacher.from_pretrained`."""
+
+    id_or_path: str
+    revision: str | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | Sequence[str] | None = None
+    max_length: int | None = None
+    dtype: str | torch.dtype | None = None
+    trust_remote_code: bool = False
+
+    def load(self, task: str | Task) -> Teacher:
+        """The live teacher."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Teacher.from_pretrained(**options, task=task)
+
+
+def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> TeacherSource:
+    """A teacher as ``teachers=`` names it: an id, folder or spec is loaded, anything else is one already."""
+    spec = TeacherSpec(given) if isinstance(given, str) else given
+    return spec.load(task) if isinstance(spec, TeacherSpec) else spec
 
 
 def load_with_head(

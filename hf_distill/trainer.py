@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from transformers import (
     set_seed,
 )
 
-from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
+from .accounting import EvaluationRows, LossTerm, Targets, TrainingSums, count_units, total_loss
 from .alignment import plan_table
 from .cache import CacheSettings, TeacherCache
 from .collator import MultiTeacherCollator
@@ -26,23 +26,11 @@ from .evaluation import EvaluationReport, evaluate_loader
 from .fusion import FUSIONS, Fusion, LinearPool, teacher_disagreement
 from .lookup import build
 from .losses import LOSSES, cross_entropy, forward_kl
-from .student import load_student, name_labels, refuse_other_label_order, student_config
+from .student import load_student, load_trained, name_labels, refuse_other_label_order, student_config
 from .tasks import TASKS, Task
 from .teachers import Teacher, TeacherPool, TeacherSource, load_teacher, load_tokenizer
 from .training_args import DistillationArguments
 from .views import VIEWS, TokenView, token_limit
-
-
-class Targets(NamedTuple):
-    """What the student of a batch is to imitate.
-
-    Attributes:
-        log_probs: (N, C) float32, fused, at the temperature; -inf for a class that no teacher has.
-        disagreement: (N,) float32, `teacher_disagreement`.
-    """
-
-    log_probs: Tensor
-    disagreement: Tensor
 
 
 class MultiTeacherDistillationTrainer(Trainer):
@@ -164,7 +152,7 @@ class MultiTeacherDistillationTrainer(Trainer):
         self.teacher_pool = TeacherPool(
             self.teachers, self.student_labels, self.fusion, placement=teacher_placement
         )
-        refuse_other_label_order(config, self.student_labels)
+        refuse_other_label_order(config, self.student_labels, "The student")
         if isinstance(model, str):
             sample = model = load_student(model, self.student_labels, self.task)
         if any(getattr(teacher, "model", None) is sample for teacher in teachers):
@@ -409,7 +397,7 @@ class MultiTeacherDistillationTrainer(Trainer):
         self,
         dataset: Any = None,
         *,
-        baseline: PreTrainedModel | None = None,
+        baseline: str | PreTrainedModel | None = None,
         metrics: Sequence[Any] | None = None,
         dataset_name: str = "evaluation set",
     ) -> EvaluationReport:
@@ -417,7 +405,7 @@ class MultiTeacherDistillationTrainer(Trainer):
 
         Args:
             dataset: Raw rows; None: the trainer's ``eval_dataset``.
-            baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
+            baseline: Another model (or id or folder) for the student's tokens, e.g. the student trained without teachers.
             metrics: Names, or `evaluate` modules; None: the task's.
             dataset_name: What the report calls the rows.
 
@@ -434,17 +422,20 @@ class MultiTeacherDistillationTrainer(Trainer):
                 f"{'none' if rows is None else f'several ({list(rows)})'}: pass dataset=."
             )
         rows = self._prepare(rows, dataset_name)
-        same_rows = any(rows is part for part in _parts(self.eval_dataset))
         notes = []
-        if same_rows and (self.args.load_best_model_at_end or self.state.best_model_checkpoint):
+        held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        if any(rows is part for part in held_out) and self.state.best_model_checkpoint:
             notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
-        if any(rows is part for part in _parts(self.train_dataset)):
+        if rows is self.train_dataset:
             notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
+        students = {"student": self.model}
+        if baseline is not None:
+            students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
         report = evaluate_loader(
             self.get_eval_dataloader(rows),
             pool=self.teacher_pool.to(self.args.device),
             fusion=self.fusion,
-            students={"student": self.model, **({"baseline": baseline} if baseline is not None else {})},
+            students=students,
             accelerator=self.accelerator,
             task=self.task,
             metrics=metrics,
@@ -455,7 +446,3 @@ class MultiTeacherDistillationTrainer(Trainer):
         if self.is_world_process_zero():
             report.save(self.args.output_dir)
         return report
-
-
-def _parts(dataset: Any) -> list[Any]:
-    return list(dataset.values()) if isinstance(dataset, dict) else [] if dataset is None else [dataset]

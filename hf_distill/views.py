@@ -88,7 +88,9 @@ class TokenView:
         Returns:
             For each input of the model B lists of numbers, not padded.
         """
-        return dict(self.tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length))
+        return dict(
+            self.tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length)
+        )
 
     def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
         """Pad B rows as the tokenizer pads.

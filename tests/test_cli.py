@@ -322,3 +322,28 @@ def test_two_processes_that_would_train_alone_are_refused(run, recipe):
     assert code != 0
     assert errors.count("training.use_cpu: 2 processes were launched") == 1
     assert not Path("runs").exists()
+
+
+def test_cache_is_built_once_listed_and_trained_from(run, recipe):
+    """`cache` computes every output; a second call and the evaluation compute none; figures are those of live teachers."""
+    there = ["teachers.cache_dir=cache", "teachers.cache_dtype=float32"]
+    built = run("cache", recipe, *there)
+    assert built.exit_code == 0, built.output
+    assert "train: 64 rows; 128 outputs computed" in built.stdout
+    again = run("cache", recipe, *there)
+    assert "train: 64 rows; 0 outputs computed" in again.stdout and "test: 33 rows; 0 outputs" in again.stdout
+    listed = run("cache", "--info", "cache")
+    assert "| bert (bert)" in listed.stdout and "float32" in listed.stdout and "0.0 h" in listed.stdout
+    assert run("train", recipe, *there, "training.output_dir=cached").exit_code == 0
+    assert run("train", recipe, "training.output_dir=live").exit_code == 0
+    cached, live = (json.loads(Path(name, "report.json").read_text())["systems"] for name in ("cached", "live"))
+    for name, system in live.items():
+        assert cached[name]["metrics"] == pytest.approx(system["metrics"], rel=1e-4)
+    assert run("evaluate", recipe, *there, "training.output_dir=cached").exit_code == 0
+
+
+def test_cache_needs_a_recipe_or_a_folder(run, recipe):
+    for arguments in (["cache"], ["cache", recipe, "--info", "x"], ["cache", recipe]):
+        done = run(*arguments)
+        assert done.exit_code == 2 and "cache" in done.stderr
+    assert run("cache", "--info", "nothing").exit_code == 3

@@ -487,3 +487,32 @@ def test_seed_decides_a_fresh_head(tmp_path, checkpoints, teachers, rows):
 
     set_seed(1)
     assert torch.equal(head(3), head(3))
+
+
+def test_hyperparameter_search_over_our_own_fields(tmp_path, teachers, bert_tokenizer, rows, held_out):
+    """Through optuna: every trial trains with the temperature and weights it was given."""
+    seen = []
+
+    def spy(student_logits, target_log_probs, *, temperature):
+        seen.append(temperature)
+        return forward_kl(student_logits, target_log_probs, temperature=temperature)
+
+    trainer = MultiTeacherDistillationTrainer(
+        model_init=lambda: make_student(bert_tokenizer),
+        teachers=teachers[:1],
+        args=arguments(tmp_path, eval_strategy="steps", eval_steps=2),
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=bert_tokenizer,
+        distillation_loss=spy,
+    )
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {
+            "temperature": trial.suggest_categorical("temperature", [1.5, 3.0]),
+            "distill_weight": trial.suggest_float("distill_weight", 0.2, 0.8),
+        },
+        n_trials=4,
+        backend="optuna",
+        compute_objective=lambda metrics: metrics["eval_loss_task"],
+    )
+    assert set(seen) == {1.5, 3.0} and best.hyperparameters["temperature"] in (1.5, 3.0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from .building import build_baseline, build_trainer, evaluate_recipe, label_plan
+from .building import build_arguments, build_baseline, build_cache, build_trainer, evaluate_recipe, label_plan
 from .loading import evaluation_split, load_data
 from .reading import load_recipe
 from .sections import Recipe
 
 __all__ = [
     "Recipe",
+    "build_arguments",
     "build_baseline",
+    "build_cache",
     "build_trainer",
     "evaluate_recipe",
     "evaluation_split",

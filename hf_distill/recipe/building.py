@@ -15,11 +15,13 @@ from .sections import Recipe, Section
 
 if TYPE_CHECKING:
     import datasets
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from ..cache import CacheSettings, TeacherCache
     from ..evaluation import EvaluationReport
     from ..fusion import Fusion
-    from ..teachers import Teacher
+    from ..teachers import TeacherSpec
     from ..trainer import MultiTeacherDistillationTrainer
     from ..training_args import DistillationArguments
 
@@ -61,7 +63,6 @@ def build_trainer(
 
     args = build_arguments(recipe)
     rows = load_data(recipe) if rows is None else rows
-    teachers = build_teachers(recipe)
     model, tokenizer = _build_student(recipe, rows["train"], seed=args.seed)
     metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
     trainer = MultiTeacherDistillationTrainer(
@@ -72,13 +73,16 @@ def build_trainer(
         processing_class=tokenizer,
         compute_metrics=compute_metrics_from(metrics),
         callbacks=callbacks,
-        teachers=teachers,
+        teachers=teacher_specs(recipe),
         fusion=build_fusion(recipe),
         distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
         label_names=recipe.data.label_names,
+        cache_dir=recipe.teachers.cache_dir,
+        cache_settings=cache_settings(recipe),
+        teacher_placement=recipe.teachers.placement,
     )
     if trainer.is_world_process_zero():
         write_recipe(recipe, Path(args.output_dir))
@@ -103,14 +107,40 @@ def build_arguments(recipe: Recipe) -> DistillationArguments:
     )
 
 
-def build_teachers(recipe: Recipe) -> list[Teacher]:
-    """Loads the teachers, in the order of the recipe."""
-    from ..teachers import Teacher
+def teacher_specs(recipe: Recipe) -> list[TeacherSpec]:
+    """Returns the teachers, in the order of the recipe, none of them loaded yet."""
+    from ..teachers import TeacherSpec
 
     return [
-        Teacher.from_pretrained(entry.model, task=recipe.task, **entry.model_dump(exclude={"model"}))
-        for entry in recipe.teachers.models
+        TeacherSpec(entry.model, **entry.model_dump(exclude={"model"})) for entry in recipe.teachers.models
     ]
+
+
+def build_cache(recipe: Recipe, device: torch.device | None = None) -> TeacherCache | None:
+    """Opens the cache of `teachers.cache_dir`, or returns None where the teachers run live.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        device: where the teachers run; None: the process's own.
+    """
+    from ..cache import TeacherCache
+
+    if recipe.teachers.cache_dir is None:
+        return None
+    return TeacherCache(
+        teacher_specs(recipe),
+        recipe.teachers.cache_dir,
+        cache_settings(recipe),
+        task=recipe.task,
+        device=device,
+    )
+
+
+def cache_settings(recipe: Recipe) -> CacheSettings:
+    """Returns how the recipe's cache computes and stores."""
+    from ..cache import CacheSettings
+
+    return CacheSettings(dtype=recipe.teachers.cache_dtype, precision=recipe.teachers.cache_precision)
 
 
 def build_baseline(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel | None:
@@ -120,17 +150,11 @@ def build_baseline(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedMode
         recipe: a recipe of `load_recipe`.
         label_names: the student's; a baseline with others, or in another order, is refused.
     """
-    from ..student import refuse_other_label_order
+    from ..student import load_trained
     from ..tasks import TASKS
-    from ..teachers import load_with_head
 
-    if recipe.evaluation.baseline is None:
-        return None
-    model = load_with_head(
-        recipe.evaluation.baseline, TASKS[recipe.task], what="The baseline", require_head=True
-    )
-    refuse_other_label_order(model.config, label_names)
-    return model
+    given = recipe.evaluation.baseline
+    return None if given is None else load_trained(given, label_names, TASKS[recipe.task], "The baseline")
 
 
 def build_fusion(recipe: Recipe) -> Fusion:
@@ -152,7 +176,7 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     from accelerate import Accelerator
 
     from ..evaluation import evaluate_ensemble
-    from ..student import refuse_other_label_order, student_config
+    from ..student import student_config
 
     args = build_arguments(recipe)
     folder = Path(args.output_dir)
@@ -167,14 +191,17 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
         raise DataError("evaluation.split leaves nothing to evaluate; name one of " + ", ".join(rows))
     config = student_config(str(folder))
     names = recipe.data.label_names or tuple(config.id2label[i] for i in range(config.num_labels))
-    refuse_other_label_order(config, names)
     notes = []
     if split == "train":
         notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
     elif split == "validation" and args.load_best_model_at_end:
         notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
+    accelerator = Accelerator(cpu=args.use_cpu)
+    cache = build_cache(recipe, accelerator.device)
+    if cache is not None:
+        cache.add(rows[split], recipe.data.text_columns)
     report = evaluate_ensemble(
-        build_teachers(recipe),
+        teacher_specs(recipe) if cache is None else cache.teachers,
         rows[split],
         student=str(folder),
         baseline=build_baseline(recipe, names),
@@ -186,7 +213,7 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
         metrics=recipe.evaluation.metrics,
         batch_size=args.per_device_eval_batch_size,
         max_length=recipe.student.max_length,
-        accelerator=Accelerator(cpu=args.use_cpu),
+        accelerator=accelerator,
         dataset_name=split,
         notes=notes,
     )
@@ -206,7 +233,8 @@ def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
     from ..teachers import TeacherPool
 
     names = _label_names(recipe, rows["train"])
-    return plan_table(TeacherPool(build_teachers(recipe), names, build_fusion(recipe)).label_maps)
+    teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)]
+    return plan_table(TeacherPool(teachers, names, build_fusion(recipe)).label_maps)
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:

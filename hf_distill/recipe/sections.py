@@ -110,11 +110,15 @@ class TeacherEntry(Section):
 
 
 class Teachers(Section):
-    """The teachers, in the order in which fusion weights are given."""
+    """The teachers, in the order in which fusion weights are given, and where their outputs are kept."""
 
     models: Annotated[
         tuple[Annotated[TeacherEntry, BeforeValidator(_as_entry)], ...], Strict(False), Field(min_length=1)
     ]
+    cache_dir: Text | None = None
+    cache_dtype: Literal["float16", "float32"] = "float16"
+    cache_precision: Literal["bf16", "fp16"] | None = None
+    placement: Literal["resident", "swap", "auto"] = "resident"
 
 
 class Student(Section):
