@@ -23,9 +23,11 @@ class TeacherOutputs(NamedTuple):
 
     Attributes:
         logits: (N, Ck) raw logits, any floating type.
+        hidden_states: (N, layers, D) pooled over the valid positions, where they were asked for; else None.
     """
 
     logits: Tensor
+    hidden_states: Tensor | None = None
 
 
 class TeacherBatch(NamedTuple):

@@ -55,10 +55,11 @@ class CacheSettings:
 
     Args:
         dtype: ``float16`` or ``float32``, of what is stored. float16 keeps logits to 2⁻¹¹ of their size, which changes
-            a divergence by at most (max|z| / 2048 / T)² / 2.
+            a divergence, with its factor T², by at most (max|z| / 2048)² / 2 where student and target agree.
         precision: Autocast of the teachers' forward: None (their own type), ``bf16`` or ``fp16``.
         shard_rows: Rows per shard: what a killed build loses at most, per process.
         token_budget: Tokens per forward, padding included.
+        hidden_states: Layers whose pooled hidden states are stored beside the logits, see `Teacher.run`.
 
     Raises:
         ConfigurationError: A value that is none of these.
@@ -68,8 +69,10 @@ class CacheSettings:
     precision: str | None = None
     shard_rows: int = 4096
     token_budget: int = 8192
+    hidden_states: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_states", tuple(self.hidden_states))
         if self.dtype not in _DTYPES:
             raise ConfigurationError(
                 f"The cache's dtype is {self.dtype!r}: choose one of {', '.join(_DTYPES)}."
@@ -102,7 +105,7 @@ def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
     }
     facts = [
         _FORMAT, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
-        settings.dtype, settings.precision,
+        settings.dtype, settings.precision, settings.hidden_states,
     ]  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(teacher.model.state_dict().items()):
@@ -247,39 +250,45 @@ class TeacherCache:
                         pending.append((ids, True))
                         continue
                     if not store.has(name):
-                        store.write(ids, {"logits": self._logits(teacher, ids, rows, device)})
+                        store.write(ids, self._outputs(teacher, ids, rows, device))
                         computed += len(ids)
                 bar.update(len(ids))
         store.sweep()
         return computed
 
-    def _logits(
+    def _outputs(
         self, teacher: Teacher, ids: np.ndarray, rows: Mapping[int, tuple[str, ...]], device: torch.device
-    ) -> np.ndarray:
-        """(n, Ck) of a shard: rows in order of length, as many per forward as the token budget holds."""
+    ) -> dict[str, np.ndarray]:
+        """The fields (n, …) of a shard: rows in order of length, as many per forward as the token budget holds."""
         columns = [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
         tokens = teacher.view.encode(columns)
         lengths = np.array([len(row) for row in tokens["input_ids"]])
-        logits = np.empty((len(ids), len(teacher.label_names)), dtype=_DTYPES[self.settings.dtype])
+        fields: dict[str, np.ndarray] = {}
         dtype = _PRECISIONS[self.settings.precision]
         for batch in _by_length(lengths, self.settings.token_budget):
             encoded = [{key: tokens[key][i] for key in tokens} for i in batch]
             inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                outputs = teacher({key: value.to(device) for key, value in inputs.items()})
-            with np.errstate(
-                over="ignore"
-            ):  # a logit too large for the type becomes infinite, which is refused below
-                logits[batch] = outputs.logits.float().cpu().numpy()
-        finite = np.isfinite(logits).all(axis=1)
+                outputs = teacher.run(
+                    {k: v.to(device) for k, v in inputs.items()}, self.settings.hidden_states
+                )
+            for name, values in outputs._asdict().items():
+                if values is not None:
+                    if name not in fields:
+                        fields[name] = np.empty(
+                            (len(ids), *values.shape[1:]), dtype=_DTYPES[self.settings.dtype]
+                        )
+                    with np.errstate(over="ignore"):  # too large for the type becomes infinite: refused below
+                        fields[name][batch] = values.float().cpu().numpy()
+        finite = np.all([np.isfinite(f).reshape(len(ids), -1).all(1) for f in fields.values()], axis=0)
         if not finite.all():
             row = rows[int(ids[np.flatnonzero(~finite)[0]])]
             raise DataError(
-                f"Teacher {teacher.name!r} gives outputs that are not finite in {self.settings.dtype} for {len(ids) - finite.sum()} "
-                f"row(s), e.g. {row[0][:80]!r}: they are not stored. Store float32 if they are large, lower the "
-                "precision's autocast, or drop the teacher."
+                f"Teacher {teacher.name!r} gives outputs that are not finite in {self.settings.dtype} for "
+                f"{len(ids) - finite.sum()} row(s), e.g. {row[0][:80]!r}: they are not stored. Store float32 if they are "
+                "large, lower the precision's autocast, or drop the teacher."
             )
-        return logits
+        return fields
 
 
 def cache_teacher_outputs(
@@ -292,6 +301,7 @@ def cache_teacher_outputs(
     precision: str | None = None,
     shard_rows: int = 4096,
     token_budget: int = 8192,
+    hidden_states: Sequence[int] | None = None,
     task: str | Task = "text-classification",
     device: torch.device | None = None,
 ) -> list[CachedTeacher]:
@@ -302,7 +312,7 @@ def cache_teacher_outputs(
         dataset: Raw rows.
         cache_dir: Folder of the cache.
         text_columns: One column of text, or two for pairs.
-        dtype, precision, shard_rows, token_budget: See `CacheSettings`.
+        dtype, precision, shard_rows, token_budget, hidden_states: See `CacheSettings`.
         task: Loads teachers given by id or folder.
         device: Where they run; None: the process's own.
 
@@ -318,7 +328,7 @@ def cache_teacher_outputs(
         64
     """
     settings = CacheSettings(
-        dtype=dtype, precision=precision, shard_rows=shard_rows, token_budget=token_budget
+        dtype, precision, shard_rows, token_budget, hidden_states=tuple(hidden_states or ())
     )
     cache = TeacherCache(teachers, cache_dir, settings, task=task, device=device)
     cache.add(dataset, text_columns)

@@ -34,7 +34,7 @@ class CachedView:
         return {}
 
     def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
-        """The stored outputs of B rows: ``logits`` (B, Ck) in the storage type.
+        """The stored outputs of B rows: ``logits`` (B, Ck), and what else was stored, in the storage type.
 
         Raises:
             CorruptStateError: A row was never computed.
@@ -80,5 +80,5 @@ class CachedTeacher:
     revision: str | None
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
-        """The stored logits; see `TeacherSource`."""
-        return TeacherOutputs(view["logits"])
+        """The stored outputs; see `TeacherSource`."""
+        return TeacherOutputs(**view)

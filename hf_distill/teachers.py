@@ -160,12 +160,28 @@ class Teacher:
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor | None = None) -> TeacherOutputs:
         """Logits for a batch; see `TeacherSource`."""
+        return self.run(view)
+
+    def run(self, view: Mapping[str, Tensor], hidden_states: Sequence[int] = ()) -> TeacherOutputs:
+        """Logits, and pooled hidden states on request.
+
+        Args:
+            view: The inputs of its view, each (B, L).
+            hidden_states: Layers, as indices into the model's ``hidden_states`` (0: embeddings, -1: the last layer),
+                whose mean over the valid positions is wanted.
+        """
         # Many forwards swallow inputs they do not know in **kwargs; only named parameters mean something to them.
         inputs = {key: value for key, value in view.items() if key in self._parameters}
         with torch.inference_mode():
-            logits = self.model(**inputs).logits
+            outputs = self.model(**inputs, **({"output_hidden_states": True} if hidden_states else {}))
+            pooled = None
+            if hidden_states:
+                states = torch.stack([outputs.hidden_states[layer] for layer in hidden_states], 1).float()
+                valid = view.get("attention_mask", torch.ones(states.shape[::2], device=states.device))
+                valid = valid[:, None, :, None].float()  # (B, 1, L, 1)
+                pooled = (states * valid).sum(2) / valid.sum(2).clamp(min=1)
         # Tensors of the inference mode cannot take part in the student's graph, a copy can.
-        return TeacherOutputs(logits.clone())
+        return TeacherOutputs(outputs.logits.clone(), None if pooled is None else pooled.clone())
 
     def to(self, device: torch.device) -> Teacher:
         """Move the model."""

@@ -67,6 +67,29 @@ def test_outputs_are_the_teachers_own(tmp_path, teachers, many, dtype, tolerance
         assert ((stored.float() - alone).abs() <= tolerance * alone.abs().clamp(min=1)).all()
 
 
+def test_pooled_hidden_states_on_request(tmp_path, teachers, many):
+    some = many.select(range(40))
+    (cached,) = cache_teacher_outputs(
+        teachers[:1], some, cache_dir=tmp_path, dtype="float32", hidden_states=(0, -1), token_budget=150
+    )
+    ids = ids_of(some)
+    stored = cached(cached.view.collate([{}] * 40, ids), ids)
+    assert stored.hidden_states.shape == (40, 2, 32) and stored.logits.shape == (40, 2)
+    for i in (0, 17):
+        inputs = teachers[0].view.tokenizer(
+            some["text"][i], return_tensors="pt"
+        )  # alone, so that nothing is padded
+        with torch.no_grad():
+            states = teachers[0].model(**inputs, output_hidden_states=True).hidden_states
+        for k, layer in enumerate((0, -1)):
+            torch.testing.assert_close(
+                stored.hidden_states[i, k], states[layer][0].mean(0), atol=1e-5, rtol=1e-5
+            )
+    assert teacher_key(teachers[0], CacheSettings(hidden_states=(1,))) != teacher_key(
+        teachers[0], CacheSettings()
+    )
+
+
 def test_rows_are_run_in_order_of_length_within_the_token_budget(tmp_path, many, bert_tokenizer):
     teacher = Teacher(make_bert(bert_tokenizer, LABELS), bert_tokenizer, name="bert")
     shapes = []
@@ -82,7 +105,9 @@ def test_rows_are_run_in_order_of_length_within_the_token_budget(tmp_path, many,
     tokens = sum(tokens for tokens, *_ in shapes)
     size = max(rows for _, rows, _ in shapes)
     lengths = [len(ids) for ids in bert_tokenizer(many["text"][:])["input_ids"]]
-    at_random = sum(max(lengths[i : i + size]) * len(lengths[i : i + size]) for i in range(0, len(lengths), size))
+    at_random = sum(
+        max(lengths[i : i + size]) * len(lengths[i : i + size]) for i in range(0, len(lengths), size)
+    )
     padding = sum(rows * length for _, rows, length in shapes) - tokens
     assert padding < 0.2 * (at_random - sum(lengths))
 
