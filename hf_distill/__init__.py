@@ -18,9 +18,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
     from .evaluation import EvaluationReport, evaluate_ensemble
     from .fusion import FUSIONS, Fusion, LinearPool, LogPool
     from .losses import LOSSES, forward_kl, jsd, logit_mse, reverse_kl
+    from .pool import TeacherPool
     from .recipe import Recipe, load_recipe
     from .tasks import TASKS, Task
-    from .teachers import Teacher, TeacherPool, TeacherSource
+    from .teachers import Teacher, TeacherSource
     from .trainer import MultiTeacherDistillationTrainer
     from .training_args import DistillationArguments
 
@@ -41,7 +42,7 @@ _MODULE_OF = {
     "TASKS": "tasks",
     "Task": "tasks",
     "Teacher": "teachers",
-    "TeacherPool": "teachers",
+    "TeacherPool": "pool",
     "TeacherSource": "teachers",
     "align": "alignment",
     "cache_teacher_outputs": "cache",

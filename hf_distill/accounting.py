@@ -139,7 +139,7 @@ class EvaluationRows:
     """Per-unit values of an evaluation, so that its means do not depend on how rows were batched."""
 
     def __init__(self) -> None:
-        self._batches: list[dict[str, Tensor]] = []
+        self._batches: list[dict[str, tuple[Tensor, Tensor]]] = []
         self._weights: dict[str, float] = {}
 
     def add(self, terms: Mapping[str, LossTerm], labels: Tensor, gather: Callable[[Any], Any]) -> None:
@@ -150,9 +150,13 @@ class EvaluationRows:
             labels: (N,) int64.
             gather: Concatenates over the processes and drops rows that were repeated to fill the last batch.
         """
-        unlabelled = labels == UNLABELLED
+        labelled = labels != UNLABELLED
+        # Which units count travels beside the values: a NaN among these is a diverged run, and must show.
         values = {
-            name: term.values.detach().expand(labels.shape).masked_fill(unlabelled & term.labelled, torch.nan)
+            name: (
+                term.values.detach().expand(labels.shape),
+                labelled if term.labelled else torch.ones_like(labelled),
+            )
             for name, term in terms.items()
         }
         self._batches.append(gather(values))
@@ -164,8 +168,8 @@ class EvaluationRows:
             return {}
         loss, means = 0.0, {}
         for name, weight in self._weights.items():
-            values = torch.cat([batch[name] for batch in self._batches])
-            if not values.isnan().all():
-                means[log_name(name)] = values.nanmean().item()
+            values, counts = (torch.cat([batch[name][part] for batch in self._batches]) for part in (0, 1))
+            if counts.any():
+                means[log_name(name)] = values[counts].mean().item()
                 loss += weight * means[log_name(name)]
         return {"loss": loss, **means}

@@ -60,6 +60,19 @@ def _normalised(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.casefold()) or label
 
 
+def find_label(name: str, labels: Sequence[str]) -> int | None:
+    """Where a name stands among labels: exactly, else ignoring case, spaces and punctuation if only one is alike.
+
+    Example:
+        >>> find_label("Positive", ["negative", "positive"])
+        1
+    """
+    if name in labels:
+        return list(labels).index(name)
+    alike = [i for i, label in enumerate(labels) if _normalised(label) == _normalised(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Where each of the student's classes stands among a teacher's.

@@ -58,7 +58,8 @@ class CacheSettings:
             a divergence, with its factor T², by at most (max|z| / 2048)² / 2 where student and target agree.
         precision: Autocast of the teachers' forward: None (their own type), ``bf16`` or ``fp16``.
         shard_rows: Rows per shard: what a killed build loses at most, per process.
-        token_budget: Tokens per forward, padding included.
+        token_budget: Tokens per forward, padding included; None: 1024 on a CPU, whose caches larger batches overflow,
+            8192 on an accelerator, which smaller ones leave idle.
         hidden_states: Layers whose pooled hidden states are stored beside the logits, see `Teacher.run`.
 
     Raises:
@@ -68,7 +69,7 @@ class CacheSettings:
     dtype: str = "float16"
     precision: str | None = None
     shard_rows: int = 4096
-    token_budget: int = 8192
+    token_budget: int | None = None
     hidden_states: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,6 +84,8 @@ class CacheSettings:
             )
         for name in ("shard_rows", "token_budget"):
             value = getattr(self, name)
+            if value is None and name == "token_budget":
+                continue
             if not isinstance(value, int) or value < 1:
                 raise ConfigurationError(f"The cache's {name} is {value!r}: it is a whole number from 1.")
 
@@ -104,7 +107,7 @@ def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
         for name, adapter in (getattr(teacher.model, "peft_config", None) or {}).items()
     }
     facts = [
-        _FORMAT, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
+        _FORMAT, type(teacher).__qualname__, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
         settings.dtype, settings.precision, settings.hidden_states,
     ]  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
@@ -146,6 +149,8 @@ class TeacherCache:
     ) -> None:
         self.settings = settings
         self.device = device
+        with contextlib.suppress(OSError):  # the stores inside explain what is wrong
+            Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._task = task
         self._given = list(teachers)
         self.teachers: list[CachedTeacher] = []
@@ -215,8 +220,8 @@ class TeacherCache:
             if len(missing):
                 computed += self._compute(load_teacher(given, self._task), store, missing, rows)
             PartialState().wait_for_everyone()
-            if len(missing):
-                cached.view.reopen()
+            # Always, and here: what is missing for us may have been written by others, and workers inherit the maps.
+            cached.view.open(None if len(missing) else known)
         return computed
 
     def _compute(
@@ -265,7 +270,8 @@ class TeacherCache:
         lengths = np.array([len(row) for row in tokens["input_ids"]])
         fields: dict[str, np.ndarray] = {}
         dtype = _PRECISIONS[self.settings.precision]
-        for batch in _by_length(lengths, self.settings.token_budget):
+        budget = self.settings.token_budget or (1024 if device.type == "cpu" else 8192)
+        for batch in _by_length(lengths, budget):
             encoded = [{key: tokens[key][i] for key in tokens} for i in batch]
             inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -300,7 +306,7 @@ def cache_teacher_outputs(
     dtype: str = "float16",
     precision: str | None = None,
     shard_rows: int = 4096,
-    token_budget: int = 8192,
+    token_budget: int | None = None,
     hidden_states: Sequence[int] | None = None,
     task: str | Task = "text-classification",
     device: torch.device | None = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,16 +44,22 @@ class CachedView:
             name: torch.from_numpy(values) for name, values in self.reader.read(example_ids.numpy()).items()
         }
 
+    def refuse_unknown(self, example_ids: np.ndarray) -> None:
+        """Refuse rows (N,) that were never computed before anything is trained on them."""
+        missing = self.reader.missing(example_ids)
+        if len(missing):
+            self.reader.read(missing)
+
     @property
     def reader(self) -> RowReader:
         """The rows, opened and checked when first asked for."""
         if self._reader is None:
-            self._reader = RowReader(Store(self.folder, self.key).shards(), self.what)
+            self.open()
         return self._reader
 
-    def reopen(self) -> None:
-        """Forget what was open, since rows were added."""
-        self._reader = None
+    def open(self, reader: RowReader | None = None) -> None:
+        """Read from what is there now: rows may have been added, also by other processes and trainers."""
+        self._reader = reader or RowReader(Store(self.folder, self.key).shards(), self.what)
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader's worker maps the files itself; pickled, the maps would be copied whole.

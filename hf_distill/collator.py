@@ -35,8 +35,10 @@ class MultiTeacherCollator:
         self.views = dict(views)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        own = [{key: value for key, value in row.items() if not key.startswith(VIEWS)} for row in rows]
-        example_id = torch.tensor([row.pop("example_id") for row in own])
+        # The columns are those of the first row: asking every row is what collation would mostly do.
+        columns = [key for key in rows[0] if key != "example_id" and not key.startswith(VIEWS)]
+        own = [{key: row[key] for key in columns} for row in rows]
+        example_id = torch.tensor([row["example_id"] for row in rows])
         if self.student is None:
             batch = {"labels": torch.tensor([row["labels"] for row in own])}
         else:
@@ -44,7 +46,7 @@ class MultiTeacherCollator:
         views = {}
         for name, view in self.views.items():
             prefix = view_column(name, "")
-            keys = [key for key in rows[0] if key.startswith(prefix)]
-            encoded = [{key.removeprefix(prefix): row[key] for key in keys} for row in rows]
+            inputs = {key.removeprefix(prefix): key for key in rows[0] if key.startswith(prefix)}
+            encoded = [{short: row[key] for short, key in inputs.items()} for row in rows]
             views[name] = view.collate(encoded, example_id)
         return {**batch, "example_id": example_id, VIEWS: views}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -11,7 +12,7 @@ from typing import Any
 import datasets
 from transformers import PretrainedConfig
 
-from .alignment import LabelMap, is_generic
+from .alignment import LabelMap, find_label, is_generic
 from .errors import DataError
 from .lookup import suggest
 from .views import View, view_column
@@ -103,7 +104,7 @@ def label_encoder(
     Raises:
         DataError: At once for class names the student lacks; from ``encode`` for a value that is no label.
     """
-    by_name = {name: i for i, name in enumerate(label_names)}
+    by_name = functools.cache(functools.partial(find_label, labels=tuple(label_names)))
     is_class = isinstance(feature, datasets.ClassLabel)
     if is_class and tuple(feature.names) != tuple(label_names):
         matched = LabelMap.match(feature.names, label_names, teacher=f"(column {label_column!r})")
@@ -120,14 +121,19 @@ def label_encoder(
         if value is None or value == UNLABELLED or (isinstance(value, float) and math.isnan(value)):
             return UNLABELLED
         if isinstance(value, str):
-            if value not in by_name:
+            if by_name(value) is None:
                 raise DataError(
                     f"Row {row}, column {label_column!r}: {value!r} is none of the student's labels "
                     f"{list(label_names)}{suggest(value, label_names)}."
                 )
-            return by_name[value]
+            return by_name(value)
         # Column readers turn integers with gaps into floats; true and false say nothing about which class is meant.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or value != int(value)
+        ):
             raise DataError(
                 f"Row {row}, column {label_column!r}: found {value!r}, expected a label's name or its number from 0 to "
                 f"{len(label_names) - 1}."
@@ -172,9 +178,25 @@ def encode_views(texts: Sequence[Sequence[str]], views: Mapping[str, View]) -> d
     }
 
 
-def is_prepared(dataset: Any) -> bool:
-    """Whether `prepare_dataset` made this dataset."""
-    return "example_id" in (getattr(dataset, "column_names", None) or ())
+def refuse_other_types(dataset: Any, what: str) -> None:
+    """Refuse what has no named columns of text, or no rows.
+
+    Raises:
+        DataError: It is no dataset, several, or empty.
+    """
+    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
+        raise DataError(
+            f"The {what} is a {type(dataset).__name__}, but teachers read text from named columns: pass one "
+            "datasets.Dataset, e.g. one split, or Dataset.from_list(rows)."
+        )
+    if isinstance(dataset, datasets.Dataset) and not len(dataset):
+        raise DataError(f"The {what} has no rows.")
+
+
+def is_prepared(dataset: Any, text_columns: Sequence[str]) -> bool:
+    """Whether `prepare_dataset` made this dataset; raw rows may have an ``example_id`` of their own, and have text."""
+    columns = getattr(dataset, "column_names", None) or ()
+    return "example_id" in columns and not set(text_columns) & set(columns)
 
 
 def prepare_dataset(
@@ -205,11 +227,8 @@ def prepare_dataset(
         DataError: Missing text columns, text that is not text, or labels that are none of the student's.
     """
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
-    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
-        raise DataError(
-            f"The {what} is a {type(dataset).__name__}, but teachers read text from named columns: make it a "
-            "datasets.Dataset, e.g. with Dataset.from_list(rows)."
-        )
+    refuse_other_types(dataset, what)
+    dataset = dataset.with_format(None)  # tensors are no texts and no labels
     if dataset.features is None:  # a stream tells its columns only with its first rows
         dataset = dataset._resolve_features()
     features = dataset.features

@@ -14,7 +14,8 @@ from .data import UNLABELLED, encode_views, example_id
 from .errors import ConfigurationError, DataError
 from .fusion import FUSIONS, Fusion, LinearPool
 from .lookup import build
-from .teachers import TeacherPool, TeacherSource, load_teacher
+from .pool import TeacherPool
+from .teachers import TeacherSource, load_teacher
 
 
 class Ensemble:
@@ -95,6 +96,8 @@ class Ensemble:
         fused = [torch.empty(0, len(self.label_names))]
         for start in range(0, len(texts), self.batch_size):
             rows = [_columns(texts[i]) for i in range(start, min(start + self.batch_size, len(texts)))]
+            if len({len(row) for row in rows}) > 1:
+                raise DataError("The ensemble was given texts and pairs together: pass them in two calls.")
             columns = [list(column) for column in zip(*rows, strict=True)]
             tokens = encode_views(columns, self.pool.views)
             inputs = self._collate(

@@ -5,7 +5,6 @@ Shapes: K teachers, S systems, B rows of a batch, N rows of the dataset, C class
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -26,15 +25,16 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from .collator import MultiTeacherCollator
 from .data import UNLABELLED, prepare_dataset, resolve_label_names
-from .errors import ConfigurationError, DataError
+from .errors import ConfigurationError, DataError, HfDistillError
 from .fusion import FUSIONS, Fusion, LinearPool
 from .lookup import build
 from .metrics import compute_metric, load_metric
+from .pool import TeacherPool
 from .student import load_trained, student_config
 from .table import markdown_table
 from .tasks import TASKS, Task
-from .teachers import TeacherPool, TeacherSource, load_teacher, load_tokenizer
-from .views import TokenView, token_limit
+from .teachers import TeacherSource, load_teacher, load_tokenizer
+from .views import TokenView, input_length, named_inputs
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def evaluate_ensemble(
         baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
         processing_class: The student's tokenizer; None: the one stored with the student.
         fusion: As for the trainer.
-        task, text_columns, label_column, label_names: As for the trainer; without any other source of names the first
-            teacher's are taken.
+        task, text_columns, label_column, label_names: As for the trainer; without labels or a student the first teacher's
+            names are taken.
         metrics: Names of `METRICS`, other names for `evaluate.load`, or modules; None: the task's.
         batch_size: Rows per forward and process.
         max_length: Longest student input in tokens.
@@ -189,7 +189,11 @@ def evaluate_ensemble(
     first = next((model for model in given.values() if model is not None), None)
     config = None if first is None else student_config(first)
     if label_names is None and config is None and teachers:
-        label_names = _names_of_data(dataset, label_column) or teachers[0].label_names
+        if label_column in (dataset.features or {}):
+            # Numbers without names would be matched by position, to whichever teacher comes first.
+            label_names = resolve_label_names(None, dataset, label_column, None)
+        else:
+            label_names = teachers[0].label_names
     names = resolve_label_names(label_names, dataset, label_column, config)
     students = {
         name: load_trained(model, names, task, f"The {name}")
@@ -199,8 +203,9 @@ def evaluate_ensemble(
     pool = TeacherPool(teachers, names, fusion)
     student_view = None
     if students:
+        first = next(iter(students.values()))
         student_view = TokenView(
-            processing_class, max_length or token_limit(next(iter(students.values())), processing_class)
+            processing_class, input_length(first, processing_class, max_length, what="The student")
         )
     rows = prepare_dataset(
         dataset,
@@ -227,13 +232,6 @@ def evaluate_ensemble(
         dataset_name=dataset_name,
         notes=notes,
     )
-
-
-def _names_of_data(dataset: Any, label_column: str) -> tuple[str, ...] | None:
-    try:
-        return resolve_label_names(None, dataset, label_column, None)
-    except DataError:
-        return None
 
 
 def evaluate_loader(
@@ -271,20 +269,16 @@ def evaluate_loader(
         notes.append(
             f"{len(labels) - labelled} of {len(labels)} rows have no label; metrics with labels ignore them."
         )
-    results: dict[str, dict[str, float]] = {}
-    if accelerator.is_main_process:  # modules of `evaluate` lock files, which processes would fight for
-        for name, values in log_probs.items():
-            results[name] = {}
-            for module in modules:
-                of_ensemble = getattr(module, "references_from", "labels") == "ensemble"
-                if (of_ensemble and (name == "ensemble" or "ensemble" not in log_probs)) or not (
-                    of_ensemble or labelled
-                ):
-                    continue
-                results[name] |= compute_metric(
-                    module, log_probs=values, labels=labels, ensemble_log_probs=log_probs.get("ensemble")
-                )
-    results = broadcast_object_list([results])[0]
+    # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [_measure(modules, log_probs, labels)]
+        except HfDistillError as error:
+            outcome = [error]
+    (results,) = broadcast_object_list(outcome)
+    if isinstance(results, HfDistillError):
+        raise results
     sizes = _parameters(pool.teachers, students)
     systems = {name: SystemResult(values, sizes.get(name)) for name, values in results.items()}
     return EvaluationReport(
@@ -296,6 +290,26 @@ def evaluate_loader(
         fusion=repr(fusion) if pool.teachers else "",
         notes=tuple(notes),
     )
+
+
+def _measure(
+    modules: Sequence[Any], log_probs: Mapping[str, np.ndarray], labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Every module's values for every system; those that need labels or an ensemble only where there are some."""
+    labelled, ensemble = bool((labels != UNLABELLED).any()), log_probs.get("ensemble")
+    results: dict[str, dict[str, float]] = {name: {} for name in log_probs}
+    for module in modules:
+        of_ensemble = getattr(module, "references_from", "labels") == "ensemble"
+        for name, values in log_probs.items():
+            if (ensemble is None or name == "ensemble") if of_ensemble else not labelled:
+                continue
+            found = compute_metric(module, log_probs=values, labels=labels, ensemble_log_probs=ensemble)
+            if twice := sorted(found.keys() & results[name].keys()):
+                raise ConfigurationError(
+                    f"Two metrics are called {twice[0]!r}, of which a report shows one: name it once."
+                )
+            results[name] |= found
+    return results
 
 
 def _predict(
@@ -346,7 +360,7 @@ def _to_numpy(batch: tuple[dict[str, Tensor], Tensor]) -> tuple[dict[str, np.nda
 
 def _forward(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
     """Logits (B, C) in float32 of a model on the student's view of a batch."""
-    known = set(inspect.signature(model.forward).parameters) - {"labels"}
+    known = named_inputs(model) - {"labels"}
     return lambda inputs: model(**{key: inputs[key] for key in inputs if key in known}).logits.float()
 
 

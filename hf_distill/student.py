@@ -66,6 +66,11 @@ def load_trained(
         DataError: It cannot be loaded, has no trained head, or answers in another order.
     """
     model = load_with_head(given, task, what=what, require_head=True) if isinstance(given, str) else given
+    if model.config.num_labels != len(label_names):
+        raise DataError(
+            f"{what}: its head has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
+            f"{list(label_names)}: give a model with as many, or correct label_names=."
+        )
     refuse_other_label_order(model.config, label_names, what)
     return model
 
@@ -95,7 +100,15 @@ def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str
     own = [str(config.id2label[i]) for i in range(config.num_labels)]
     if any(is_generic(name) for name in own):
         return
-    if not LabelMap.match(own, label_names, teacher=what).is_identity:
+    try:
+        identity = LabelMap.match(own, label_names, teacher=what).is_identity
+    except DataError as error:
+        raise DataError(
+            f"{what}: its head was trained for the labels {own}, the data has {list(label_names)}: correct "
+            "label_names=, or, to train a fresh head, give the checkpoint's body with unnamed labels "
+            f"(from_pretrained(…, num_labels={len(label_names)}, id2label=…))."
+        ) from error
+    if not identity:
         raise DataError(
             f"{what}: its head answers in the order {own}, the data in the order {list(label_names)}: "
             f"pass label_names={own}, and the data's labels are matched to it by name."

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,12 +13,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage
+from .alignment import TeacherOutputs
 from .errors import ConfigurationError, DataError, UnsafeFileError
-from .fusion import Fusion
 from .lookup import suggest
 from .tasks import TASKS, Task
-from .views import VIEWS, TokenView, View, token_limit
+from .views import TokenView, View, input_length, named_inputs
 
 
 @runtime_checkable
@@ -94,20 +92,24 @@ class Teacher:
             )
         self.name = name
         _refuse_other_task(model, self.task, f"Teacher {name!r}")
-        if tokenizer.pad_token_id is None:
+        length = input_length(model, tokenizer, max_length, what=f"Teacher {name!r}")
+        # Heads on decoders (`score`) answer from the last token that is not the config's padding token.
+        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if hasattr(inside, "score") and model.config.pad_token_id != tokenizer.pad_token_id:
             raise DataError(
-                f"Teacher {name!r}: its tokenizer has no padding token, so rows cannot be batched: set "
-                "tokenizer.pad_token and model.config.pad_token_id before passing it."
+                f"Teacher {name!r}: its config's pad_token_id is {model.config.pad_token_id}, its tokenizer's "
+                f"{tokenizer.pad_token_id}, so it would answer from the padding of a batch: set "
+                "model.config.pad_token_id = tokenizer.pad_token_id."
+            )
+        if tokenizer.padding_side == "left" and any(n.endswith("wpe") for n, _ in model.named_modules()):
+            raise DataError(
+                f"Teacher {name!r}: it counts positions from the left, padding included, and its tokenizer pads there: "
+                'set tokenizer.padding_side = "right".'
             )
         self.label_names = _named(model, labels, name)
-        limit = token_limit(model, tokenizer)
-        if max_length is not None and limit is not None and max_length > limit:
-            raise ConfigurationError(
-                f"Teacher {name!r}: max_length is {max_length}, but it takes at most {limit} tokens."
-            )
-        self.view = TokenView(tokenizer, max_length or limit)
+        self.view = TokenView(tokenizer, length)
         self.model = model.eval().requires_grad_(False)
-        self._parameters = frozenset(inspect.signature(model.forward).parameters)
+        self._parameters = named_inputs(model)
 
     @classmethod
     def from_pretrained(
@@ -197,120 +199,6 @@ class Teacher:
         return f"Teacher({self.name!r}, {type(self.model).__name__}, labels={list(self.label_names)})"
 
 
-class TeacherPool:
-    """All teachers of a run, over one batch: forward of each on its own view, aligned by label names.
-
-    Args:
-        teachers: The teachers; names must differ.
-        student_labels: The student's C label names.
-        fusion: The fusion their outputs go to; its weights, if it has any, say which teachers are heard at all.
-        placement: Where live models wait: ``resident`` on the device; ``swap`` in CPU memory, one at a time on the
-            device; ``auto`` chooses by an estimate of their bytes against what is free, and prints it.
-
-    Raises:
-        DataError: Labels that cannot be matched, or names used twice.
-        ConfigurationError: The fusion has not one weight per teacher.
-
-    Example:
-        >>> pool = TeacherPool([teacher], ("positive", "negative"))
-        >>> pool.label_maps[0].columns
-        (1, 0)
-    """
-
-    def __init__(
-        self,
-        teachers: Sequence[TeacherSource],
-        student_labels: Sequence[str],
-        fusion: Fusion | None = None,
-        *,
-        placement: str = "resident",
-    ) -> None:
-        if placement not in ("resident", "swap", "auto"):
-            raise ConfigurationError(f"Teacher placement is {placement!r}: choose resident, swap or auto.")
-        self.placement = placement
-        self.teachers = list(teachers)
-        names = [teacher.name for teacher in self.teachers]
-        for name in names:
-            if names.count(name) > 1:
-                raise DataError(
-                    f"{names.count(name)} teachers are called {name!r}; reports could not tell them apart: give each "
-                    f'its own name, e.g. Teacher.from_pretrained(…, name="{name}-2").'
-                )
-        self.label_maps = [
-            LabelMap.match(t.label_names, student_labels, teacher=t.name) for t in self.teachers
-        ]
-        weights = getattr(fusion, "weights", None)
-        if weights is not None and len(weights) != len(names):
-            raise ConfigurationError(
-                f"The fusion has {len(weights)} weights for {len(names)} teachers ({', '.join(names)}): "
-                "give one per teacher, in their order."
-            )
-        heard = [m for k, m in enumerate(self.label_maps) if weights is None or weights[k] > 0]
-        if heard:
-            check_coverage(heard, weights)
-        # (C,) True where a teacher that is heard knows the class; of other classes nothing can be learnt here.
-        self.covered = tuple(any(m.columns[c] is not None for m in heard) for c in range(len(student_labels)))
-        self._device: torch.device | None = None
-        self.views: dict[str, View] = {}
-        self._view_of: dict[str, str] = {}
-        first: dict[str, str] = {}
-        for teacher in self.teachers:
-            if teacher.view is not None:
-                name = first.setdefault(teacher.view.key, teacher.name)
-                self._view_of[teacher.name] = name
-                self.views.setdefault(name, teacher.view)
-
-    def __call__(self, inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]]) -> TeacherBatch:
-        """Run every teacher and align.
-
-        Args:
-            inputs: A batch of `MultiTeacherCollator`.
-
-        Returns:
-            `TeacherBatch` with logits (K, N, C).
-        """
-        views = inputs[VIEWS]
-        outputs = [
-            teacher(
-                views[self._view_of[teacher.name]] if teacher.view is not None else {}, inputs["example_id"]
-            )
-            for teacher in self.teachers
-        ]
-        return align(outputs, self.label_maps)
-
-    def to(self, device: torch.device) -> TeacherPool:
-        """Say where teachers that are models run; a call that changes nothing costs nothing."""
-        if device != self._device:
-            self._device = device
-            live = [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
-            if self.placement == "auto" and live:
-                self.placement = _placement(sum(t.model.get_memory_footprint() for t in live), device)
-            for teacher in live:
-                teacher.to(torch.device("cpu") if self.placement == "swap" else device)
-        return self
-
-    @contextlib.contextmanager
-    def _at_work(self, teacher: TeacherSource) -> Iterator[None]:
-        if self.placement != "swap" or not isinstance(teacher, Teacher) or self._device is None:
-            yield
-            return
-        teacher.to(self._device)
-        try:
-            yield
-        finally:
-            teacher.to(torch.device("cpu"))
-
-
-def _placement(needed: int, device: torch.device) -> str:
-    """Resident while the teachers leave half of the free device memory to the student and its activations."""
-    if device.type != "cuda":
-        return "resident"  # they would wait in the same memory
-    free, _ = torch.cuda.mem_get_info(device)
-    chosen = "resident" if needed <= free / 2 else "swap"
-    print(f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}.")
-    return chosen
-
-
 @dataclass(frozen=True)
 class TeacherSpec:
     """A teacher that is loaded when it is needed; the fields are the arguments of `Teacher.from_pretrained`."""
@@ -331,8 +219,14 @@ class TeacherSpec:
 
 def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> TeacherSource:
     """A teacher as ``teachers=`` names it: an id, folder or spec is loaded, anything else is one already."""
-    spec = TeacherSpec(given) if isinstance(given, str) else given
-    return spec.load(task) if isinstance(spec, TeacherSpec) else spec
+    spec = TeacherSpec(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
+    teacher = spec.load(task) if isinstance(spec, TeacherSpec) else spec
+    if not isinstance(teacher, TeacherSource):
+        raise ConfigurationError(
+            f"teachers= holds a {type(teacher).__name__}, which is no teacher: give ids, folders, or "
+            "Teacher(model, tokenizer, name=…)."
+        )
+    return teacher
 
 
 def load_with_head(
@@ -367,9 +261,21 @@ def load_with_head(
             f"{what}: {id_or_path} cannot be loaded as {task.auto_class}: {reason[:500]}"
         ) from error
     if require_head:
-        _refuse_other_task(model, task, what)
-        if info["missing_keys"]:
-            missing = ", ".join(sorted(info["missing_keys"])[:4])
+        adapters = getattr(model, "peft_config", None) or {}
+        _refuse_other_task(model, task, what, checkpoint=not adapters)
+        missing_keys = set(info["missing_keys"])
+        for adapter in adapters.values():  # its loading report leaves out what the base lacks
+            _, of_base = auto.from_pretrained(
+                adapter.base_model_name_or_path,
+                use_safetensors=True,
+                output_loading_info=True,
+                num_labels=model.config.num_labels,
+                trust_remote_code=options.get("trust_remote_code", False),
+            )
+            stored = set(adapter.modules_to_save or ())
+            missing_keys |= {key for key in of_base["missing_keys"] if not stored & set(key.split("."))}
+        if missing_keys:
+            missing = ", ".join(sorted(missing_keys)[:4])
             raise DataError(
                 f"{what}: {id_or_path} has no trained head for {task.name} (not in the checkpoint: {missing}), so its "
                 "answers would be random. Fine-tune it first, or name the fine-tuned checkpoint."
@@ -397,10 +303,11 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: object) -> PreTrain
     return tokenizer
 
 
-def _refuse_other_task(model: PreTrainedModel, task: Task, what: str) -> None:
+def _refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoint: bool = False) -> None:
     config = model.config
-    architectures = config.architectures or [type(model).__name__]
-    # PEFT and custom classes wrap the model that has the head; what the checkpoint was saved from decides.
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # A model in memory has the head of its class, whatever its body was loaded from.
+    architectures = (config.architectures if checkpoint else None) or [type(inside).__name__]
     if not any(task.architecture in name for name in architectures) and any(
         "For" in n for n in architectures
     ):

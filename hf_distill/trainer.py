@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,17 +21,23 @@ from .accounting import EvaluationRows, LossTerm, Targets, TrainingSums, count_u
 from .alignment import plan_table
 from .cache import CacheSettings, TeacherCache
 from .collator import MultiTeacherCollator
-from .data import count_labelled, is_prepared, prepare_dataset, resolve_label_names
+from .data import (
+    count_labelled,
+    refuse_other_types,
+    resolve_label_names,
+)
 from .errors import ConfigurationError, DataError
 from .evaluation import EvaluationReport, evaluate_loader
 from .fusion import FUSIONS, Fusion, LinearPool, teacher_disagreement
 from .lookup import build
 from .losses import LOSSES, cross_entropy, forward_kl
+from .pool import TeacherPool
+from .preparation import RowPreparation, overlap_notes
 from .student import load_student, load_trained, name_labels, refuse_other_label_order, student_config
 from .tasks import TASKS, Task
-from .teachers import Teacher, TeacherPool, TeacherSource, load_teacher, load_tokenizer
+from .teachers import Teacher, TeacherSource, load_teacher, load_tokenizer
 from .training_args import DistillationArguments
-from .views import VIEWS, TokenView, token_limit
+from .views import VIEWS, TokenView, input_length
 
 
 class MultiTeacherDistillationTrainer(Trainer):
@@ -148,6 +155,8 @@ class MultiTeacherDistillationTrainer(Trainer):
         config = student_config(sample)
         rows = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
         rows = rows if train_dataset is None else train_dataset
+        if rows is not None:
+            refuse_other_types(rows, "evaluation set" if train_dataset is None else "training set")
         self.student_labels = resolve_label_names(label_names, rows, label_column, config)
         self.teacher_pool = TeacherPool(
             self.teachers, self.student_labels, self.fusion, placement=teacher_placement
@@ -161,21 +170,22 @@ class MultiTeacherDistillationTrainer(Trainer):
             )
         name_labels(sample, self.student_labels)
 
-        limit = token_limit(sample, processing_class)
-        if args.max_length is not None and limit is not None and args.max_length > limit:
-            raise ConfigurationError(
-                f"max_length is {args.max_length}, but the student takes at most {limit} tokens."
-            )
-        self._student_view = TokenView(processing_class, args.max_length or limit)
-        self._prepared: dict[str, Any] = {}
-        train_dataset = self._prepare(train_dataset, "training set", args)
+        length = input_length(sample, processing_class, args.max_length, what="The student")
+        self._prepare = RowPreparation(
+            args,
+            self.text_columns,
+            label_column,
+            self.student_labels,
+            TokenView(processing_class, length),
+            self.teacher_pool,
+            self._cache,
+        )
+        self._loaded: Any = None
+        train_dataset = self._prepare(train_dataset, "training set")
         eval_dataset = (
-            {
-                name: self._prepare(part, f"evaluation set {name!r}", args)
-                for name, part in eval_dataset.items()
-            }
+            {name: self._prepare(part, f"evaluation set {name!r}") for name, part in eval_dataset.items()}
             if isinstance(eval_dataset, dict)
-            else self._prepare(eval_dataset, "evaluation set", args)
+            else self._prepare(eval_dataset, "evaluation set")
         )
         if args.task_weight > 0 and train_dataset is not None and count_labelled(train_dataset) == 0:
             raise DataError(
@@ -213,14 +223,8 @@ class MultiTeacherDistillationTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Student, teachers' targets, loss terms, one reduction; see `Trainer.compute_loss`.
 
-        Args:
-            model: The student as the Trainer wrapped it.
-            inputs: A batch of `MultiTeacherCollator`.
-            return_outputs: Whether to return the student's logits too.
-            num_items_in_batch: (2,) labelled and all units of the whole update over all processes; None: this batch's.
-
-        Returns:
-            The loss, and with ``return_outputs`` ``{"loss", "logits"}``.
+        ``num_items_in_batch`` holds (2,) the labelled and all units of the whole update over all processes; None: this
+        batch's. With ``return_outputs`` comes ``{"loss", "logits"}`` too.
         """
         outputs = model(**self._student_inputs(inputs))
         targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 else None
@@ -241,7 +245,7 @@ class MultiTeacherDistillationTrainer(Trainer):
             batch = self.teacher_pool.to(self.args.device)(inputs)
         options = {"temperature": self.args.temperature, "mask": batch.mask}
         return Targets(
-            self.fusion(batch.logits, labels=inputs["labels"], **options),
+            self.fusion(batch.logits, labels=inputs["labels"] if self.model.training else None, **options),
             teacher_disagreement(batch.logits, weights=getattr(self.fusion, "weights", None), **options),
         )
 
@@ -311,6 +315,12 @@ class MultiTeacherDistillationTrainer(Trainer):
         if "loss" in logs:
             mean = functools.partial(self.accelerator.reduce, reduction="mean")
             logs |= self._sums.drain(self.state.global_step, mean)
+            if not math.isfinite(logs.get("teacher_disagreement", 0.0)):
+                # Said here, where it costs no synchronisation; the Trainer would filter the loss and train on NaN.
+                raise DataError(
+                    "The outputs of a teacher are not finite, so nothing can be learnt from them: find it with "
+                    "hf_distill.evaluate_ensemble and drop it."
+                )
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -323,36 +333,29 @@ class MultiTeacherDistillationTrainer(Trainer):
     ) -> Any:
         """As `Trainer.evaluation_loop`, with the loss and its parts exact over the rows, whatever the batches."""
         self._evaluated = EvaluationRows()
+        compute_metrics = self.compute_metrics
+        if count_labelled(getattr(dataloader, "dataset", None)) == 0:
+            self.compute_metrics = None  # as the plain Trainer does without labels
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
+        self.compute_metrics = compute_metrics
         means = self._evaluated.means()
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
     # ---- Datasets: raw rows in, prepared rows to the loaders ----
 
-    def _prepare(self, dataset: Any, what: str, args: DistillationArguments | None = None) -> Any:
-        if dataset is None or is_prepared(dataset):
-            return dataset
-        key = getattr(dataset, "_fingerprint", None)  # None: a stream
-        if key in self._prepared:
-            return self._prepared[key]
-        if self._cache is not None:
-            self._cache.add(dataset, self.text_columns)
-        with (args or self.args).main_process_first(desc="tokenizing"):
-            prepared = prepare_dataset(
-                dataset,
-                text_columns=self.text_columns,
-                label_column=self.label_column,
-                label_names=self.student_labels,
-                student_view=self._student_view,
-                teacher_views=self.teacher_pool.views,
-                what=what,
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As `Trainer.get_eval_dataloader`; its persistent loaders are kept by name, and every dataset is "eval"."""
+        if not isinstance(eval_dataset, str):
+            eval_dataset = self._prepare(
+                self.eval_dataset if eval_dataset is None else eval_dataset, "evaluation set"
             )
-        if key is not None:
-            self._prepared[key] = prepared
-        return prepared
+            if eval_dataset is not self._loaded:
+                getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            self._loaded = eval_dataset
+        return super().get_eval_dataloader(eval_dataset)
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
         return super()._get_dataloader(
@@ -376,6 +379,11 @@ class MultiTeacherDistillationTrainer(Trainer):
     def train(self, *args: Any, **options: Any) -> Any:
         """Print how the teachers' labels were matched, then train; see `Trainer.train`."""
         self.args.check_distillation()
+        if self.args.max_length not in (None, self._prepare.student_view.max_length):
+            raise ConfigurationError(
+                f"max_length was set to {self.args.max_length} after the rows were tokenized with "
+                f"{self._prepare.student_view.max_length}: set it before the trainer is made."
+            )
         self._sums = TrainingSums()
         if self.teachers and self.is_world_process_zero():
             print(
@@ -422,12 +430,8 @@ class MultiTeacherDistillationTrainer(Trainer):
                 f"{'none' if rows is None else f'several ({list(rows)})'}: pass dataset=."
             )
         rows = self._prepare(rows, dataset_name)
-        notes = []
         held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        if any(rows is part for part in held_out) and self.state.best_model_checkpoint:
-            notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
-        if rows is self.train_dataset:
-            notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
+        selected = [] if self.state.best_metric is None else held_out
         students = {"student": self.model}
         if baseline is not None:
             students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
@@ -441,7 +445,7 @@ class MultiTeacherDistillationTrainer(Trainer):
             metrics=metrics,
             label_names=self.student_labels,
             dataset_name=dataset_name,
-            notes=notes,
+            notes=overlap_notes(rows, [self.train_dataset], selected),
         )
         if self.is_world_process_zero():
             report.save(self.args.output_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,14 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from .errors import ConfigurationError, DataError
+
 VIEWS = "teacher_views"
 """Key of the teachers' views in a batch, and prefix of their columns in a prepared row."""
+
+
+# Where a tokenizer was loaded from, which decides no token.
+_WHEREABOUTS = {"name_or_path", "tokenizer_file", "vocab_file", "merges_file", "is_local", "local_files_only"}
 
 
 def view_column(view: str, key: str) -> str:
@@ -23,7 +30,7 @@ def view_column(view: str, key: str) -> str:
         >>> view_column("bert", "input_ids")
         'teacher_views/bert/input_ids'
     """
-    return f"{VIEWS}/{view}/{key}"
+    return f"{VIEWS}/{view.replace('/', '%2F')}/{key}"
 
 
 class View(Protocol):
@@ -67,7 +74,9 @@ class TokenView:
         else:
             rules = {
                 "vocabulary": self.tokenizer.get_vocab(),
-                "settings": repr(sorted(self.tokenizer.init_kwargs.items())),
+                "settings": repr(
+                    sorted((k, v) for k, v in self.tokenizer.init_kwargs.items() if k not in _WHEREABOUTS)
+                ),
             }
         parts = (
             type(self.tokenizer).__name__,
@@ -75,6 +84,7 @@ class TokenView:
             {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
             list(self.tokenizer.model_input_names),
             [self.tokenizer.padding_side, self.tokenizer.truncation_side],
+            bool(self.tokenizer.split_special_tokens),
             self.max_length,
         )
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -107,6 +117,37 @@ class TokenView:
     @functools.cached_property
     def _pad(self) -> DataCollatorWithPadding:
         return DataCollatorWithPadding(self.tokenizer)
+
+
+def named_inputs(model: nn.Module) -> frozenset[str]:
+    """What the forward names; of a PEFT model that of the model inside, since its own swallows most in **kwargs."""
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return frozenset(inspect.signature(inside.forward).parameters)
+
+
+def input_length(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int | None, *, what: str
+) -> int | None:
+    """The length to cut at: what is asked for, else what `token_limit` allows.
+
+    Args:
+        model, tokenizer: As for `token_limit`.
+        asked: What the user asks for, or None.
+        what: Whose inputs they are, for messages: "The student".
+
+    Raises:
+        ConfigurationError: More is asked for than is allowed.
+        DataError: The tokenizer cannot pad.
+    """
+    if tokenizer.pad_token_id is None:
+        raise DataError(
+            f"{what}: its tokenizer has no padding token, so rows cannot be batched: set tokenizer.pad_token and "
+            "model.config.pad_token_id before passing it."
+        )
+    limit = token_limit(model, tokenizer)
+    if asked is not None and limit is not None and asked > limit:
+        raise ConfigurationError(f"{what}: max_length is {asked}, but it takes at most {limit} tokens.")
+    return asked or limit
 
 
 def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -336,7 +336,9 @@ def test_cache_is_built_once_listed_and_trained_from(run, recipe):
     assert "| bert (bert)" in listed.stdout and "float32" in listed.stdout and "0.0 h" in listed.stdout
     assert run("train", recipe, *there, "training.output_dir=cached").exit_code == 0
     assert run("train", recipe, "training.output_dir=live").exit_code == 0
-    cached, live = (json.loads(Path(name, "report.json").read_text())["systems"] for name in ("cached", "live"))
+    cached, live = (
+        json.loads(Path(name, "report.json").read_text())["systems"] for name in ("cached", "live")
+    )
     for name, system in live.items():
         assert cached[name]["metrics"] == pytest.approx(system["metrics"], rel=1e-4)
     assert run("evaluate", recipe, *there, "training.output_dir=cached").exit_code == 0

@@ -59,7 +59,7 @@ def test_class_label_ids_go_by_their_names():
 
 def test_names_numbers_and_gaps():
     encode = label_encoder(datasets.Value("string"), LABELS, "label")
-    assert encode(["positive", "negative", None], range(3)) == [1, 0, -100]
+    assert encode(["positive", "negative", None, "Positive"], range(4)) == [1, 0, -100, 1]
     numbers = label_encoder(datasets.Value("float64"), LABELS, "label")
     assert numbers([1.0, 0, float("nan")], range(3)) == [1, 0, -100]  # a CSV column with gaps
 
@@ -67,6 +67,7 @@ def test_names_numbers_and_gaps():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
+        (float("inf"), "found inf, expected"),
         ("postive", "Row 5, column 'label': 'postive' is none of .*did you mean 'positive'"),
         (2, "Row 5, column 'label': found 2, but the 2 labels"),
         (-1, "found -1, .*a row without a label has -100"),
@@ -113,7 +114,10 @@ def test_same_rows_are_prepared_once_and_changed_settings_anew(tmp_path, rows, v
     rows.save_to_disk(tmp_path / "rows")
     stored = datasets.load_from_disk(tmp_path / "rows")
     first = prepare(stored, view)
-    assert first.cache_files and prepare(stored, TokenView(bert_tokenizer, 64))._fingerprint == first._fingerprint
+    assert (
+        first.cache_files
+        and prepare(stored, TokenView(bert_tokenizer, 64))._fingerprint == first._fingerprint
+    )
     for changed in (
         prepare(stored, TokenView(bert_tokenizer, 63)),
         prepare(stored, view, label_names=LABELS[::-1]),

@@ -126,6 +126,16 @@ def test_what_cannot_be_evaluated(teachers, held_out, bert_tokenizer):
         evaluate_ensemble(teachers, held_out, student=make_student(bert_tokenizer, LABELS))
     with pytest.raises(ConfigurationError, match="metric.*'accurracy'.*accuracy"):
         evaluate_ensemble(teachers, held_out, metrics=["accurracy"])
+    with pytest.raises(ConfigurationError, match="Two metrics are called 'f1'"):
+        evaluate_ensemble(teachers, held_out, metrics=["f1", {"use": "f1", "average": "micro"}])
+    plain = held_out.cast_column("label", datasets.Value("int64"))
+    with pytest.raises(DataError, match="Nothing names the student's labels"):
+        evaluate_ensemble(teachers, plain)  # or numbers would mean the first teacher's order
+    three = make_student(bert_tokenizer, ["LABEL_0", "LABEL_1", "LABEL_2"])
+    with pytest.raises(DataError, match="The baseline: its head has 3 outputs, but there are 2"):
+        evaluate_ensemble(teachers, held_out, baseline=three, processing_class=bert_tokenizer)
+    with pytest.raises(DataError, match="texts and pairs together"):
+        Ensemble(teachers)(["a film", ("a film", "a plot")])
     with pytest.raises(DataError, match="has no rows"):
         evaluate_ensemble(teachers, held_out.select([]))
 

@@ -11,6 +11,7 @@ from transformers import (
     AutoTokenizer,
     BertForTokenClassification,
     BertModel,
+    ByT5Tokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
     T5Config,
@@ -64,14 +65,18 @@ def test_inputs_the_forward_does_not_name_are_dropped(bert_tokenizer):
     """DistilBERT swallows token types in **kwargs; a teacher must not rely on that."""
     teacher = Teacher(make_student(bert_tokenizer, LABELS), bert_tokenizer, name="distil")
     seen = []
-    teacher.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
+    teacher.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(set(kwargs)), with_kwargs=True
+    )
     teacher(dict(bert_tokenizer(["a film"], return_tensors="pt")))
     assert seen == [{"input_ids", "attention_mask"}]
 
 
 def test_labels_rename_or_list(bert_tokenizer):
     def named(labels, own=("LABEL_0", "LABEL_1")):
-        return Teacher(make_bert(bert_tokenizer, list(own)), bert_tokenizer, name="t", labels=labels).label_names
+        return Teacher(
+            make_bert(bert_tokenizer, list(own)), bert_tokenizer, name="t", labels=labels
+        ).label_names
 
     assert named({"LABEL_0": "negative", "LABEL_1": "positive"}) == ("negative", "positive")
     assert named({"LABEL_1": "positive"}) == ("LABEL_0", "positive")
@@ -163,3 +168,47 @@ def test_limits(bert_tokenizer, roberta_tokenizer, checkpoints):
     free = AutoTokenizer.from_pretrained(checkpoints["bert"], model_max_length=int(1e30))
     assert token_limit(relative, free) is None
     assert len(TokenView(free, None).encode([["a " * 900]])["input_ids"][0]) == 902
+
+
+def test_a_teacher_in_memory_has_the_head_of_its_class(bert_tokenizer):
+    """Fine-tuned a moment ago from a language model's checkpoint: its config still names that."""
+    model = make_bert(bert_tokenizer, LABELS)
+    model.config.architectures = ["BertForMaskedLM"]
+    assert Teacher(model, bert_tokenizer, name="mine").label_names == tuple(LABELS)
+
+
+def test_decoders_need_one_padding_token_on_the_right(checkpoints):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["bert"])
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=77, num_labels=2, pad_token_id=3)
+    config.id2label, config.label2id = dict(enumerate(LABELS)), {n: i for i, n in enumerate(LABELS)}
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(config)
+    with pytest.raises(DataError, match="pad_token_id is 3, its tokenizer's 0"):
+        Teacher(model, tokenizer, name="gpt2")
+    model.config.pad_token_id = 0
+    teacher = Teacher(model, tokenizer, name="gpt2")
+    texts = ["a good film", "bad"]
+    together = teacher(dict(tokenizer(texts, padding=True, return_tensors="pt"))).logits
+    for text, logits in zip(texts, together, strict=True):
+        alone = teacher(dict(tokenizer([text], return_tensors="pt"))).logits[0]
+        torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+    tokenizer.padding_side = "left"
+    with pytest.raises(DataError, match="counts positions from the left"):
+        Teacher(model, tokenizer, name="gpt2")
+
+
+def test_an_adapter_reads_all_inputs_of_the_model_inside(bert_tokenizer):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"], r=2)
+    model = peft.get_peft_model(make_bert(bert_tokenizer, LABELS), config)
+    teacher = Teacher(model, bert_tokenizer, name="lora")
+    inputs = dict(bert_tokenizer(["a good film"], ["is it"], return_tensors="pt"))
+    with torch.no_grad():
+        assert torch.equal(teacher(inputs).logits, model(**inputs).logits)
+
+
+def test_python_only_tokenizers_are_known_by_content(tmp_path):
+    ByT5Tokenizer(model_max_length=32).save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    first, second = (TokenView(AutoTokenizer.from_pretrained(tmp_path / name), 32) for name in "ab")
+    assert first.key == second.key

@@ -7,6 +7,7 @@ import math
 
 import datasets
 import numpy as np
+import optuna
 import pytest
 import torch
 from transformers import (
@@ -435,6 +436,9 @@ def test_report_is_written_and_agrees_with_the_trainer(tmp_path, teachers, bert_
         ({"distillation_loss": "kl"}, ConfigurationError, "no loss named 'kl'"),
         ({"processing_class": None}, ConfigurationError, "pass the student's tokenizer"),
         ({"max_length": 65}, ConfigurationError, "takes at most 64 tokens"),
+        ({"teachers": [{"model": "x"}]}, ConfigurationError, "holds a dict, which is no teacher"),
+        ({"train_dataset": {"train": 1}}, DataError, "training set is a dict.*pass one datasets.Dataset"),
+        ({"train_dataset": datasets.Dataset.from_dict({"text": [], "label": []})}, DataError, "has no rows"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(
@@ -511,8 +515,107 @@ def test_hyperparameter_search_over_our_own_fields(tmp_path, teachers, bert_toke
             "temperature": trial.suggest_categorical("temperature", [1.5, 3.0]),
             "distill_weight": trial.suggest_float("distill_weight", 0.2, 0.8),
         },
-        n_trials=4,
+        n_trials=2,
         backend="optuna",
+        sampler=optuna.samplers.GridSampler({"temperature": [1.5, 3.0], "distill_weight": [0.4]}),
         compute_objective=lambda metrics: metrics["eval_loss_task"],
     )
     assert set(seen) == {1.5, 3.0} and best.hyperparameters["temperature"] in (1.5, 3.0)
+
+
+def test_two_trainers_on_one_cache_see_each_others_rows(tmp_path, teachers, bert_tokenizer, rows, held_out):
+    first = make_trainer(
+        tmp_path / "a", teachers[:1], bert_tokenizer, rows, cache_dir=tmp_path / "c", max_steps=1
+    )
+    make_trainer(tmp_path / "b", teachers[:1], bert_tokenizer, held_out, cache_dir=tmp_path / "c")
+    assert first.evaluate(held_out)["eval_loss"] > 0
+
+
+def test_a_diverged_student_is_never_the_best(tmp_path, teachers, bert_tokenizer, rows, held_out):
+    class Diverge(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 2:
+                model.classifier.weight.data.fill_(math.nan)
+
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(
+        tmp_path, teachers, bert_tokenizer, rows, eval_dataset=held_out, callbacks=[Diverge()], max_steps=2,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", **options,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    assert math.isnan([log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log][1])
+
+
+def test_persistent_workers_do_not_evaluate_the_previous_dataset(
+    tmp_path, teachers, bert_tokenizer, rows, held_out
+):
+    trainer = make_trainer(
+        tmp_path, teachers[:1], bert_tokenizer, rows, eval_dataset=held_out, dataloader_num_workers=1,
+        dataloader_persistent_workers=True,
+    )  # fmt: skip
+    trainer.evaluate()
+    assert trainer.evaluate_ensemble(rows, metrics=["accuracy"]).rows == 64
+
+
+def test_no_labels_reach_the_fusion_in_evaluation(tmp_path, teachers, bert_tokenizer, rows, held_out):
+    seen = []
+
+    def fusion(teacher_logits, *, temperature=1.0, labels=None, mask=None):
+        seen.append(labels is None)
+        return LinearPool()(teacher_logits, temperature=temperature)
+
+    trainer = make_trainer(
+        tmp_path, teachers, bert_tokenizer, rows, eval_dataset=held_out, fusion=fusion, max_steps=1
+    )
+    trainer.train()
+    assert seen == [False]
+    trainer.evaluate()
+    assert all(seen[1:])
+
+
+def test_a_teacher_without_finite_outputs_ends_the_training(tmp_path, teachers, bert_tokenizer, rows):
+    teachers[0].model.classifier.weight.fill_(math.nan)
+    with pytest.raises(DataError, match="outputs of a teacher are not finite"):
+        make_trainer(tmp_path, teachers, bert_tokenizer, rows).train()
+
+
+def test_swap_holds_one_teacher_at_a_time(tmp_path, teachers, bert_tokenizer, rows, monkeypatch):
+    moves = []
+    monkeypatch.setattr(Teacher, "to", lambda self, device: moves.append((self.name, device.type)) or self)
+    trainer = make_trainer(tmp_path, teachers, bert_tokenizer, rows, teacher_placement="swap", max_steps=1)
+    trainer.train()
+    assert moves[:3] == [(name, "cpu") for name in ("bert", "roberta", "deberta")]
+    assert [name for name, _ in moves[3:]] == ["bert", "bert", "roberta", "roberta", "deberta", "deberta"]
+    with pytest.raises(ConfigurationError, match="choose resident, swap or auto"):
+        make_trainer(tmp_path, teachers, bert_tokenizer, rows, teacher_placement="disk")
+
+
+def test_rows_with_a_format_or_a_column_of_our_name(tmp_path, teachers, bert_tokenizer, rows):
+    expected = make_trainer(tmp_path, teachers, bert_tokenizer, rows).train_dataset["labels"][:]
+    for given in (rows.with_format("torch"), rows.add_column("example_id", list(range(64)))):
+        assert make_trainer(tmp_path, teachers, bert_tokenizer, given).train_dataset["labels"][:] == expected
+
+
+def test_prediction_without_labels_asks_for_no_metrics(tmp_path, teachers, bert_tokenizer, rows):
+    trainer = make_trainer(
+        tmp_path, teachers, bert_tokenizer, rows, compute_metrics=lambda p: {"called": 1.0}
+    )
+    assert "test_called" not in trainer.predict(rows.remove_columns("label")).metrics
+    assert trainer.predict(rows).metrics["test_called"] == 1.0
+
+
+def test_report_notes_rows_that_were_trained_on(tmp_path, teachers, bert_tokenizer, rows, held_out):
+    trainer = make_trainer(tmp_path, teachers[:1], bert_tokenizer, rows)
+    mixed = datasets.concatenate_datasets([rows.select(range(5)), held_out])
+    notes = trainer.evaluate_ensemble(mixed, metrics=["accuracy"]).notes
+    assert "of 38 rows were also trained on" in notes[0]
+
+
+def test_max_length_cannot_change_after_tokenizing(tmp_path, teachers, bert_tokenizer, rows):
+    trainer = make_trainer(tmp_path, teachers, bert_tokenizer, rows)
+    trainer.args.max_length = 9
+    with pytest.raises(
+        ConfigurationError, match="max_length was set to 9 after the rows were tokenized with 64"
+    ):
+        trainer.train()

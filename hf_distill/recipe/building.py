@@ -230,7 +230,7 @@ def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
         rows: what `load_data` returned.
     """
     from ..alignment import plan_table
-    from ..teachers import TeacherPool
+    from ..pool import TeacherPool
 
     names = _label_names(recipe, rows["train"])
     teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)]

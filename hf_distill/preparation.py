@@ -1,0 +1,91 @@
+"""Raw datasets in, prepared ones out: completed in the cache, tokenized, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+from transformers import TrainingArguments
+
+from .cache import TeacherCache
+from .cached import CachedView
+from .data import is_prepared, prepare_dataset
+from .pool import TeacherPool
+from .views import View
+
+
+@dataclass(eq=False)
+class RowPreparation:
+    """`prepare_dataset` with the settings of a run, remembered by the rows' fingerprints.
+
+    Args:
+        args: Says which process goes first.
+        text_columns, label_column, label_names: As for the trainer.
+        student_view: The student's tokenization.
+        pool: The teachers.
+        cache: Where their outputs are kept; None: they run live.
+    """
+
+    args: TrainingArguments
+    text_columns: Sequence[str]
+    label_column: str
+    label_names: Sequence[str]
+    student_view: View
+    pool: TeacherPool
+    cache: TeacherCache | None = None
+    _prepared: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, dataset: Any, what: str) -> Any:
+        """Prepared rows; None and prepared rows are returned as they are.
+
+        Raises:
+            DataError: The rows cannot be read.
+            CorruptStateError: A cached teacher was never run over some of them.
+        """
+        if dataset is None or is_prepared(dataset, self.text_columns):
+            return dataset
+        key = getattr(dataset, "_fingerprint", None)  # None: a stream
+        if key in self._prepared:
+            return self._prepared[key]
+        if self.cache is not None:
+            self.cache.add(dataset, self.text_columns)
+        with self.args.main_process_first(desc="tokenizing"):
+            prepared = prepare_dataset(
+                dataset,
+                text_columns=self.text_columns,
+                label_column=self.label_column,
+                label_names=self.label_names,
+                student_view=self.student_view,
+                teacher_views=self.pool.views,
+                what=what,
+            )
+        if isinstance(prepared, datasets.Dataset):
+            for view in self.pool.views.values():
+                if isinstance(view, CachedView):
+                    view.refuse_unknown(prepared.with_format("numpy")["example_id"][:])
+        if key is not None:
+            self._prepared[key] = prepared
+        return prepared
+
+
+def overlap_notes(rows: Any, trained: Sequence[Any], selected: Sequence[Any]) -> list[str]:
+    """What a report on some rows must say of the training.
+
+    Args:
+        rows: Prepared rows that are evaluated.
+        trained: Prepared datasets the student was trained on.
+        selected: Prepared datasets by which its checkpoint was chosen.
+    """
+    sentences = {
+        "were also trained on, so the student's figures flatter it there.": trained,
+        "also selected the student's checkpoint, so its figures are optimistic there.": selected,
+    }
+    notes = []
+    for sentence, others in sentences.items():
+        known = {i for other in others if isinstance(other, datasets.Dataset) for i in other["example_id"][:]}
+        ids = rows["example_id"][:] if isinstance(rows, datasets.Dataset) else []
+        if count := sum(i in known for i in ids):
+            notes.append(f"{count} of {len(ids)} rows {sentence}")
+    return notes
