@@ -15,7 +15,7 @@ from setting import TINY, make_rows, make_teachers, make_tokenizer, our_trainer,
 
 def main() -> None:
     options = arguments(__doc__)
-    rows = make_rows(320 if options.quick else 1920, shapes(options.device))
+    rows = make_rows(320 if options.quick else 960, shapes(options.device))
     tokenizer = make_tokenizer()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

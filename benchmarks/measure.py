@@ -171,7 +171,8 @@ def machine(options: argparse.Namespace) -> str:
     if options.device == "cuda":
         name = f"{torch.cuda.get_device_name()}, host {_processor()}"
     else:
-        name = f"{_processor()}, {os.cpu_count()} cores, {options.threads} threads"
+        waiting = os.environ.get("OMP_WAIT_POLICY", "default").lower()
+        name = f"{_processor()}, {os.cpu_count()} cores, threads {options.threads} (waiting: {waiting})"
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{name}{load}; torch {torch.__version__}, transformers {transformers.__version__}"
 

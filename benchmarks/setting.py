@@ -141,6 +141,7 @@ def training_options(options: Namespace, folder: Path, epochs: int = 1) -> dict[
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        "train_sampling_strategy": "sequential",  # rows come shuffled; all who are compared then pad alike
         "use_cpu": options.device == "cpu",
         "bf16": options.device == "cuda",
         "dataloader_pin_memory": options.device == "cuda",
@@ -203,10 +204,9 @@ def teacher_batches(
     return [{key: value.to(device) for key, value in batch.items()} for batch in batches]
 
 
-def random_order(count: int, seed: int = 0) -> list[list[int]]:
-    """All rows once, shuffled, in batches."""
-    shuffled = random.Random(seed).sample(range(count), count)
-    return [shuffled[i : i + BATCH] for i in range(0, count, BATCH)]
+def in_batches(order: Sequence[int]) -> list[list[int]]:
+    """An order of rows cut into batches."""
+    return [list(order[i : i + BATCH]) for i in range(0, len(order), BATCH)]
 
 
 def run_teacher(teacher: Teacher, batches: Sequence[dict[str, torch.Tensor]], device: str) -> None:

@@ -233,13 +233,11 @@ class MultiTeacherDistillationTrainer(Trainer):
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
     def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
-        """What the student is to imitate: every teacher on its own view, aligned by name, fused once.
+        """What the student is to imitate: every teacher on its own view, aligned by name, fused once at the temperature.
 
         Args:
             inputs: A batch of `MultiTeacherCollator`.
 
-        Returns:
-            `Targets` at ``args.temperature``.
         """
         with self.accelerator.autocast():
             batch = self.teacher_pool.to(self.args.device)(inputs)
