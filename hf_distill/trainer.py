@@ -237,7 +237,6 @@ class MultiTeacherDistillationTrainer(Trainer):
 
         Args:
             inputs: A batch of `MultiTeacherCollator`.
-
         """
         with self.accelerator.autocast():
             batch = self.teacher_pool.to(self.args.device)(inputs)
