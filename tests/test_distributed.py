@@ -49,8 +49,9 @@ def results(tmp_path_factory, checkpoints, rows):
 def test_the_launch_really_gives_two_processes(results):
     assert len(results["one"]) == 1 and len(results["two"]) == 2
     for rank in results["two"]:
-        assert {run["world_size"] for run in rank.values()} == {2}
-        assert {run["wrapped"] for run in rank.values()} == {"DistributedDataParallel"}
+        runs = [run for name, run in rank.items() if name != "computed"]
+        assert {run["world_size"] for run in runs} == {2}
+        assert {run["wrapped"] for run in runs} == {"DistributedDataParallel"}
 
 
 @pytest.mark.parametrize("shape", ["4x1", "2x2", "1x4"])
@@ -80,3 +81,15 @@ def test_same_evaluation_and_report_although_13_rows_do_not_divide(results):
         assert report["rows"] == 13
         for system, result in one["report"]["systems"].items():
             assert report["systems"][system]["metrics"] == pytest.approx(result["metrics"], rel=1e-4), system
+
+
+def test_processes_share_the_cache_and_read_all_of_it(results, rows):
+    """Each computes a part of the rows once; training from it has the gradients of live teachers."""
+    computed = [rank["computed"] for rank in results["two"]]
+    assert min(computed) > 0 and sum(computed) == results["one"][0]["computed"] == 2 * len(
+        set(rows["text"][:32])
+    )
+    expected = results["one"][0]["8x1"]["gradients"]
+    for found in [rank["cached"]["gradients"] for rank in results["two"]]:
+        flat = [torch.cat([torch.tensor(g[name]).flatten() for name in expected]) for g in (expected, found)]
+        assert (flat[0] - flat[1]).abs().max() <= 1e-5 * flat[0].abs().max()

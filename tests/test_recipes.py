@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets
 import pytest
 
 from hf_distill.recipe import evaluation_split, load_data, load_recipe
@@ -70,3 +74,25 @@ def test_its_data_is_what_it_says(file, monkeypatch):
     }
     assert evaluation_split(recipe, rows) == "test"
     assert set(rows["train"]["label"][:]) == set(range(len(meta["labels"])))
+
+
+def test_the_scripts_run_on_a_small_folder(tmp_path, rows, held_out):
+    """train_teachers.py, then distill.py, as their headers say, on files of the same form."""
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    plain = {"train": rows, "validation": held_out, "test": held_out}
+    for split, dataset in plain.items():
+        dataset.cast_column("label", datasets.Value("int64")).to_json(
+            folder / f"{split}.jsonl.gz", compression="gzip"
+        )
+    meta = {"labels": ["negative", "positive"], "input_columns": ["text"]}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    for script, options in (("train_teachers.py", ["--output", "runs/teachers"]), ("distill.py", [])):
+        done = subprocess.run(
+            [sys.executable, ROOT / "recipes" / script, "tiny", "--data", "data", "--epochs", "1", *options],
+            cwd=tmp_path, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "| student " in done.stdout and "| baseline " in done.stdout
+    assert (tmp_path / "runs" / "tiny-student" / "report.json").is_file()

@@ -10,7 +10,8 @@ import datasets
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, Teacher
+from hf_distill import CacheSettings, DistillationArguments, MultiTeacherDistillationTrainer, Teacher
+from hf_distill.cache import TeacherCache
 
 
 class Gradients(TrainerCallback):
@@ -24,7 +25,9 @@ class Gradients(TrainerCallback):
             self.seen = {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}
 
 
-def run(folder: Path, checkpoints: dict[str, str], batch: int, accumulation: int) -> dict[str, object]:
+def run(
+    folder: Path, checkpoints: dict[str, str], batch: int, accumulation: int, **options: object
+) -> dict[str, object]:
     rows = datasets.load_from_disk(str(folder / "rows"))
     args = DistillationArguments(
         output_dir=str(folder / "out"),
@@ -53,6 +56,7 @@ def run(folder: Path, checkpoints: dict[str, str], batch: int, accumulation: int
         processing_class=tokenizer,
         label_names=["negative", "positive"],
         callbacks=[gradients],
+        **options,
     )
     trainer.train()
     report = trainer.evaluate_ensemble(metrics=["accuracy", "nll", "agreement"])
@@ -73,5 +77,12 @@ if __name__ == "__main__":
     results = {}
     for batch, accumulation in json.loads((folder / "shapes.json").read_text()):
         results[f"{batch}x{accumulation}"] = run(folder, checkpoints, batch, accumulation)
+    settings = CacheSettings(dtype="float32", shard_rows=4)
+    options = {"cache_dir": folder / "cache", "cache_settings": settings}
+    results["cached"] = run(
+        folder, checkpoints, *json.loads((folder / "shapes.json").read_text())[0], **options
+    )
+    shares = TeacherCache([checkpoints["bert"], checkpoints["deberta"]], folder / "shares", settings)
+    results["computed"] = shares.add(datasets.load_from_disk(str(folder / "rows")), ("text",))
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     (folder / f"rank{rank}.json").write_text(json.dumps(results))
