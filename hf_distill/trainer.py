@@ -115,6 +115,7 @@ class MultiTeacherDistillationTrainer(Trainer):
                 f"args is a {type(args).__name__}, but temperature and weights are read from it: "
                 "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
             )
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
         if (model is None) == (model_init is None):
             raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
         self.task: Task = build(task, TASKS, kind="task")

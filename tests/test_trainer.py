@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -310,8 +311,8 @@ def test_evaluation_counts_labelled_rows_for_the_task_loss(tmp_path, teachers, b
 
 def test_saved_student_needs_nothing_of_ours(tmp_path, checkpoints, rows, held_out):
     trainer = MultiTeacherDistillationTrainer(
-        model=checkpoints["student"],
-        teachers=[checkpoints["bert"], checkpoints["roberta"]],
+        model=Path(checkpoints["student"]),
+        teachers=[checkpoints["bert"], Path(checkpoints["roberta"])],
         args=arguments(tmp_path, hub_token="hf_secret_of_the_test"),
         train_dataset=rows,
         eval_dataset=held_out,
