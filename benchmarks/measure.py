@@ -154,7 +154,10 @@ def show(
     amounts = {name: [taken.wall for taken in values] for name, values in (times or {}).items()} | dict(
         amounts or {}
     )
-    rows = [[name, f"{statistics.median(v):.4g}", _range(v, ".4g")] for name, v in amounts.items()]
+    rows = []
+    for name, values in amounts.items():
+        form = ",.0f" if max(values) >= 1000 else ".4g"
+        rows.append([name, f"{statistics.median(values):{form}}", _range(values, form)])
     print(f"\n## {title}\n")
     print(markdown_table(["measured", f"median {unit}", "min–max"], rows) + "\n")
     if claims:

@@ -1,0 +1,47 @@
+"""A live step costs its forwards: the student's step and every teacher's forward, and next to nothing besides.
+
+An epoch of our trainer with three live teachers, each with a tokenizer of its own, against an epoch of
+`transformers.Trainer` plus the forwards of each teacher over the same batches, tokenized and padded beforehand.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from measure import Claim, arguments, interleaved, show
+from setting import (
+    in_batches,
+    make_rows,
+    make_teachers,
+    make_tokenizer,
+    our_trainer,
+    plain_trainer,
+    run_teacher,
+    shapes,
+    teacher_batches,
+)
+
+
+def main() -> None:
+    options = arguments(__doc__)
+    shape = shapes(options.device)
+    rows = make_rows(64 if options.quick else 256, shape)
+    tokenizers = [make_tokenizer(seed) for seed in range(4)]
+    teachers = make_teachers(3, shape.teacher, tokenizers[1:])
+    with tempfile.TemporaryDirectory() as name:
+        plain = plain_trainer(options, Path(name), rows, tokenizers[0])
+        live = our_trainer(options, Path(name), rows, tokenizers[0], teachers)
+        actions = {"live epoch": live.train, "student": plain.train}
+        for teacher in teachers:
+            teacher.to(live.args.device)
+            batches = teacher_batches(teacher, rows["text"], in_batches(range(len(rows))), options.device)
+            actions[teacher.name] = functools.partial(run_teacher, teacher, batches, options.device)
+        times = interleaved(actions, options)
+    claim = Claim.of(times, "live epoch", [name for name in actions if name != "live epoch"], 1.05)
+    show("A live step against the sum of its parts", [claim], options, times=times)
+
+
+if __name__ == "__main__":
+    main()
