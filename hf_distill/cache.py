@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 from .cached import CachedTeacher, CachedView
 from .data import example_id
 from .errors import ConfigurationError, DataError
+from .known import folder_identity, recall, remember
 from .store import DESCRIPTION, RowReader, Store, read_description, shard_name
 from .tasks import Task
-from .teachers import Teacher, load_teacher
+from .teachers import Teacher, TeacherSpec, load_teacher
 
 # Raise whenever the same teacher and row would be stored as other numbers.
 _FORMAT = 1
@@ -155,37 +156,53 @@ class TeacherCache:
         self._given = list(teachers)
         self.teachers: list[CachedTeacher] = []
         for given in self._given:
-            teacher = load_teacher(given, task)
-            if not isinstance(teacher, Teacher):
-                raise ConfigurationError(
-                    f"The teacher {getattr(given, 'name', given)!r} is a {type(given).__name__}, which is no model that "
-                    "could be run once: pass it live, without a cache."
-                )
-            key = teacher_key(teacher, settings)
-            folder = Path(cache_dir) / key
-            store = Store(folder, key)
-            description = {
-                "teacher": teacher.name,
-                "source": Path(teacher.source).name if os.path.isdir(teacher.source) else teacher.source,
-                "revision": teacher.revision,
-                "labels": list(teacher.label_names),
-                "parameters": teacher.num_parameters,
-                "dtype": settings.dtype,
-                "precision": settings.precision,
-            }
-            if not read_description(folder):
-                store.write_description(description)
-            view = CachedView(folder, key, f"Teacher {teacher.name!r}")
+            entry = self._entry(given, cache_dir)
+            view = CachedView(Path(cache_dir) / entry["key"], entry["key"], f"Teacher {entry['name']!r}")
             self.teachers.append(
                 CachedTeacher(
-                    teacher.name,
-                    teacher.label_names,
+                    entry["name"],
+                    tuple(entry["labels"]),
                     view,
-                    teacher.num_parameters,
-                    teacher.source,
-                    teacher.revision,
+                    entry["parameters"],
+                    entry["source"],
+                    entry["revision"],
                 )
             )
+
+    def _entry(self, given: Any, cache_dir: str | os.PathLike[str]) -> dict[str, Any]:
+        """Name, key, labels and size of a teacher, which is loaded only where its folder was never seen before."""
+        spec = TeacherSpec(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
+        identity = None
+        if isinstance(spec, TeacherSpec):
+            settings = self.settings
+            facts = [_FORMAT, self._task, settings.dtype, settings.precision, settings.hidden_states]
+            identity = folder_identity(spec, facts)
+            known = recall(cache_dir, identity)
+            if known is not None:
+                name = spec.name or Path(spec.id_or_path).name
+                return {**known, "name": name, "source": spec.id_or_path, "revision": None}
+        teacher = load_teacher(spec, self._task)
+        if not isinstance(teacher, Teacher):
+            raise ConfigurationError(
+                f"The teacher {getattr(given, 'name', given)!r} is a {type(given).__name__}, which is no model that "
+                "could be run once: pass it live, without a cache."
+            )
+        key = teacher_key(teacher, self.settings)
+        store = Store(Path(cache_dir) / key, key)
+        known = {"key": key, "labels": list(teacher.label_names), "parameters": teacher.num_parameters}
+        if not read_description(store.folder):
+            store.write_description(
+                {
+                    **known,
+                    "teacher": teacher.name,
+                    "source": Path(teacher.source).name if os.path.isdir(teacher.source) else teacher.source,
+                    "revision": teacher.revision,
+                    "dtype": self.settings.dtype,
+                    "precision": self.settings.precision,
+                }
+            )
+        remember(cache_dir, identity, known)
+        return {**known, "name": teacher.name, "source": teacher.source, "revision": teacher.revision}
 
     def add(self, dataset: datasets.Dataset, text_columns: Sequence[str]) -> int:
         """Compute what is missing of a dataset: each distinct row once per teacher, ever.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from hf_distill.cache import CacheSettings, TeacherCache, cache_info, cache_teac
 from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.store import RowReader, Store, StoreError, shard_name
+from hf_distill.teachers import TeacherSpec
 from hf_distill.views import TokenView
 
 LABELS = ["negative", "positive"]
@@ -38,7 +40,7 @@ def many() -> datasets.Dataset:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file of a cache by its path, the description apart: it names where a teacher came from."""
+    """Every file of a cache by its path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -195,6 +197,41 @@ def test_six_changes_that_do_not_matter_hit(tmp_path, checkpoints, many):
     assert teacher_key(used, CacheSettings()) == key == first.teachers[0].view.key
 
 
+def test_a_folder_seen_before_is_not_loaded_again(tmp_path, monkeypatch, checkpoints, many):
+    """And any change of its files, or of what is asked for, is."""
+    folder = tmp_path / "bert"
+    shutil.copytree(checkpoints["bert"], folder)
+    key = TeacherCache([str(folder)], tmp_path / "cache").teachers[0].view.key
+    loaded = []
+    real = Teacher.from_pretrained
+    monkeypatch.setattr(Teacher, "from_pretrained", lambda *a, **o: loaded.append(1) or real(*a, **o))
+
+    def keys(given=str(folder), settings=CacheSettings()):  # noqa: B008
+        loaded.clear()
+        teacher = TeacherCache([given], tmp_path / "cache", settings).teachers[0]
+        return teacher.view.key, len(loaded), teacher
+
+    found, loads, teacher = keys()
+    assert (found, loads) == (key, 0)
+    assert (
+        teacher.label_names == ("negative", "positive")
+        and teacher.name == "bert"
+        and teacher.num_parameters > 0
+    )
+    assert keys(TeacherSpec(str(folder), name="other"))[:2] == (key, 0)
+    for given, settings in (
+        (TeacherSpec(str(folder), max_length=9), CacheSettings()),
+        (TeacherSpec(str(folder), labels=["no", "yes"]), CacheSettings()),
+        (str(folder), FLOAT32),
+    ):
+        found, loads, _ = keys(given, settings)
+        assert found != key and loads == 1
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert keys()[0] != key
+
+
 def test_an_adapter_is_part_of_the_key(bert_tokenizer):
     peft = pytest.importorskip("peft", reason="peft is not installed")
 
@@ -249,7 +286,7 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, ch
     for folder, process in running:
         assert process.wait(timeout=120) == -signal.SIGKILL
         whole = {name: data for name, data in files(folder).items() if "/." not in name}
-        finished = [name for name in whole if name.endswith(".json") and "teacher" not in name]
+        finished = [name for name in whole if re.fullmatch(r"\w+/[0-9a-f]{32}\.json", name)]
         assert all(expected[name] == data for name, data in whole.items())
         _, computed = build(folder, checkpoints["bert"], many)
         assert computed == len(set(many["text"])) - 32 * len(finished)
@@ -482,7 +519,7 @@ def test_every_dataset_of_the_trainer_is_cached_when_it_comes(
     for name, system in live.systems.items():
         assert report.systems[name].metrics == pytest.approx(system.metrics, rel=1e-5)
         assert report.systems[name].parameters == system.parameters
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 2
 
 
 def test_what_cannot_be_cached(tmp_path, teachers, rows, many):

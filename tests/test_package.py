@@ -29,7 +29,7 @@ LAYERS = (
     {"trainer"},
     {"evaluation", "preparation"},
     {"ensemble", "accounting", "student", "cache"},
-    {"cached", "pool"},
+    {"cached", "known", "pool"},
     {"data"},
     {"teachers", "collator", "training_args"},
     {"views", "tasks"},
