@@ -12,18 +12,6 @@ from .data import UNLABELLED
 from .losses import reduce_loss
 
 
-class Targets(NamedTuple):
-    """What the student of a batch is to imitate.
-
-    Attributes:
-        log_probs: (N, C) float32, fused, at the temperature; -inf for a class that no teacher has.
-        disagreement: (N,) float32, `teacher_disagreement`.
-    """
-
-    log_probs: Tensor
-    disagreement: Tensor
-
-
 class LossTerm(NamedTuple):
     """One summand of the loss.
 

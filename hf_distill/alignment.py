@@ -36,10 +36,12 @@ class TeacherBatch(NamedTuple):
     Attributes:
         logits: (K, N, C) float32; -inf where a teacher lacks the class.
         mask: (K, N, C) bool, True where the teacher has the class; None where every teacher has all.
+        unknown: (C,) bool, True where no teacher that is heard has the class; None where each is known.
     """
 
     logits: Tensor
     mask: Tensor | None
+    unknown: Tensor | None = None
 
 
 _GENERIC = re.compile(r"label[\W_]*\d+", re.IGNORECASE)

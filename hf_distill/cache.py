@@ -22,12 +22,12 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from .cached import CachedTeacher, CachedView
-from .data import example_id
+from .data import distinct_rows
 from .errors import ConfigurationError, DataError
 from .known import folder_identity, recall, remember
 from .store import DESCRIPTION, RowReader, Store, read_description, shard_name
-from .tasks import Task
-from .teachers import Teacher, TeacherSpec, load_teacher
+from .tasks import TASKS, Task
+from .teachers import Teacher, TeacherSource, TeacherSpec, load_teacher
 
 # Raise whenever the same teacher and row would be stored as other numbers.
 _FORMAT = 1
@@ -113,6 +113,8 @@ def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
     ]  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(teacher.model.state_dict().items()):
+        if ".original_module." in name:
+            continue  # what an adapter's own head replaces, drawn at random whenever the base has none
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.flatten().view(torch.uint8).numpy())
@@ -152,7 +154,7 @@ class TeacherCache:
         self.device = device
         with contextlib.suppress(OSError):  # the stores inside explain what is wrong
             Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._task = task
+        self._task = TASKS[task] if isinstance(task, str) else task
         self._given = list(teachers)
         self.teachers: list[CachedTeacher] = []
         for given in self._given:
@@ -179,8 +181,7 @@ class TeacherCache:
             identity = folder_identity(spec, facts)
             known = recall(cache_dir, identity)
             if known is not None:
-                name = spec.name or Path(spec.id_or_path).name
-                return {**known, "name": name, "source": spec.id_or_path, "revision": None}
+                return {**known, "name": spec.called, "source": spec.source, "revision": None}
         teacher = load_teacher(spec, self._task)
         if not isinstance(teacher, Teacher):
             raise ConfigurationError(
@@ -220,9 +221,7 @@ class TeacherCache:
             DataError: Rows that cannot be read, or a teacher whose outputs are not finite.
             StoreError: The folder cannot be used.
         """
-        rows = _distinct_rows(
-            dataset, [text_columns] if isinstance(text_columns, str) else list(text_columns)
-        )
+        rows = distinct_rows(dataset, [text_columns] if isinstance(text_columns, str) else list(text_columns))
         computed = 0
         for given, cached in zip(self._given, self.teachers, strict=True):
             store = Store(cached.view.folder, cached.view.key)
@@ -314,6 +313,37 @@ class TeacherCache:
         return fields
 
 
+def open_teachers(
+    teachers: Sequence[str | TeacherSource],
+    cache_dir: str | os.PathLike[str] | None,
+    settings: CacheSettings,
+    *,
+    task: Task,
+    device: torch.device | None,
+) -> tuple[list[TeacherSource], TeacherCache | None]:
+    """The teachers of a run: loaded, or read from their cache.
+
+    Args:
+        teachers: `Teacher`s, other `TeacherSource`s, or ids and folders.
+        cache_dir: Folder of the cache; None: they run live.
+        settings: How outputs are computed and stored.
+        task: Loads teachers given by id or folder.
+        device: Where they run; None: the process's own.
+
+    Returns:
+        The sources, and the cache to which datasets are to be added.
+
+    Raises:
+        ConfigurationError, DataError: Teachers that cannot be had.
+    """
+    if isinstance(teachers, (str, Teacher)):
+        raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
+    if cache_dir is None:
+        return [load_teacher(given, task) for given in teachers], None
+    cache = TeacherCache(teachers, cache_dir, settings, task=task, device=device)
+    return list(cache.teachers), cache
+
+
 def cache_teacher_outputs(
     teachers: Sequence[str | Teacher],
     dataset: datasets.Dataset,
@@ -389,35 +419,6 @@ def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dict[int, tuple[str, ...]]:
-    """Texts by example id, in the order of their first appearance."""
-    if not isinstance(dataset, datasets.Dataset):
-        raise DataError(
-            f"The rows to cache are a {type(dataset).__name__}, but each must be run once and found again: pass a "
-            "datasets.Dataset, or run the teachers live."
-        )
-    missing = [column for column in text_columns if column not in dataset.column_names]
-    if missing:
-        raise DataError(
-            f"The dataset has the columns {dataset.column_names}, but text_columns={list(text_columns)}."
-        )
-    rows: dict[int, tuple[str, ...]] = {}
-    for batch in _batches(dataset, text_columns):
-        for texts in batch:
-            if not all(isinstance(text, str) for text in texts):
-                raise DataError(
-                    f"A row to cache holds {texts!r}, expected text: remove the row or fill it in."
-                )
-            known = rows.setdefault(example_id(texts), texts)
-            assert known == texts, "two rows share 63 bits of a hash"
-    return rows
-
-
-def _batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
-    for batch in dataset.select_columns(list(columns)).with_format(None).iter(10_000):
-        yield list(zip(*(batch[column] for column in columns), strict=True))
 
 
 def _by_length(lengths: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -193,6 +193,21 @@ def refuse_other_types(dataset: Any, what: str) -> None:
         raise DataError(f"The {what} has no rows.")
 
 
+def sample_rows(train: Any, evaluation: Any) -> Any:
+    """Rows that show what a run's rows look like: the training rows, or else the first evaluation rows, or None.
+
+    Raises:
+        DataError: They are no dataset, or empty.
+    """
+    if train is not None:
+        refuse_other_types(train, "training set")
+        return train
+    rows = next(iter(evaluation.values())) if isinstance(evaluation, dict) else evaluation
+    if rows is not None:
+        refuse_other_types(rows, "evaluation set")
+    return rows
+
+
 def is_prepared(dataset: Any, text_columns: Sequence[str]) -> bool:
     """Whether `prepare_dataset` made this dataset; raw rows may have an ``example_id`` of their own, and have text."""
     columns = getattr(dataset, "column_names", None) or ()
@@ -290,3 +305,40 @@ def count_labelled(dataset: Any) -> int | None:
         return None
     labels = dataset.with_format("numpy", columns=["labels"])["labels"]
     return int((labels[:] != UNLABELLED).sum())
+
+
+def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """Texts by example id, in the order of their first appearance.
+
+    Args:
+        dataset: Raw rows.
+        text_columns: The columns that teachers read.
+
+    Raises:
+        DataError: It is no dataset, lacks a column, or holds something else than text.
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise DataError(
+            f"The rows to cache are a {type(dataset).__name__}, but each must be run once and found again: pass a "
+            "datasets.Dataset, or run the teachers live."
+        )
+    missing = [column for column in text_columns if column not in dataset.column_names]
+    if missing:
+        raise DataError(
+            f"The dataset has the columns {dataset.column_names}, but text_columns={list(text_columns)}."
+        )
+    rows: dict[int, tuple[str, ...]] = {}
+    for batch in _text_batches(dataset, text_columns):
+        for texts in batch:
+            if not all(isinstance(text, str) for text in texts):
+                raise DataError(
+                    f"A row to cache holds {texts!r}, expected text: remove the row or fill it in."
+                )
+            known = rows.setdefault(example_id(texts), texts)
+            assert known == texts, "two rows share 63 bits of a hash"
+    return rows
+
+
+def _text_batches(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[list[tuple[Any, ...]]]:
+    for batch in dataset.select_columns(list(columns)).with_format(None).iter(10_000):
+        yield list(zip(*(batch[column] for column in columns), strict=True))

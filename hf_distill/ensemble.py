@@ -12,8 +12,8 @@ from torch import Tensor
 from .collator import MultiTeacherCollator
 from .data import UNLABELLED, encode_views, example_id
 from .errors import ConfigurationError, DataError
-from .fusion import FUSIONS, Fusion, LinearPool
-from .lookup import build
+from .fusion import Fusion, FusionChoice, LinearPool
+from .held_out import finished_fusion
 from .pool import TeacherPool
 from .teachers import TeacherSource, load_teacher
 
@@ -25,7 +25,7 @@ class Ensemble:
 
     Args:
         teachers: As for the trainer.
-        fusion: As for the trainer; applied at temperature 1.
+        fusion: As for the trainer, but fitted; applied at temperature 1.
         label_names: The labels to answer with; None: the first teacher's.
         batch_size: Texts per forward.
         device: Where to run.
@@ -44,7 +44,7 @@ class Ensemble:
     def __init__(
         self,
         teachers: Sequence[str | TeacherSource],
-        fusion: str | Mapping[str, Any] | Fusion = LinearPool(),  # noqa: B008 - frozen
+        fusion: str | Mapping[str, Any] | Fusion | FusionChoice = LinearPool(),  # noqa: B008 - frozen
         label_names: Sequence[str] | None = None,
         *,
         batch_size: int = 32,
@@ -53,7 +53,7 @@ class Ensemble:
         if not teachers:
             raise ConfigurationError("An ensemble needs at least one teacher.")
         members = [load_teacher(teacher, self.task) for teacher in teachers]
-        self.fusion: Fusion = build(fusion, FUSIONS, kind="fusion")
+        self.fusion: Fusion = finished_fusion(fusion, "Ensemble").fusion
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)
         self.pool = TeacherPool(members, self.label_names, self.fusion).to(self.device)

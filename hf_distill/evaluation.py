@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -25,11 +24,13 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from .collator import MultiTeacherCollator
 from .data import UNLABELLED, prepare_dataset, resolve_label_names
-from .errors import ConfigurationError, DataError, HfDistillError
-from .fusion import FUSIONS, Fusion, LinearPool
+from .errors import ConfigurationError, DataError
+from .fusion import Fusion, FusionChoice, LinearPool, summary
+from .held_out import finished_fusion, leave_out_fitted
 from .lookup import build
 from .metrics import compute_metric, load_metric
 from .pool import TeacherPool
+from .processes import once
 from .student import load_trained, student_config
 from .table import markdown_table
 from .tasks import TASKS, Task
@@ -136,7 +137,7 @@ def evaluate_ensemble(
     student: str | PreTrainedModel | None = None,
     baseline: str | PreTrainedModel | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
-    fusion: str | Mapping[str, Any] | Fusion = LinearPool(),  # noqa: B008 - frozen
+    fusion: str | Mapping[str, Any] | Fusion | FusionChoice = LinearPool(),  # noqa: B008 - frozen
     task: str | Task = "text-classification",
     text_columns: Sequence[str] | None = None,
     label_column: str = "label",
@@ -158,7 +159,7 @@ def evaluate_ensemble(
         student: A model, id or folder; None: teachers and ensemble alone.
         baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
         processing_class: The student's tokenizer; None: the one stored with the student.
-        fusion: As for the trainer.
+        fusion: As for the trainer, but fitted: nothing is fitted here.
         task, text_columns, label_column, label_names: As for the trainer; without labels or a student the first teacher's
             names are taken.
         metrics: Names of `METRICS`, other names for `evaluate.load`, or modules; None: the task's.
@@ -178,7 +179,7 @@ def evaluate_ensemble(
         ['ensemble', 'teacher:bert']
     """
     task = build(task, TASKS, kind="task")
-    fusion = build(fusion, FUSIONS, kind="fusion")
+    fusion = finished_fusion(fusion, "evaluate_ensemble")
     teachers = [load_teacher(teacher, task) for teacher in teachers]
     text_columns = task.text_columns if text_columns is None else text_columns
     if isinstance(student, str) and processing_class is None:
@@ -200,7 +201,7 @@ def evaluate_ensemble(
         for name, model in given.items()
         if model is not None
     }
-    pool = TeacherPool(teachers, names, fusion)
+    pool = TeacherPool(teachers, names, fusion.fusion)
     student_view = None
     if students:
         first = next(iter(students.values()))
@@ -216,6 +217,7 @@ def evaluate_ensemble(
         teacher_views=pool.views,
         what=dataset_name,
     )
+    rows, fitted = leave_out_fitted(rows, fusion)
     accelerator = accelerator or Accelerator()
     collator = MultiTeacherCollator(
         DataCollatorWithPadding(processing_class) if students else None, pool.views
@@ -230,7 +232,7 @@ def evaluate_ensemble(
         metrics=metrics,
         label_names=names,
         dataset_name=dataset_name,
-        notes=notes,
+        notes=[*notes, *fitted],
     )
 
 
@@ -238,7 +240,7 @@ def evaluate_loader(
     loader: Any,
     *,
     pool: TeacherPool,
-    fusion: Fusion,
+    fusion: FusionChoice,
     students: Mapping[str, nn.Module],
     accelerator: Accelerator,
     task: Task,
@@ -252,7 +254,7 @@ def evaluate_loader(
     Args:
         loader: Batches of `MultiTeacherCollator`, sharded by the accelerator.
         pool: The teachers, on the accelerator's device.
-        fusion: The fusion of the training.
+        fusion: The fusion of the training, and where it comes from.
         students: Models for the student's view, by the name the report gives them.
         accelerator: Runs and gathers.
         task: Names the default metrics.
@@ -262,23 +264,19 @@ def evaluate_loader(
         notes: Sentences to add to the report.
     """
     modules = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
-    log_probs, labels = _predict(loader, pool=pool, fusion=fusion, students=students, accelerator=accelerator)
+    log_probs, labels = _predict(
+        loader, pool=pool, fusion=fusion.fusion, students=students, accelerator=accelerator
+    )
     notes = list(notes)
+    if fusion.reason and pool.teachers:
+        notes += [f"Fusion: {fusion.reason}.", *fusion.warnings]
     labelled = int((labels != UNLABELLED).sum())
     if labelled < len(labels):
         notes.append(
             f"{len(labels) - labelled} of {len(labels)} rows have no label; metrics with labels ignore them."
         )
     # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
-    outcome: list[Any] = [None]
-    if accelerator.is_main_process:
-        try:
-            outcome = [_measure(modules, log_probs, labels)]
-        except HfDistillError as error:
-            outcome = [error]
-    (results,) = broadcast_object_list(outcome)
-    if isinstance(results, HfDistillError):
-        raise results
+    results = once(lambda: _measure(modules, log_probs, labels), accelerator)
     sizes = _parameters(pool.teachers, students)
     systems = {name: SystemResult(values, sizes.get(name)) for name, values in results.items()}
     return EvaluationReport(
@@ -287,7 +285,7 @@ def evaluate_loader(
         rows=len(labels),
         systems=systems,
         labels=tuple(label_names),
-        fusion=repr(fusion) if pool.teachers else "",
+        fusion=summary(fusion.fusion) if pool.teachers else "",
         notes=tuple(notes),
     )
 

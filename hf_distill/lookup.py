@@ -36,7 +36,7 @@ def build(spec: Any, table: Mapping[str, Any], *, kind: str) -> Any:
         Fraction(0, 1)
     """
     if isinstance(spec, str):
-        return _make(_find(spec, table, kind), {}, spec, kind)
+        return _make(find(spec, table, kind), {}, spec, kind)
     if isinstance(spec, Mapping):
         options = dict(spec)
         use = options.pop("use", None)
@@ -48,7 +48,7 @@ def build(spec: Any, table: Mapping[str, Any], *, kind: str) -> Any:
         unnamed = [key for key in options if not isinstance(key, str)]
         if unnamed:
             raise ConfigurationError(f"{kind} {use!r}: options are words, found {unnamed[0]!r}")
-        return _make(_find(use, table, kind), options, use, kind)
+        return _make(find(use, table, kind), options, use, kind)
     if isinstance(spec, type):
         raise ConfigurationError(
             f"{kind}: found the class {spec.__name__}, expected an instance; write {spec.__name__}()"
@@ -78,7 +78,17 @@ def suggest(word: object, known: Iterable[str]) -> str:
     return f" (did you mean {known[near[0]]!r}?)" if near else ""
 
 
-def _find(name: str, table: Mapping[str, Any], kind: str) -> Any:
+def find(name: str, table: Mapping[str, Any], kind: str) -> Any:
+    """Returns what a name or a path stands for: a class, a function or an object, nothing called yet.
+
+    Args:
+        name: a name in `table`, or a path `"pkg.mod:Name"`.
+        table: the built-in names.
+        kind: what is looked up, as a word for the error messages.
+
+    Raises:
+        ConfigurationError: unknown name, or a path that cannot be imported.
+    """
     if name in table:
         return table[name]
     module_name, colon, attribute = name.partition(":")

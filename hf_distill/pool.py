@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .alignment import LabelMap, TeacherBatch, align, check_coverage
+from .alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage
 from .errors import ConfigurationError, DataError
 from .fusion import Fusion
+from .fusion.shares import constant
 from .teachers import Teacher, TeacherSource
 from .views import VIEWS, View
 
@@ -57,17 +59,7 @@ class TeacherPool:
         self.label_maps = [
             LabelMap.match(t.label_names, student_labels, teacher=t.name) for t in self.teachers
         ]
-        weights = getattr(fusion, "weights", None)
-        if weights is not None and len(weights) != len(names):
-            raise ConfigurationError(
-                f"The fusion has {len(weights)} weights for {len(names)} teachers ({', '.join(names)}): "
-                "give one per teacher, in their order."
-            )
-        heard = [m for k, m in enumerate(self.label_maps) if weights is None or weights[k] > 0]
-        if heard:
-            check_coverage(heard, weights)
-        # (C,) True where a teacher that is heard knows the class; of other classes nothing can be learnt here.
-        self.covered = tuple(any(m.columns[c] is not None for m in heard) for c in range(len(student_labels)))
+        self.listen(fusion)
         self._device: torch.device | None = None
         self.views: dict[str, View] = {}
         self._view_of: dict[str, str] = {}
@@ -78,6 +70,32 @@ class TeacherPool:
                 self._view_of[teacher.name] = name
                 self.views.setdefault(name, teacher.view)
 
+    def listen(self, fusion: Fusion | None) -> None:
+        """Find out which teachers a fusion hears.
+
+        Args:
+            fusion: The fusion their outputs go to; None: all are heard.
+
+        Raises:
+            ConfigurationError: It has not one weight per teacher.
+            DataError: Groups of teachers share no class, and no weights say how the groups compare.
+        """
+        weights, names = getattr(fusion, "weights", None), [teacher.name for teacher in self.teachers]
+        if weights is not None and len(weights) != len(names):
+            raise ConfigurationError(
+                f"The fusion has {len(weights)} weights for {len(names)} teachers ({', '.join(names)}): "
+                "give one per teacher, in their order."
+            )
+        self._heard = [k for k in range(len(names)) if weights is None or weights[k] > 0]
+        self._select = getattr(fusion, "select", None)
+        if self._heard:
+            check_coverage([self.label_maps[k] for k in self._heard], weights)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the fusion draws the teachers of each training batch."""
+        return self._select is not None
+
     def __call__(self, inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]]) -> TeacherBatch:
         """Run every teacher and align.
 
@@ -87,13 +105,54 @@ class TeacherPool:
         Returns:
             `TeacherBatch` with logits (K, N, C).
         """
-        views = inputs[VIEWS]
-        outputs = []
-        for teacher in self.teachers:
-            view = views[self._view_of[teacher.name]] if teacher.view is not None else {}
-            with self._at_work(teacher):
-                outputs.append(teacher(view, inputs["example_id"]))
-        return align(outputs, self.label_maps)
+        return self._aligned(range(len(self.teachers)), inputs, self._heard)
+
+    def heard(
+        self,
+        inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]],
+        generator: torch.Generator | None,
+    ) -> TeacherBatch:
+        """Run only the teachers that the fusion hears, as training needs them, and align.
+
+        Args:
+            inputs: A batch of `MultiTeacherCollator`.
+            generator: For a fusion that draws.
+
+        Returns:
+            `TeacherBatch` with logits (k, N, C) of the drawn teachers where the fusion draws; else (K, N, C), NaN where
+            a teacher has no weight.
+        """
+        if self._select is not None:
+            drawn = self._select(generator)
+            return self._aligned(drawn, inputs, drawn)
+        return self._aligned(range(len(self.teachers)), inputs, self._heard, run=self._heard)
+
+    def _aligned(
+        self,
+        which: Sequence[int],
+        inputs: Mapping[str, Any],
+        heard: Sequence[int],
+        run: Sequence[int] | None = None,
+    ) -> TeacherBatch:
+        outputs = [self._outputs(k, inputs, run is None or k in run) for k in which]
+        batch = align(outputs, [self.label_maps[k] for k in which])
+        known = zip(
+            *([column is not None for column in self.label_maps[k].columns] for k in heard), strict=True
+        )
+        unknown = tuple(not any(has) for has in known)
+        if not any(unknown):
+            return batch
+        return batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
+
+    def _outputs(self, k: int, inputs: Mapping[str, Any], run: bool) -> TeacherOutputs:
+        teacher = self.teachers[k]
+        if not run:
+            rows = inputs["example_id"]
+            classes = len(teacher.label_names)
+            return TeacherOutputs(torch.full((len(rows), classes), torch.nan, device=rows.device))
+        view = inputs[VIEWS][self._view_of[teacher.name]] if teacher.view is not None else {}
+        with self._at_work(teacher):
+            return teacher(view, inputs["example_id"])
 
     def to(self, device: torch.device) -> TeacherPool:
         """Say where teachers that are models run; a call that changes nothing costs nothing."""

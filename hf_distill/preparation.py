@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from .cache import TeacherCache
 from .cached import CachedView
 from .data import is_prepared, prepare_dataset
+from .errors import DataError
 from .pool import TeacherPool
 from .views import View
 
@@ -36,6 +37,12 @@ class RowPreparation:
     pool: TeacherPool
     cache: TeacherCache | None = None
     _prepared: dict[str, Any] = field(default_factory=dict)
+
+    def each(self, given: Any, what: str) -> Any:
+        """Prepared rows of one dataset, or of each in a dict of them."""
+        if isinstance(given, dict):
+            return {name: self(part, f"{what} {name!r}") for name, part in given.items()}
+        return self(given, what)
 
     def __call__(self, dataset: Any, what: str) -> Any:
         """Prepared rows; None and prepared rows are returned as they are.
@@ -70,20 +77,35 @@ class RowPreparation:
         return prepared
 
 
-def overlap_notes(rows: Any, trained: Sequence[Any], selected: Sequence[Any]) -> list[str]:
+def one_dataset(rows: Any) -> Any:
+    """The rows to report on.
+
+    Raises:
+        DataError: There is no dataset, or several.
+    """
+    if rows is None or isinstance(rows, dict):
+        raise DataError(
+            "evaluate_ensemble needs one dataset, but the trainer has "
+            f"{'none' if rows is None else f'several ({list(rows)})'}: pass dataset=."
+        )
+    return rows
+
+
+def overlap_notes(rows: Any, *, trained: Any, selected: Any) -> list[str]:
     """What a report on some rows must say of the training.
 
     Args:
         rows: Prepared rows that are evaluated.
-        trained: Prepared datasets the student was trained on.
-        selected: Prepared datasets by which its checkpoint was chosen.
+        trained: Prepared rows the student was trained on.
+        selected: Prepared rows, or a dict of them, by which its checkpoint was chosen.
     """
     sentences = {
         "were also trained on, so the student's figures flatter it there.": trained,
         "also selected the student's checkpoint, so its figures are optimistic there.": selected,
     }
     notes = []
-    for sentence, others in sentences.items():
+    for sentence, given in sentences.items():
+        others = given.values() if isinstance(given, dict) else [given]
         known = {i for other in others if isinstance(other, datasets.Dataset) for i in other["example_id"][:]}
         ids = rows["example_id"][:] if isinstance(rows, datasets.Dataset) else []
         if count := sum(i in known for i in ids):

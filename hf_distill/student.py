@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from .alignment import LabelMap, is_generic
-from .errors import DataError
+from .checkpoints import load_tokenizer, load_with_head
+from .data import resolve_label_names
+from .errors import ConfigurationError, DataError
 from .tasks import Task
-from .teachers import load_with_head
+from .views import TokenView, input_length
 
 
 def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
@@ -26,6 +29,63 @@ def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
         raise DataError(
             f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
         ) from error
+
+
+class OpenedStudent(NamedTuple):
+    """A student that is ready to learn.
+
+    Attributes:
+        model: Its config names the labels.
+        view: How it reads text.
+        label_names: The labels, in the order of its logits.
+    """
+
+    model: PreTrainedModel
+    view: TokenView
+    label_names: tuple[str, ...]
+
+
+def open_student(
+    model: str | PreTrainedModel,
+    tokenizer: Any,
+    rows: Any,
+    *,
+    task: Task,
+    label_column: str,
+    label_names: Sequence[str] | None,
+    max_length: int | None,
+) -> OpenedStudent:
+    """The student of a run: loaded where it is given by id or folder, its labels named, its tokenizer found.
+
+    Args:
+        model: Id, folder or model.
+        tokenizer: A tokenizer, id or folder; None: the one stored with a student given by id or folder.
+        rows: Raw rows, which may name the labels; or None.
+        task: Its auto class loads the model.
+        label_column: Of the rows.
+        label_names: What the user says of the labels, see `resolve_label_names`.
+        max_length: Longest input in tokens; None: what tokenizer and positions allow.
+
+    Raises:
+        ConfigurationError: Nothing says which tokenizer.
+        DataError: It cannot be loaded, or its head was trained for other labels or another order of them.
+    """
+    if isinstance(tokenizer, str) or (tokenizer is None and isinstance(model, str)):
+        tokenizer = load_tokenizer(tokenizer or model, what="The student")
+    if tokenizer is None:
+        raise ConfigurationError(
+            "processing_class= is missing: pass the student's tokenizer (it is read from the model only where that "
+            "is given by id or folder)."
+        )
+    config = student_config(model)
+    names = resolve_label_names(label_names, rows, label_column, config)
+    refuse_other_label_order(config, names, "The student")
+    if isinstance(model, str):
+        model = load_student(model, names, task)
+    name_labels(model, names)
+    return OpenedStudent(
+        model, TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student")), names
+    )
 
 
 def load_student(id_or_path: str, label_names: Sequence[str], task: Task) -> PreTrainedModel:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .adapters import load_over_base
 from .alignment import TeacherOutputs
-from .errors import ConfigurationError, DataError, UnsafeFileError
+from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
+from .errors import ConfigurationError, DataError
 from .lookup import suggest
 from .tasks import TASKS, Task
 from .views import TokenView, View, input_length, named_inputs
@@ -91,7 +92,7 @@ class Teacher:
                 "A teacher has no name, since its model was not loaded from anywhere: pass name=."
             )
         self.name = name
-        _refuse_other_task(model, self.task, f"Teacher {name!r}")
+        refuse_other_task(model, self.task, f"Teacher {name!r}")
         length = input_length(model, tokenizer, max_length, what=f"Teacher {name!r}")
         # Heads on decoders (`score`) answer from the last token that is not the config's padding token.
         inside = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -116,6 +117,7 @@ class Teacher:
         cls,
         id_or_path: str,
         *,
+        adapter: str | None = None,
         revision: str | None = None,
         name: str | None = None,
         labels: Mapping[str, str] | Sequence[str] | None = None,
@@ -128,8 +130,9 @@ class Teacher:
 
         Args:
             id_or_path: Hub id or folder.
+            adapter: Hub id or folder of a LoRA adapter over it; teachers over one base share its weights in memory.
             revision: Branch, tag or commit of the Hub repository.
-            name: What logs and reports call it; None: the last part of the id.
+            name: What logs and reports call it; None: the last part of the id, of the adapter's where there is one.
             labels: As for `Teacher`.
             max_length: As for `Teacher`.
             dtype: Type of the weights; None: that of the checkpoint.
@@ -145,20 +148,18 @@ class Teacher:
             ('negative', 'positive')
         """
         task = TASKS[task] if isinstance(task, str) else task
-        name = name or Path(id_or_path).name
-        model = load_with_head(
-            id_or_path,
-            task,
-            what=f"Teacher {name!r}",
-            require_head=True,
-            revision=revision,
-            dtype="auto" if dtype is None else dtype,
-            trust_remote_code=trust_remote_code,
-        )
-        tokenizer = load_tokenizer(
-            id_or_path, what=f"Teacher {name!r}", revision=revision, trust_remote_code=trust_remote_code
-        )
-        return cls(model, tokenizer, name=name, labels=labels, max_length=max_length, task=task)
+        name = name or Path(adapter or id_or_path).name
+        what, options = f"Teacher {name!r}", {"revision": revision, "trust_remote_code": trust_remote_code}
+        types = {"dtype": "auto" if dtype is None else dtype}
+        if adapter is None:
+            model = load_with_head(id_or_path, task, what=what, require_head=True, **types, **options)
+            tokenizer = load_tokenizer(id_or_path, what=what, **options)
+        else:
+            model, tokenizer = load_over_base(id_or_path, adapter, task, what=what, **types, **options)
+        teacher = cls(model, tokenizer, name=name, labels=labels, max_length=max_length, task=task)
+        if adapter is not None:  # the model's config speaks of the base
+            teacher.source, teacher.revision = adapter, None
+        return teacher
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor | None = None) -> TeacherOutputs:
         """Logits for a batch; see `TeacherSource`."""
@@ -210,6 +211,17 @@ class TeacherSpec:
     max_length: int | None = None
     dtype: str | torch.dtype | None = None
     trust_remote_code: bool = False
+    adapter: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the teacher itself lies: its adapter, where it has one."""
+        return self.adapter or self.id_or_path
+
+    @property
+    def called(self) -> str:
+        """The teacher's name."""
+        return self.name or Path(self.source).name
 
     def load(self, task: str | Task) -> Teacher:
         """The live teacher."""
@@ -227,100 +239,6 @@ def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> 
             "Teacher(model, tokenizer, name=…)."
         )
     return teacher
-
-
-def load_with_head(
-    id_or_path: str, task: Task, *, what: str, require_head: bool, **options: object
-) -> PreTrainedModel:
-    """`from_pretrained` of the task's auto class, with errors that say what to do.
-
-    Args:
-        id_or_path: Hub id or folder.
-        task: Its auto class loads the model.
-        what: Who it is for, for messages: "Teacher 'bert'".
-        require_head: Whether a freshly initialised head is refused.
-        options: Arguments of ``from_pretrained``.
-
-    Raises:
-        DataError: Nothing can be loaded there, sizes do not fit, or a required head is missing.
-        UnsafeFileError: The weights are not stored as safetensors.
-    """
-    auto = getattr(transformers, task.auto_class)
-    try:
-        model, info = auto.from_pretrained(
-            id_or_path, use_safetensors=True, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        if "safetensors" in reason and "not a local folder" not in reason:
-            raise UnsafeFileError(
-                f"{what}: {id_or_path} holds no model.safetensors; other formats can run code when read and are "
-                "refused. Convert it once where you trust it (load, then save_pretrained) and use the result."
-            ) from error
-        raise DataError(
-            f"{what}: {id_or_path} cannot be loaded as {task.auto_class}: {reason[:500]}"
-        ) from error
-    if require_head:
-        adapters = getattr(model, "peft_config", None) or {}
-        _refuse_other_task(model, task, what, checkpoint=not adapters)
-        missing_keys = set(info["missing_keys"])
-        for adapter in adapters.values():  # its loading report leaves out what the base lacks
-            _, of_base = auto.from_pretrained(
-                adapter.base_model_name_or_path,
-                use_safetensors=True,
-                output_loading_info=True,
-                num_labels=model.config.num_labels,
-                trust_remote_code=options.get("trust_remote_code", False),
-            )
-            stored = set(adapter.modules_to_save or ())
-            missing_keys |= {key for key in of_base["missing_keys"] if not stored & set(key.split("."))}
-        if missing_keys:
-            missing = ", ".join(sorted(missing_keys)[:4])
-            raise DataError(
-                f"{what}: {id_or_path} has no trained head for {task.name} (not in the checkpoint: {missing}), so its "
-                "answers would be random. Fine-tune it first, or name the fine-tuned checkpoint."
-            )
-    return model
-
-
-def load_tokenizer(id_or_path: str, *, what: str, **options: object) -> PreTrainedTokenizerBase:
-    """`AutoTokenizer.from_pretrained`, with an error that says whose tokenizer is missing.
-
-    Raises:
-        DataError: No tokenizer can be loaded there.
-    """
-    advice = "Save it there with tokenizer.save_pretrained, or pass it."
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise DataError(
-            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}"
-        ) from error
-    # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
-    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
-        raise DataError(f"{what}: there is no tokenizer in {id_or_path}. {advice}")
-    return tokenizer
-
-
-def _refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoint: bool = False) -> None:
-    config = model.config
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # A model in memory has the head of its class, whatever its body was loaded from.
-    architectures = (config.architectures if checkpoint else None) or [type(inside).__name__]
-    if not any(task.architecture in name for name in architectures) and any(
-        "For" in n for n in architectures
-    ):
-        raise DataError(
-            f"{what}: it was saved as {', '.join(architectures)}, but {task.name} needs a *{task.architecture} head: "
-            "name a checkpoint fine-tuned for that task."
-        )
-    if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
-        kind = config.problem_type or "one output, which is regression"
-        raise DataError(
-            f"{what}: its head is for another task ({kind}; {config.num_labels} output(s)), but {task.name} here means "
-            "one of several classes per row."
-        )
 
 
 def _named(

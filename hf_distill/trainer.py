@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,27 +19,28 @@ from transformers import (
     set_seed,
 )
 
-from .accounting import EvaluationRows, LossTerm, Targets, TrainingSums, count_units, total_loss
+from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
 from .alignment import plan_table
-from .cache import CacheSettings, TeacherCache
+from .cache import CacheSettings, open_teachers
+from .callbacks import AdaptiveStrength, ScheduleCallback
+from .card import distillation_section
 from .collator import MultiTeacherCollator
-from .data import (
-    count_labelled,
-    refuse_other_types,
-    resolve_label_names,
-)
+from .data import count_labelled, sample_rows
 from .errors import ConfigurationError, DataError
 from .evaluation import EvaluationReport, evaluate_loader
-from .fusion import FUSIONS, Fusion, LinearPool, teacher_disagreement
+from .fusion import Fusion, FusionChoice, FusionRule, LinearPool, build_fusion
+from .held_out import choose_fusion, leave_out_fitted, save_choice
 from .lookup import build
 from .losses import LOSSES, cross_entropy, forward_kl
 from .pool import TeacherPool
-from .preparation import RowPreparation, overlap_notes
-from .student import load_student, load_trained, name_labels, refuse_other_label_order, student_config
+from .preparation import RowPreparation, one_dataset, overlap_notes
+from .row_weights import ROW_WEIGHTS
+from .student import load_trained, name_labels, open_student
+from .targets import Draws, Targets, make_targets
 from .tasks import TASKS, Task
-from .teachers import Teacher, TeacherSource, load_teacher, load_tokenizer
+from .teachers import TeacherSource
 from .training_args import DistillationArguments
-from .views import VIEWS, TokenView, input_length
+from .views import VIEWS
 
 
 class MultiTeacherDistillationTrainer(Trainer):
@@ -57,8 +60,11 @@ class MultiTeacherDistillationTrainer(Trainer):
             over the labelled rows of a batch.
         teachers: `Teacher`s, other `TeacherSource`s, or ids and folders for `Teacher.from_pretrained`. May be empty
             where ``distill_weight`` is 0.
-        fusion: A `Fusion`, or how a recipe writes one: a name of `FUSIONS`, or ``"pkg.mod:Name"``.
+        fusion: A `Fusion`, or how a recipe writes one, see `build_fusion`. What is to be fitted is fitted here on the
+            labelled rows of ``eval_dataset``; ``"auto"`` is `AutoFusion`.
         distillation_loss: ``f(student_logits, target_log_probs, *, temperature) -> (N,)``, or how a recipe writes it.
+        row_weight: Weighs each row's distillation loss: a name of `ROW_WEIGHTS`, or
+            ``f(student_logits, teacher_logits, *, mask) -> (N,)``.
         task: A name of `TASKS`, or a `Task`.
         text_columns: One column of text, or two for pairs.
         label_column: The column of the labels.
@@ -99,8 +105,9 @@ class MultiTeacherDistillationTrainer(Trainer):
         preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
         teachers: Sequence[str | TeacherSource],
-        fusion: str | Mapping[str, Any] | Fusion = LinearPool(),  # noqa: B008 - frozen
+        fusion: str | Mapping[str, Any] | Fusion | FusionRule | FusionChoice = "auto",
         distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] = forward_kl,
+        row_weight: str | Callable[..., Tensor] | None = None,
         task: str | Task = "text-classification",
         text_columns: Sequence[str] | None = None,
         label_column: str = "label",
@@ -119,22 +126,13 @@ class MultiTeacherDistillationTrainer(Trainer):
         if (model is None) == (model_init is None):
             raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
         self.task: Task = build(task, TASKS, kind="task")
-        self.fusion: Fusion = build(fusion, FUSIONS, kind="fusion")
         self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
+        self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
         columns = self.task.text_columns if text_columns is None else text_columns
         self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.label_column = label_column
-        if isinstance(teachers, (str, Teacher)):
-            raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
-        self._cache: TeacherCache | None = None
-        if cache_dir is not None:
-            self._cache = TeacherCache(
-                teachers, cache_dir, cache_settings, task=self.task, device=args.device
-            )
-        self.teachers: list[TeacherSource] = (
-            list(self._cache.teachers)
-            if self._cache
-            else [load_teacher(given, self.task) for given in teachers]
+        self.teachers, self._cache = open_teachers(
+            teachers, cache_dir, cache_settings, task=self.task, device=args.device
         )
         if not self.teachers and args.distill_weight > 0:
             raise ConfigurationError(
@@ -143,51 +141,38 @@ class MultiTeacherDistillationTrainer(Trainer):
             )
 
         set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
-        if isinstance(processing_class, str) or (processing_class is None and isinstance(model, str)):
-            processing_class = load_tokenizer(processing_class or model, what="The student")
-        if processing_class is None:
-            raise ConfigurationError(
-                "processing_class= is missing: pass the student's tokenizer (it is read from the model only where that "
-                "is given by id or folder)."
-            )
         self.model_init = model_init
-        # With model_init the Trainer makes its own student; this one only tells labels and length.
-        sample = model if model is not None else super().call_model_init()
-        config = student_config(sample)
-        rows = next(iter(eval_dataset.values())) if isinstance(eval_dataset, dict) else eval_dataset
-        rows = rows if train_dataset is None else train_dataset
-        if rows is not None:
-            refuse_other_types(rows, "evaluation set" if train_dataset is None else "training set")
-        self.student_labels = resolve_label_names(label_names, rows, label_column, config)
-        self.teacher_pool = TeacherPool(
-            self.teachers, self.student_labels, self.fusion, placement=teacher_placement
+        opened = open_student(
+            # With model_init the Trainer makes its own student; this one only tells labels and length.
+            super().call_model_init() if model is None else model,
+            processing_class,
+            sample_rows(train_dataset, eval_dataset),
+            task=self.task,
+            label_column=label_column,
+            label_names=label_names,
+            max_length=args.max_length,
         )
-        refuse_other_label_order(config, self.student_labels, "The student")
-        if isinstance(model, str):
-            sample = model = load_student(model, self.student_labels, self.task)
-        if any(getattr(teacher, "model", None) is sample for teacher in teachers):
+        model = None if model is None else opened.model
+        processing_class, self.student_labels = opened.view.tokenizer, opened.label_names
+        if any(getattr(teacher, "model", None) is opened.model for teacher in teachers):
             raise ConfigurationError(
                 "The student is one of the teachers, which are frozen: load it a second time."
             )
-        name_labels(sample, self.student_labels)
-
-        length = input_length(sample, processing_class, args.max_length, what="The student")
+        self.teacher_pool = TeacherPool(
+            self.teachers, self.student_labels, build_fusion(fusion), placement=teacher_placement
+        )
         self._prepare = RowPreparation(
             args,
             self.text_columns,
             label_column,
             self.student_labels,
-            TokenView(processing_class, length),
+            opened.view,
             self.teacher_pool,
             self._cache,
         )
         self._loaded: Any = None
         train_dataset = self._prepare(train_dataset, "training set")
-        eval_dataset = (
-            {name: self._prepare(part, f"evaluation set {name!r}") for name, part in eval_dataset.items()}
-            if isinstance(eval_dataset, dict)
-            else self._prepare(eval_dataset, "evaluation set")
-        )
+        eval_dataset = self._prepare.each(eval_dataset, "evaluation set")
         if args.task_weight > 0 and train_dataset is not None and count_labelled(train_dataset) == 0:
             raise DataError(
                 f"task_weight is {args.task_weight}, but no row of the training set has a label in column "
@@ -212,6 +197,20 @@ class MultiTeacherDistillationTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self.fusion_choice = choose_fusion(
+            fusion if self.teachers else LinearPool(),
+            self.eval_dataset,
+            pool=self.teacher_pool,
+            loader=self.get_eval_dataloader,
+            accelerator=self.accelerator,
+        )
+        self.teacher_pool.listen(self.fusion)
+        self._draws = Draws(args.seed, args.process_index)
+
+    @property
+    def fusion(self) -> Fusion:
+        """From the teachers' logits to the target: as given, or as fitted on held-out rows (``fusion_choice``)."""
+        return self.fusion_choice.fusion
 
     # ---- One batch: the picture of docs/design.md, one call per stage ----
 
@@ -239,12 +238,19 @@ class MultiTeacherDistillationTrainer(Trainer):
         Args:
             inputs: A batch of `MultiTeacherCollator`.
         """
+        pool, training = self.teacher_pool.to(self.args.device), self.model.training
         with self.accelerator.autocast():
-            batch = self.teacher_pool.to(self.args.device)(inputs)
-        options = {"temperature": self.args.temperature, "mask": batch.mask}
-        return Targets(
-            self.fusion(batch.logits, labels=inputs["labels"] if self.model.training else None, **options),
-            teacher_disagreement(batch.logits, weights=getattr(self.fusion, "weights", None), **options),
+            if training:
+                batch = pool.heard(inputs, self._draws(self.state.global_step) if pool.draws else None)
+            else:
+                batch = pool(inputs)
+        return make_targets(
+            batch,
+            self.fusion,
+            temperature=self.args.temperature,
+            labels=inputs["labels"] if training else None,
+            label_share=self.args.label_share,
+            drawn=training and pool.draws,
         )
 
     def loss_terms(
@@ -269,13 +275,15 @@ class MultiTeacherDistillationTrainer(Trainer):
                 values = cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
             terms["task"] = LossTerm(values, self.args.task_weight, labelled=True)
         if targets is not None:
-            if not all(self.teacher_pool.covered):
-                # No teacher says anything of these classes: neither may the distillation loss.
-                unknown = [c for c, known in enumerate(self.teacher_pool.covered) if not known]
-                logits = logits.index_fill(-1, torch.tensor(unknown, device=logits.device), -torch.inf)
-            values = self.distillation_loss(logits, targets.log_probs, temperature=self.args.temperature)
+            known = logits if targets.unknown is None else logits.masked_fill(targets.unknown, -torch.inf)
+            values = self.distillation_loss(known, targets.log_probs, temperature=targets.temperature)
+            if self.row_weight is not None:
+                values = values * self.row_weight(logits, targets.teachers.logits, mask=targets.teachers.mask)
             terms["distill"] = LossTerm(values, self.args.distill_weight)
-            terms["teacher_disagreement"] = LossTerm(targets.disagreement, 0.0)
+            if targets.disagreement is not None:
+                terms["teacher_disagreement"] = LossTerm(targets.disagreement, 0.0)
+            if targets.ensemble is not None:
+                terms["ensemble"] = LossTerm(cross_entropy(targets.ensemble, labels), 0.0, labelled=True)
         return terms
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,6 +319,9 @@ class MultiTeacherDistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss, averaged over the updates since the last log and over all processes."""
         if "loss" in logs:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, (ScheduleCallback, AdaptiveStrength)):
+                    logs |= callback.values
             mean = functools.partial(self.accelerator.reduce, reduction="mean")
             logs |= self._sums.drain(self.state.global_step, mean)
             if not math.isfinite(logs.get("teacher_disagreement", 0.0)):
@@ -396,6 +407,16 @@ class MultiTeacherDistillationTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             self.args.hub_token = token
+        if self.args.should_save and self.teachers and dataclasses.is_dataclass(self.fusion):
+            names = [teacher.name for teacher in self.teachers]
+            save_choice(self.fusion_choice, Path(output_dir or self.args.output_dir), names)
+
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        """As `Trainer.create_model_card`, with a section on the teachers and their fusion."""
+        super().create_model_card(*args, **options)
+        if self.teachers and self.is_world_process_zero():
+            with Path(self.args.output_dir, "README.md").open("a", encoding="utf-8") as card:
+                card.write("\n" + distillation_section(self.teachers, self.fusion_choice))
 
     # ---- Was it worth it? ----
 
@@ -421,29 +442,23 @@ class MultiTeacherDistillationTrainer(Trainer):
         Raises:
             DataError: There is no dataset, or several.
         """
-        rows = self.eval_dataset if dataset is None else dataset
-        if rows is None or isinstance(rows, dict):
-            raise DataError(
-                "evaluate_ensemble needs one dataset, but the trainer has "
-                f"{'none' if rows is None else f'several ({list(rows)})'}: pass dataset=."
-            )
-        rows = self._prepare(rows, dataset_name)
-        held_out = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        selected = [] if self.state.best_metric is None else held_out
+        rows = one_dataset(self.eval_dataset if dataset is None else dataset)
+        rows, fitted = leave_out_fitted(self._prepare(rows, dataset_name), self.fusion_choice)
+        selected = self.eval_dataset if self.state.best_metric is not None else None
         students = {"student": self.model}
         if baseline is not None:
             students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
         report = evaluate_loader(
             self.get_eval_dataloader(rows),
             pool=self.teacher_pool.to(self.args.device),
-            fusion=self.fusion,
+            fusion=self.fusion_choice,
             students=students,
             accelerator=self.accelerator,
             task=self.task,
             metrics=metrics,
             label_names=self.student_labels,
             dataset_name=dataset_name,
-            notes=overlap_notes(rows, [self.train_dataset], selected),
+            notes=[*overlap_notes(rows, trained=self.train_dataset, selected=selected), *fitted],
         )
         if self.is_world_process_zero():
             report.save(self.args.output_dir)

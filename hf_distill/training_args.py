@@ -21,6 +21,8 @@ class DistillationArguments(TrainingArguments):
         temperature: T > 0 that softens teachers and student in the distillation loss.
         task_weight: Weight of the cross-entropy with the labels; 0 needs no labels.
         distill_weight: Weight of the distillation loss; 0 trains without the teachers.
+        label_share: λ in [0, 1], the label's share of the distillation target on labelled rows, the teachers' being
+            1 − λ (teacher annealing raises it from 0 to 1, see `ScheduleCallback`).
         max_length: Longest student input in tokens; None: what the student's tokenizer and positions allow.
 
     Raises:
@@ -36,6 +38,9 @@ class DistillationArguments(TrainingArguments):
     )
     task_weight: float = field(default=0.5, metadata={"help": "Weight of the cross-entropy with the labels."})
     distill_weight: float = field(default=0.5, metadata={"help": "Weight of the distillation loss."})
+    label_share: float = field(
+        default=0.0, metadata={"help": "The label's share of the distillation target, 0 to 1."}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Longest student input in tokens; default: what the student allows."}
     )
@@ -51,7 +56,7 @@ class DistillationArguments(TrainingArguments):
 
     def check_distillation(self) -> None:
         """Check the distillation fields; the trainer does so again, since a search sets them afterwards."""
-        for name in ("temperature", "task_weight", "distill_weight"):
+        for name in ("temperature", "task_weight", "distill_weight", "label_share"):
             setattr(self, name, _number(name, getattr(self, name)))
         if self.temperature <= 0:
             raise ConfigurationError(
@@ -62,6 +67,10 @@ class DistillationArguments(TrainingArguments):
                 raise ConfigurationError(
                     f"{name} is {getattr(self, name)}, but a loss cannot weigh less than nothing: it must be >= 0."
                 )
+        if not 0 <= self.label_share <= 1:
+            raise ConfigurationError(
+                f"label_share is {self.label_share}, but it is a share of the distillation target: from 0 to 1."
+            )
         if self.task_weight == 0 and self.distill_weight == 0:
             raise ConfigurationError(
                 "task_weight and distill_weight are both 0, so nothing is learnt: raise one of them."

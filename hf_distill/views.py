@@ -159,16 +159,20 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
         model: The model whose positions count.
         tokenizer: Its tokenizer; the placeholder it carries where nobody set a limit (1e30) does not count.
     """
-    limits = []
+    limits = [position_limit(model)]
     if tokenizer.model_max_length < 1_000_000:
         limits.append(tokenizer.model_max_length)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """The longest input in tokens that the model has positions for; None where they are not counted."""
     positions = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
     ]
     if positions and positions[0].padding_idx is not None:
-        limits.append(positions[0].num_embeddings - positions[0].padding_idx - 1)
-    elif (declared := getattr(model.config, "max_position_embeddings", None)) and declared > 0:
-        limits.append(declared)
-    return min(limits, default=None)
+        return positions[0].num_embeddings - positions[0].padding_idx - 1
+    declared = getattr(model.config, "max_position_embeddings", None)
+    return declared if declared and declared > 0 else None

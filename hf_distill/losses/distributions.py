@@ -1,14 +1,10 @@
-"""Divergences between a student and a fused target: pure, per unit, unreduced; one function reduces, once.
+"""Divergences between a student's logits and a target distribution, per unit.
 
-Shapes: N prediction units, C classes. Every function returns values of shape (N,) in float32 unless it says
-otherwise. A divergence softened by a temperature T carries the factor T², so that its gradient does not vanish as T
-grows (Hinton et al. 2015, arXiv:1503.02531).
+Shapes: N prediction units, C classes. Every function returns (N,) in float32. A divergence softened by a temperature T
+carries the factor T², so that its gradient does not vanish as T grows (Hinton et al. 2015, arXiv:1503.02531).
 """
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +29,7 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, *, label_smoothing: fl
     return F.cross_entropy(student_logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+def kl_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p‖q) over the last dimension from log-probabilities, with 0·log 0 = 0."""
     # Both factors are replaced before they meet: -inf - -inf would be NaN, in the gradient too.
     absent = log_p == -torch.inf
@@ -60,7 +56,7 @@ def forward_kl(student_logits: Tensor, target_log_probs: Tensor, *, temperature:
         >>> round(forward_kl(student, target).item(), 6)
         0.025732
     """
-    return temperature**2 * _kl(
+    return temperature**2 * kl_of_log_probs(
         target_log_probs.float(), F.log_softmax(student_logits.float() / temperature, -1)
     )
 
@@ -78,7 +74,7 @@ def reverse_kl(student_logits: Tensor, target_log_probs: Tensor, *, temperature:
         >>> round(reverse_kl(student, target).item(), 6)
         0.028168
     """
-    return temperature**2 * _kl(
+    return temperature**2 * kl_of_log_probs(
         F.log_softmax(student_logits.float() / temperature, -1), target_log_probs.float()
     )
 
@@ -120,91 +116,6 @@ def jsd(
     # log of a sum of probabilities, not logaddexp of their logs: that one's gradient is NaN where both are -inf.
     m = beta * p + (1 - beta) * q
     log_m = torch.where(m > 0, m, 1.0).log()
-    return temperature**2 * (beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m))
-
-
-def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Mean over classes of the squared difference of centred logits.
-
-    Softmax ignores a shift, so both sides are centred first. Half of it is the limit of T²·KL for T → ∞.
-
-    Args:
-        student_logits: (N, C).
-        teacher_logits: (N, C); classes at -inf (known to no teacher) are left out.
-
-    Returns:
-        (N,) squared logits.
-
-    Reference:
-        Ba, Caruana: Do Deep Nets Really Need to be Deep?, 2014, arXiv:1312.6184.
-
-    Example:
-        >>> logit_mse(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 4.0]]))
-        tensor([1.])
-    """
-    known = teacher_logits > -torch.inf
-    count = known.sum(-1, keepdim=True).clamp(min=1)
-    student, teacher = (z.float().masked_fill(~known, 0.0) for z in (student_logits, teacher_logits))
-    difference = student - teacher
-    centred = (difference - difference.sum(-1, keepdim=True) / count).masked_fill(~known, 0.0)
-    return centred.square().sum(-1) / count.squeeze(-1)
-
-
-def on_logits(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Give a loss between logits the signature of a distillation loss.
-
-    The fused target is a distribution at temperature T; its logits are T times its log-probabilities, which is exact
-    up to the shift that softmax ignores.
-
-    Args:
-        loss: ``loss(student_logits, teacher_logits) -> (N,)``.
-
-    Returns:
-        ``loss(student_logits, target_log_probs, *, temperature) -> (N,)``.
-
-    Example:
-        >>> loss = on_logits(logit_mse)
-        >>> loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 0.5]]).log(), temperature=2.0)
-        tensor([1.])
-    """
-
-    @functools.wraps(loss)
-    def distillation_loss(
-        student_logits: Tensor, target_log_probs: Tensor, *, temperature: float = 1.0
-    ) -> Tensor:
-        return loss(student_logits, temperature * target_log_probs.float())
-
-    return distillation_loss
-
-
-def reduce_loss(
-    values: Tensor, *, mask: Tensor | None = None, num_items: Tensor | float | None = None
-) -> Tensor:
-    """The one reduction of the package: the sum over the units that count, divided by how many count.
-
-    Args:
-        values: (N,) per-unit losses.
-        mask: (N,) bool, True where a unit counts; None where all do.
-        num_items: The divisor, where it is more than this batch's count: that of a whole optimizer step, over its
-            micro-batches and processes. None: this batch's own.
-
-    Returns:
-        A scalar that keeps its graph, and is 0, also where no unit counts.
-
-    Example:
-        >>> reduce_loss(torch.tensor([1.0, 3.0, 9.0]), mask=torch.tensor([True, True, False]))
-        tensor(2.)
-    """
-    if mask is not None:
-        values = values.masked_fill(~mask, 0.0)
-    if num_items is None:
-        num_items = values.numel() if mask is None else mask.sum()
-    return values.sum() / torch.as_tensor(num_items, dtype=values.dtype, device=values.device).clamp(min=1)
-
-
-LOSSES: dict[str, Callable[..., Tensor]] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jsd": jsd,
-    "logit_mse": on_logits(logit_mse),
-}
+    return temperature**2 * (
+        beta * kl_of_log_probs(log_p, log_m) + (1 - beta) * kl_of_log_probs(log_q, log_m)
+    )

@@ -1,0 +1,316 @@
+"""Between what a user writes of a fusion and the fusion: specifications that are fitted on held-out rows first."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError, DataError
+from ..lookup import build, find
+from .fitting import UNLABELLED, held_out_rows, mean_nll, refuse_infinite
+from .linear_pool import LinearPool
+from .log_pool import LogPool
+from .protocol import Fusion
+from .table import FUSIONS
+
+_FEWEST_ROWS = 40
+_RIGHT_ON_ALL = 0.995
+
+
+class HeldOut(NamedTuple):
+    """What the teachers say of held-out rows.
+
+    Attributes:
+        logits: (K, N, C) float32 on the CPU, in the student's label space.
+        labels: (N,) int64, -100 where unknown.
+        mask: (K, N, C) bool, True where the teacher has the class; None where all have all.
+        example_ids: (N,) int64, see `example_id`.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    mask: Tensor | None
+    example_ids: Tensor
+
+
+class FusionChoice(NamedTuple):
+    """A fusion and where it comes from.
+
+    Attributes:
+        fusion: The fusion.
+        reason: One sentence: which, and why.
+        warnings: What speaks against the rows it was fitted on.
+        fitted_on: Example ids of the rows whose labels the fusion has seen, (n,) int64.
+    """
+
+    fusion: Fusion
+    reason: str
+    warnings: tuple[str, ...] = ()
+    fitted_on: Tensor = torch.empty(0, dtype=torch.int64)
+
+
+class FusionRule(Protocol):
+    """A fusion that is yet to be fitted or chosen on held-out rows."""
+
+    def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
+        """Fit on held-out rows.
+
+        Args:
+            held_out: The rows.
+            names: The teachers' names.
+
+        Raises:
+            DataError: The rows do not allow it.
+        """
+        ...
+
+    def without_rows(self, why: str) -> FusionChoice:
+        """What is used where there are no held-out rows.
+
+        Args:
+            why: Why there are none, as the end of a sentence.
+
+        Raises:
+            ConfigurationError: The rule cannot do without.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AutoFusion:
+    """The default: `LogPool` fitted on two thirds of the held-out rows, if it beats the uniform `LinearPool` on the rest.
+
+    The parts are told apart by the rows' content, so the same rows give the same fusion in any order. Without labels,
+    or with too few, it is the uniform `LinearPool`; a teacher whose outputs are not finite stops the run here.
+
+    Example:
+        >>> AutoFusion().without_rows("there is no validation split").fusion
+        LinearPool(weights=None)
+    """
+
+    def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
+        labelled = held_out.labels != UNLABELLED
+        if int(labelled.sum()) < _FEWEST_ROWS:
+            return self.without_rows(f"only {int(labelled.sum())} held-out rows have labels")
+        refuse_infinite(
+            held_out.logits, held_out.mask, "The fusion"
+        )  # the uniform pool could not bear it either
+        first = held_out.example_ids % 3 != 0
+        fit, rest = labelled & first, labelled & ~first
+        warnings = memorised(held_out, names)
+        try:
+            fitted = LogPool.fit(
+                held_out.logits[:, fit],
+                held_out.labels[fit],
+                mask=None if held_out.mask is None else held_out.mask[:, fit],
+            )
+            rows, labels, mask = held_out_rows(
+                held_out.logits[:, rest],
+                held_out.labels[rest],
+                None if held_out.mask is None else held_out.mask[:, rest],
+                "The comparison of fusions",
+            )
+        except DataError as error:
+            return FusionChoice(LinearPool(), f"uniform linear_pool, because {error}".rstrip("."), warnings)
+        nll = {
+            name: mean_nll(fusion(rows, mask=mask), labels)
+            for name, fusion in (("log_pool", fitted), ("linear_pool", LinearPool()))
+        }
+        compared = (
+            f"NLL {nll['log_pool']:.4f} of a log_pool fitted on {int(fit.sum())} held-out rows, "
+            f"{nll['linear_pool']:.4f} of the uniform linear_pool, on {len(labels)} others"
+        )
+        if nll["log_pool"] < nll["linear_pool"]:
+            shares = ", ".join(f"{name} {w:.3f}" for name, w in zip(names, fitted.weights, strict=True))
+            reason = f"log_pool, because it is better: {compared} (weights {shares}; temperature {fitted.temperatures[0]:.3f})"
+            return FusionChoice(fitted, reason, warnings, held_out.example_ids[fit])
+        return FusionChoice(
+            LinearPool(), f"uniform linear_pool, because it is no worse: {compared}", warnings
+        )
+
+    def without_rows(self, why: str) -> FusionChoice:
+        return FusionChoice(LinearPool(), f"uniform linear_pool, because {why}")
+
+
+@dataclass(frozen=True)
+class FitFusion:
+    """A class of fusions to be fitted on held-out rows: ``{use: log_pool, fit: true}`` in a recipe.
+
+    Args:
+        rule: A class with a classmethod ``fit(logits, labels, *, mask, **options)``.
+        options: For ``fit``.
+
+    Example:
+        >>> logits = torch.randn(2, 64, 3, generator=torch.Generator().manual_seed(0))
+        >>> rows = HeldOut(logits, logits[1].argmax(-1), None, torch.arange(64))
+        >>> FitFusion(LogPool).choose(rows, ["first", "second"]).fusion.weights[1] > 0.9
+        True
+    """
+
+    rule: type
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
+        try:
+            fusion = self.rule.fit(held_out.logits, held_out.labels, mask=held_out.mask, **self.options)
+        except (ConfigurationError, DataError):
+            raise
+        except (TypeError, ValueError) as error:
+            if not self.options:
+                raise
+            raise ConfigurationError(
+                f"{self.rule.__name__} cannot be fitted with {dict(self.options)}: {error}"
+            ) from error
+        labelled = held_out.labels != UNLABELLED
+        shares = getattr(fusion, "weights", None)
+        weights = (
+            " (weights " + ", ".join(f"{n} {w:.3f}" for n, w in zip(names, shares, strict=True)) + ")"
+            if shares
+            else ""
+        )
+        reason = f"{_name(fusion)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
+        return FusionChoice(fusion, reason, memorised(held_out, names), held_out.example_ids[labelled])
+
+    def without_rows(self, why: str) -> FusionChoice:
+        raise ConfigurationError(
+            f"The fusion {self.rule.__name__} is to be fitted on held-out rows with labels, but {why}: give some, or a "
+            "fusion that needs none."
+        )
+
+
+def memorised(held_out: HeldOut, names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for each teacher that was probably trained on the held-out rows: it is right on all of them."""
+    labelled = held_out.labels != UNLABELLED
+    warnings = []
+    for name, logits in zip(names, held_out.logits[:, labelled], strict=True):
+        share = (logits.argmax(-1) == held_out.labels[labelled]).double().mean().item()
+        if share >= _RIGHT_ON_ALL:
+            warnings.append(
+                f"Teacher {name!r} is right on {share:.1%} of the {int(labelled.sum())} held-out rows: it was probably "
+                "trained on them, and then weights fitted there trust it too much. Hold out rows that no teacher has seen."
+            )
+    return tuple(warnings)
+
+
+def build_fusion(spec: Any) -> Fusion | FusionRule | FusionChoice:
+    """What a user writes of a fusion, as the fusion or as what is yet to be fitted.
+
+    Args:
+        spec: ``"auto"``; a name of `FUSIONS` or a path ``"pkg.mod:Name"``; a mapping
+            ``{"use": name, **options}``, with ``"fit": True`` to fit it on held-out rows, the options then being those
+            of ``fit``; a `Fusion`, `FusionRule` or `FusionChoice`, returned as it is. Classes whose parameters only
+            a fit can give are fitted wherever none are written.
+
+    Raises:
+        ConfigurationError: Unknown name, options that do not fit.
+
+    Example:
+        >>> build_fusion({"use": "linear_pool", "weights": [1, 3]})
+        LinearPool(weights=(0.25, 0.75))
+        >>> build_fusion({"use": "log_pool", "fit": True})
+        FitFusion(rule=<class 'hf_distill.fusion.log_pool.LogPool'>, options={})
+    """
+    if isinstance(spec, FusionChoice):
+        return spec
+    if spec == "auto" or spec == {"use": "auto"}:
+        return AutoFusion()
+    given = {"use": spec} if isinstance(spec, str) else spec
+    if not isinstance(given, Mapping) or not isinstance(given.get("use"), str):
+        return _callable(build(spec, FUSIONS, kind="fusion"))
+    name, options = given["use"], {key: value for key, value in given.items() if key not in ("use", "fit")}
+    found = find(name, FUSIONS, "fusion")
+    fit = given.get("fit", _means_nothing_unfitted(found, options))
+    if not isinstance(fit, bool):
+        raise ConfigurationError(f"fusion {name!r}: fit is true or false, found {fit!r}")
+    if not fit:
+        return _callable(build({"use": name, **options}, FUSIONS, kind="fusion"))
+    if not hasattr(found, "fit"):
+        fitted = ", ".join(sorted(key for key, value in FUSIONS.items() if hasattr(value, "fit")))
+        raise ConfigurationError(f"fusion {name!r} has nothing to fit; those that have: {fitted}")
+    parameters = inspect.signature(found.fit).parameters
+    accepted = parameters.keys() - {"logits", "labels", "mask"}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for option in options:
+            if option not in accepted:
+                raise ConfigurationError(
+                    f"fusion {name!r}: fitting it takes no option {option!r}; it takes: "
+                    f"{', '.join(sorted(accepted)) or 'none'}"
+                )
+    return FitFusion(found, options)
+
+
+def describe(fusion: Any) -> dict[str, Any]:
+    """A fusion as a recipe writes it; `build_fusion` makes an equal one of it.
+
+    Args:
+        fusion: A frozen dataclass.
+
+    Returns:
+        ``{"use": name, **fields}`` of plain numbers, texts and lists; fields that are None are left out.
+
+    Raises:
+        ConfigurationError: The fusion is no dataclass, so nothing says what it is made of.
+
+    Example:
+        >>> describe(LinearPool(weights=(1, 3)))
+        {'use': 'linear_pool', 'weights': [0.25, 0.75]}
+    """
+    if not dataclasses.is_dataclass(fusion):
+        raise ConfigurationError(
+            f"The fusion {fusion!r} is no dataclass, so it cannot be written down: make it one (docs/extending.md)."
+        )
+    fields = {f.name: _plain(getattr(fusion, f.name)) for f in dataclasses.fields(fusion)}
+    return {"use": _name(fusion), **{key: value for key, value in fields.items() if value is not None}}
+
+
+def summary(fusion: Any) -> str:
+    """A fusion in a line: its name, and its numbers where they are few.
+
+    Example:
+        >>> summary(LogPool(weights=(1, 2)))
+        'log_pool(weights=[0.333, 0.667])'
+    """
+    if not dataclasses.is_dataclass(fusion):
+        return repr(fusion)
+    shown = []
+    for field_of in dataclasses.fields(fusion):
+        value = _plain(getattr(fusion, field_of.name))
+        if isinstance(value, list):
+            numbers = len(value) <= 16 and all(isinstance(item, (int, float)) for item in value)
+            value = f"[{', '.join(f'{item:.3g}' for item in value)}]" if numbers else "[…]"
+        if value is not None:
+            shown.append(f"{field_of.name}={value}")
+    return f"{_name(fusion)}({', '.join(shown)})"
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _name(fusion: Any) -> str:
+    own = type(fusion)
+    return next(
+        (name for name, known in FUSIONS.items() if known is own), f"{own.__module__}:{own.__qualname__}"
+    )
+
+
+def _means_nothing_unfitted(found: Any, options: Mapping[str, Any]) -> bool:
+    """Whether a class needs parameters that only a fit can give, and is given none: naming it then asks for the fit."""
+    if not (isinstance(found, type) and hasattr(found, "fit")):
+        return False
+    parameters = inspect.signature(found).parameters
+    return any(p.default is p.empty for p in parameters.values()) and not parameters.keys() & options.keys()
+
+
+def _callable(made: Any) -> Any:
+    if callable(made) or hasattr(made, "choose"):
+        return made
+    raise ConfigurationError(
+        f"A fusion is called with the teachers' logits, but {made!r} is a {type(made).__name__}: see docs/extending.md."
+    )

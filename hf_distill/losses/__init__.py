@@ -1,0 +1,58 @@
+"""What a student minimises: pure functions, unreduced where they are sums over rows; one function reduces, once.
+
+Shapes: N rows or prediction units, C classes, L positions, D hidden size. A loss is one function in a file of this
+folder and one line in a table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .distributions import cross_entropy, forward_kl, jsd, reverse_kl
+from .geometry import linear_cka, rkd_angle, rkd_distance, similarity_preserving
+from .logits import logit_mse, on_logits
+from .reduction import reduce_loss
+from .relations import minilm_relations
+from .representations import hidden_cosine, hidden_mse, pkd
+
+__all__ = [
+    "HIDDEN_LOSSES",
+    "LOSSES",
+    "cross_entropy",
+    "forward_kl",
+    "hidden_cosine",
+    "hidden_mse",
+    "jsd",
+    "linear_cka",
+    "logit_mse",
+    "minilm_relations",
+    "on_logits",
+    "pkd",
+    "reduce_loss",
+    "reverse_kl",
+    "rkd_angle",
+    "rkd_distance",
+    "similarity_preserving",
+]
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+    "logit_mse": on_logits(logit_mse),
+}
+"""Distillation losses: ``loss(student_logits, target_log_probs, *, temperature) -> (N,)``."""
+
+HIDDEN_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "hidden_mse": hidden_mse,
+    "hidden_cosine": hidden_cosine,
+    "pkd": pkd,
+    "rkd_distance": rkd_distance,
+    "rkd_angle": rkd_angle,
+    "similarity_preserving": similarity_preserving,
+    "linear_cka": linear_cka,
+    "minilm_relations": minilm_relations,
+}
+"""Losses between what lies below the logits; docs/losses.md says what each takes and which are additive."""
