@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ from .errors import ConfigurationError, HfDistillError, PushError
 
 if TYPE_CHECKING:
     from .recipe import Recipe
+    from .recipe.sections import Student
     from .trainer import MultiTeacherDistillationTrainer
 
 app = typer.Typer(
@@ -114,6 +115,10 @@ def train(
         baseline = build_baseline(
             checked, trainer.student_labels
         )  # now: a wrong one is not worth hours of waiting
+        if checked.student.from_teacher is not None and _process() == 0:
+            from .student_speed import describe_student
+
+            _say(f"\n{describe_student(trainer.model, trainer.teachers)}\n")
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model()
         trainer.save_state()
@@ -180,6 +185,36 @@ def evaluate(
         checked = _load(recipe, [*(overrides or []), *([f"evaluation.split={split}"] if split else [])])
         report = evaluate_recipe(checked)
         _say(f"\n{report}\n\nThe report is in {Path(checked.training['output_dir'], 'report.md')}")
+
+
+@app.command()
+def audit(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, validation or test; by default validation, if the report is made on test.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The folder of the audit; by default audit/ in the run's.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Say what the teachers are worth before any training: which to keep, how to fuse them, whether one is enough."""
+    with _reporting():
+        from .recipe import audit_recipe
+
+        checked = _load(recipe, overrides)
+        report = audit_recipe(checked, split)
+        folder = Path(checked.training["output_dir"], "audit") if output is None else output
+        if _process() == 0:
+            report.save(folder)
+        _say(f"\n{report}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")
 
 
 @app.command()
@@ -265,7 +300,10 @@ def _summary(recipe: Recipe) -> str:
     else:
         source = " ".join(filter(None, [data.dataset, data.config, data.revision and f"@ {data.revision}"]))
     teachers = [
-        entry.model + (f" as {entry.name}" if entry.name else "") + (" with labels" if entry.labels else "")
+        entry.model
+        + (f" with adapter {entry.adapter}" if entry.adapter else "")
+        + (f" as {entry.name}" if entry.name else "")
+        + (" with labels" if entry.labels else "")
         for entry in recipe.teachers.models
     ]
     lines = {
@@ -274,11 +312,12 @@ def _summary(recipe: Recipe) -> str:
         "columns": f"{' + '.join(data.text_columns)} → {data.label_column}",
         "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
         "teachers": "\n            ".join(teachers),
-        "student": student.model
-        or f"{(student.config or {})['model_type']} from scratch, {student.tokenizer} tokens",
+        "student": student.model or _made(student),
         "fusion": _spec(recipe.fusion),
-        "losses": f"{losses.task_weight:g} x cross-entropy + {losses.distill_weight:g} x {_spec(losses.distill)} "
-        f"at temperature {losses.temperature:g}",
+        "losses": f"{_scalar(losses.task_weight)} x cross-entropy + {_scalar(losses.distill_weight)} x "
+        f"{_spec(losses.distill)} at temperature {_scalar(losses.temperature)}"
+        + (f", rows weighed by {_spec(losses.row_weight)}" if losses.row_weight else "")
+        + (f", label's share of the target {_scalar(losses.label_share)}" if losses.label_share else ""),
         "training": ", ".join(f"{key}={value}" for key, value in training.items()),
         "evaluation": recipe.evaluation.split or "the test split, or else the validation split",
         "hub": f"push to {recipe.hub.repo}" if recipe.hub.push else "no push",
@@ -286,10 +325,22 @@ def _summary(recipe: Recipe) -> str:
     return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
 
 
+def _made(student: Student) -> str:
+    if student.from_teacher is None:
+        return f"{(student.config or {})['model_type']} from scratch, {student.tokenizer} tokens"
+    kept = "" if student.layers is None else f", layers {student.layers}"
+    width = "" if student.hidden_size is None else f", hidden size {student.hidden_size}"
+    return f"made from {student.from_teacher}{kept}{width}"
+
+
 def _spec(spec: Any) -> str:
     if isinstance(spec, str):
         return spec
     return f"{spec['use']}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'use')})"
+
+
+def _scalar(value: Any) -> str:
+    return _spec(value) if isinstance(value, Mapping) else f"{value:g}"
 
 
 def _shortened(names: tuple[str, ...]) -> str:

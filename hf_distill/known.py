@@ -30,19 +30,22 @@ def folder_identity(spec: TeacherSpec, facts: Any) -> str | None:
         facts: What else decides its key.
 
     Returns:
-        None where files elsewhere decide too: for Hub ids, adapters over a base, and remote code.
+        None where files elsewhere decide too: for Hub ids, folders of an adapter whose base is not named, and remote code.
     """
-    folder = Path(spec.id_or_path)
-    if not folder.is_dir() or spec.trust_remote_code or (folder / "adapter_config.json").exists():
+    folders = [Path(spec.id_or_path), *([Path(spec.adapter)] if spec.adapter else [])]
+    if not all(folder.is_dir() for folder in folders) or spec.trust_remote_code:
+        return None
+    if (folders[0] / "adapter_config.json").exists():
         return None
     digest = xxhash.xxh3_128()
-    asked = {k: str(v) for k, v in asdict(spec).items() if k not in ("id_or_path", "name")}
+    asked = {k: str(v) for k, v in asdict(spec).items() if k not in ("id_or_path", "adapter", "name")}
     digest.update(json.dumps([transformers.__version__, asked, facts], sort_keys=True, default=str).encode())
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file()):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    for number, folder in enumerate(folders):
+        for path in sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file()):
+            digest.update(f"{number} {path.name} {path.stat().st_size}".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
     return digest.hexdigest()
 
 

@@ -27,7 +27,8 @@ class RowWeight(Protocol):
 
         Args:
             student_logits: (N, C), before any temperature; -inf for a class that cannot be learnt here.
-            teacher_logits: (K, N, C), before any temperature; -inf where a teacher lacks the class.
+            teacher_logits: (K, N, C) of the teachers that the fusion hears, before any temperature; -inf where one lacks
+                the class.
             mask: (K, N, C) bool, True where the teacher has the class; None where all have all.
 
         Returns:

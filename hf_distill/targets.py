@@ -13,6 +13,7 @@ from torch import Tensor
 from .alignment import TeacherBatch
 from .data import UNLABELLED
 from .fusion import Fusion, teacher_disagreement
+from .fusion.shares import checked_weights, heard
 
 
 class Targets(NamedTuple):
@@ -21,7 +22,7 @@ class Targets(NamedTuple):
     Attributes:
         log_probs: (N, C) float32, fused, at the temperature; -inf for a class that no teacher has.
         temperature: The one that softens the student too.
-        teachers: The aligned logits the target was fused from.
+        teachers: The aligned logits of the teachers that are heard.
         unknown: (N, C) bool, True where nothing can be learnt of a class, since no teacher that is heard has it; None
             where all classes are known.
         disagreement: (N,) float32, `teacher_disagreement`; None where one teacher was drawn.
@@ -72,15 +73,17 @@ def make_targets(
     if teachers.unknown is not None:
         # A label may have put mass on a class that no teacher has: then the label is what can be learnt.
         unknown = teachers.unknown & (log_probs == -torch.inf)
-    disagreement = None
-    if not drawn:
-        disagreement = teacher_disagreement(
-            teachers.logits,
-            temperature=temperature,
-            weights=getattr(fusion, "weights", None),
-            mask=teachers.mask,
-        )
     ensemble = None if labels is not None else fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
+    disagreement, weights = None, getattr(fusion, "weights", None)
+    if not drawn:
+        if weights is not None:
+            # Those of weight 0 did not run in training: nobody is to meet the NaN in their place.
+            _, logits, mask = heard(checked_weights(weights), None, teachers.logits, teachers.mask)
+            teachers = teachers._replace(logits=logits, mask=mask)
+            weights = [weight for weight in weights if weight > 0]
+        disagreement = teacher_disagreement(
+            teachers.logits, temperature=temperature, weights=weights, mask=teachers.mask
+        )
     return Targets(log_probs, temperature, teachers, unknown, disagreement, ensemble)
 
 

@@ -238,6 +238,10 @@ class MultiTeacherDistillationTrainer(Trainer):
         Args:
             inputs: A batch of `MultiTeacherCollator`.
         """
+        if not self.teachers:
+            raise ConfigurationError(
+                f"distill_weight has become {self.args.distill_weight}, but there are no teachers: name some."
+            )
         pool, training = self.teacher_pool.to(self.args.device), self.model.training
         with self.accelerator.autocast():
             if training:

@@ -161,12 +161,14 @@ def test_defaults(write):
     assert recipe.data.text_columns == ("text",)
     assert recipe.data.label_column == "label"
     assert [entry.model for entry in recipe.teachers.models] == ["org/bert", "org/roberta"]
-    assert recipe.fusion == "linear_pool"
+    assert recipe.fusion == "auto"
     assert recipe.losses.model_dump() == {
         "distill": "forward_kl",
         "temperature": 2.0,
         "task_weight": 0.5,
         "distill_weight": 0.5,
+        "label_share": 0.0,
+        "row_weight": None,
     }
     assert recipe.training == {"output_dir": "runs/mine"}
     assert recipe.evaluation.split is None
@@ -375,7 +377,7 @@ BAD = [
     ({"data": "{dataset: a/b, label_names: [a, b, a]}"}, "data.label_names: 'a' stands more than once"),
     ({"teachers": "{models: [a/x, b/x]}"}, "teachers.models.1.name: teacher 0 is called 'x' too"),
     ({"student": "(left out)"}, "student: is missing, and there is no default"),
-    ({"student": "{}"}, "student: exactly one of model (start from it) and config (from scratch)"),
+    ({"student": "{}"}, "student: exactly one of model (start from it), from_teacher (keep"),
     ({"student": "{model: a/b, config: {model_type: bert}}"}, "student: exactly one of model"),
     ({"student": "{config: {model_type: bert}}"}, "student.tokenizer: is missing"),
     (

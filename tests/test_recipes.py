@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from hf_distill.errors import ConfigurationError
 from hf_distill.recipe import evaluation_split, load_data, load_recipe
 from hf_distill.recipe.building import write_recipe
 
@@ -96,3 +98,73 @@ def test_the_scripts_run_on_a_small_folder(tmp_path, rows, held_out):
         assert done.returncode == 0, done.stderr[-3000:]
     assert "| student " in done.stdout and "| baseline " in done.stdout
     assert (tmp_path / "runs" / "tiny-student" / "report.json").is_file()
+
+
+@pytest.fixture
+def run_script(tmp_path, monkeypatch, capsys, checkpoints, rows, held_out):
+    """Runs a script of recipes/ on a recipe with two small teachers, and returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+    rows.to_json("train.jsonl")
+    held_out.to_json("test.jsonl")
+    Path("tiny.yaml").write_text(f"""
+data: {{files: {{train: train.jsonl, test: test.jsonl}}, label_names: [negative, positive]}}
+teachers: {{models: [{checkpoints["bert"]}, {{model: {checkpoints["roberta"]}, name: second}}]}}
+student:
+  config: {{model_type: distilbert, dim: 24, n_layers: 1, n_heads: 2, hidden_dim: 48}}
+  tokenizer: {checkpoints["bert"]}
+  max_length: 24
+fusion: {{use: log_pool, weights: [3, 1]}}
+training: {{use_cpu: true, max_steps: 2, seed: 5, disable_tqdm: true, save_strategy: no, report_to: none}}
+""")
+
+    def run(script: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, "tiny.yaml", *options])
+        runpy.run_path(str(ROOT / "recipes" / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_born_again_students_teach_the_next_generation(run_script):
+    printed = run_script(
+        "born_again.py", "--generations", "3", "--students", "2", "training.learning_rate=1e-3"
+    )
+    assert printed.index("Generation 1, student 1") < printed.index("Generation 3, student 2")
+    root = Path("runs/tiny-born-again")
+    recipes = {
+        (g, s): load_recipe(root / f"generation-{g}" / f"student-{s}" / "recipe.yaml")
+        for g in (1, 2, 3)
+        for s in (1, 2)
+    }
+    assert [entry.name for entry in recipes[1, 2].teachers.models] == [None, "second"]
+    for (g, s), recipe in recipes.items():
+        assert (recipe.training["seed"], recipe.training["learning_rate"]) == (4 + s, 1e-3)
+        assert (root / f"generation-{g}" / f"student-{s}" / "report.json").is_file()
+        if g > 1:
+            parents = [str(root / f"generation-{g - 1}" / f"student-{i}") for i in (1, 2)]
+            assert [entry.model for entry in recipe.teachers.models] == parents
+            assert {entry.max_length for entry in recipe.teachers.models} == {24}
+            assert recipe.fusion == "linear_pool"
+            assert f"teacher:student-{s}" in printed
+
+
+@pytest.mark.parametrize("with_teachers", [False, True])
+def test_the_assistant_teaches_the_student(run_script, with_teachers):
+    more = ["--with-teachers", "fusion=linear_pool", "training.output_dir=here"] if with_teachers else []
+    printed = run_script("teaching_assistant.py", "--assistant", "student.config.n_layers=2", *more)
+    assert printed.index("The assistant") < printed.index("The student")
+    root = Path("here" if with_teachers else "runs/tiny-assisted")
+    assistant, student = (load_recipe(root / name / "recipe.yaml") for name in ("assistant", "student"))
+    assert (assistant.student.config["n_layers"], student.student.config["n_layers"]) == (2, 1)
+    assert [entry.name for entry in assistant.teachers.models] == [None, "second"]
+    heard = [entry.model for entry in student.teachers.models]
+    assert heard[-1] == str(root / "assistant")
+    assert heard[:-1] == ([entry.model for entry in assistant.teachers.models] if with_teachers else [])
+    assert json.loads((root / "student" / "config.json").read_text())["n_layers"] == 1
+
+
+def test_a_second_stage_that_cannot_be_is_refused_before_the_first(run_script):
+    """Two weights of fusion, and three teachers in the second stage."""
+    with pytest.raises(ConfigurationError, match="expected one weight per teacher, 3; found 2"):
+        run_script("teaching_assistant.py", "--with-teachers", "--assistant", "student.config.n_layers=2")
+    assert not Path("runs").exists()

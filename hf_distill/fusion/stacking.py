@@ -83,8 +83,8 @@ class Stacking:
         features = _features(logits.masked_fill(silent[:, None, None], 0.0), mask)
         log_probs = F.log_softmax(features @ weight.T + constant(self.intercepts, logits.device), -1)
         if len(self.classes) < classes:
-            shares = (~silent).float()[:, None] / (~silent).sum()
-            pool = pooled(logits, shares, mask=mask)
+            shares = (~silent | silent.all()).float()[:, None]
+            pool = pooled(logits, shares / shares.sum(), mask=mask)
             seen = constant(self.classes, logits.device, torch.int64)
             among_seen = pool.index_select(-1, seen).logsumexp(-1, keepdim=True)
             log_probs = pool.index_copy(-1, seen, log_probs + among_seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .auditing import audit_recipe
 from .building import build_arguments, build_baseline, build_cache, build_trainer, evaluate_recipe, label_plan
 from .loading import evaluation_split, load_data
 from .reading import load_recipe
@@ -9,6 +10,7 @@ from .sections import Recipe
 
 __all__ = [
     "Recipe",
+    "audit_recipe",
     "build_arguments",
     "build_baseline",
     "build_cache",

@@ -7,20 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, DataError
+from ..errors import DataError
 from ..lookup import build
 from . import yaml12
 from .loading import evaluation_split, load_data
+from .loss_section import build_callbacks, starting_values
 from .sections import Recipe, Section
+from .student_section import build_recipe_student, label_names, teacher_spec
 
 if TYPE_CHECKING:
     import datasets
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from ..cache import CacheSettings, TeacherCache
     from ..evaluation import EvaluationReport
-    from ..fusion import Fusion
+    from ..fusion import Fusion, FusionChoice, FusionRule
     from ..teachers import TeacherSpec
     from ..trainer import MultiTeacherDistillationTrainer
     from ..training_args import DistillationArguments
@@ -63,7 +65,7 @@ def build_trainer(
 
     args = build_arguments(recipe)
     rows = load_data(recipe) if rows is None else rows
-    model, tokenizer = _build_student(recipe, rows["train"], seed=args.seed)
+    model, tokenizer = build_recipe_student(recipe, rows["train"], seed=args.seed)
     metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
     trainer = MultiTeacherDistillationTrainer(
         model=model,
@@ -72,10 +74,11 @@ def build_trainer(
         eval_dataset=rows.get("validation"),
         processing_class=tokenizer,
         compute_metrics=compute_metrics_from(metrics),
-        callbacks=callbacks,
+        callbacks=[*build_callbacks(recipe.losses), *(callbacks or [])],
         teachers=teacher_specs(recipe),
-        fusion=build_fusion(recipe),
+        fusion=recipe_fusion(recipe, evaluation_split(recipe, rows)),
         distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
+        row_weight=recipe.losses.row_weight,
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
@@ -99,9 +102,7 @@ def build_arguments(recipe: Recipe) -> DistillationArguments:
         **copy.deepcopy(recipe.training),
     }
     return DistillationArguments(
-        temperature=recipe.losses.temperature,
-        task_weight=recipe.losses.task_weight,
-        distill_weight=recipe.losses.distill_weight,
+        **starting_values(recipe.losses),
         max_length=recipe.student.max_length,
         **{**hub, **training},
     )
@@ -109,11 +110,7 @@ def build_arguments(recipe: Recipe) -> DistillationArguments:
 
 def teacher_specs(recipe: Recipe) -> list[TeacherSpec]:
     """Returns the teachers, in the order of the recipe, none of them loaded yet."""
-    from ..teachers import TeacherSpec
-
-    return [
-        TeacherSpec(entry.model, **entry.model_dump(exclude={"model"})) for entry in recipe.teachers.models
-    ]
+    return [teacher_spec(entry) for entry in recipe.teachers.models]
 
 
 def build_cache(recipe: Recipe, device: torch.device | None = None) -> TeacherCache | None:
@@ -157,11 +154,22 @@ def build_baseline(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedMode
     return None if given is None else load_trained(given, label_names, TASKS[recipe.task], "The baseline")
 
 
-def build_fusion(recipe: Recipe) -> Fusion:
-    """Returns the fusion of the recipe."""
-    from ..fusion import FUSIONS
+def recipe_fusion(recipe: Recipe, report_split: str | None) -> Fusion | FusionRule | FusionChoice:
+    """Returns the fusion of the recipe, or what is to be fitted on the validation rows.
 
-    return build(recipe.fusion, FUSIONS, kind="fusion")
+    Args:
+        recipe: a recipe of `load_recipe`.
+        report_split: the split of the report; where that is the validation split, nothing is fitted on it.
+
+    Raises:
+        ConfigurationError: a fit is asked for, and the only rows for it are the report's.
+    """
+    from ..fusion import build_fusion
+
+    made = build_fusion(recipe.fusion)
+    if report_split == "validation" and hasattr(made, "choose"):
+        return made.without_rows("the report is made on the validation rows, which a fit must not see")
+    return made
 
 
 def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
@@ -176,6 +184,8 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     from accelerate import Accelerator
 
     from ..evaluation import evaluate_ensemble
+    from ..fusion import build_fusion
+    from ..held_out import load_choice
     from ..student import student_config
 
     args = build_arguments(recipe)
@@ -200,12 +210,16 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     cache = build_cache(recipe, accelerator.device)
     if cache is not None:
         cache.add(rows[split], recipe.data.text_columns)
+    teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)] if cache is None else cache.teachers
+    fusion = build_fusion(recipe.fusion)
+    if hasattr(fusion, "choose"):
+        fusion = load_choice(folder, [teacher.name for teacher in teachers])
     report = evaluate_ensemble(
-        teacher_specs(recipe) if cache is None else cache.teachers,
+        teachers,
         rows[split],
         student=str(folder),
         baseline=build_baseline(recipe, names),
-        fusion=build_fusion(recipe),
+        fusion=fusion,
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
@@ -230,11 +244,12 @@ def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
         rows: what `load_data` returned.
     """
     from ..alignment import plan_table
+    from ..fusion import build_fusion
     from ..pool import TeacherPool
 
-    names = _label_names(recipe, rows["train"])
+    names = label_names(recipe, rows["train"])
     teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)]
-    return plan_table(TeacherPool(teachers, names, build_fusion(recipe)).label_maps)
+    return plan_table(TeacherPool(teachers, names, build_fusion(recipe.fusion)).label_maps)
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:
@@ -259,102 +274,3 @@ def _plain(value: Any) -> Any:
             and not (key == "splits" and getattr(value, "files", None))
         }
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _build_student(
-    recipe: Recipe, train: datasets.Dataset, *, seed: int
-) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
-    from ..teachers import load_tokenizer
-
-    student = recipe.student
-    options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
-    if student.tokenizer is not None:
-        # The revision is one of the model's repository; a tokenizer named on its own has its own history.
-        options["revision"] = None
-    source = student.tokenizer or student.model
-    assert source is not None
-    tokenizer = load_tokenizer(source, what="The student", **options)
-    if student.config is not None:
-        return _from_scratch(recipe, train, tokenizer, seed), tokenizer
-    if student.revision is None and not student.trust_remote_code:
-        return student.model, tokenizer
-    return _at_revision(recipe, train, seed), tokenizer
-
-
-def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrainedModel:
-    """The student's checkpoint where more than an id says which; the trainer loads the others itself."""
-    import transformers
-
-    from ..tasks import TASKS
-    from ..teachers import load_with_head
-
-    student = recipe.student
-    assert student.model is not None
-    names = _label_names(recipe, train)
-    transformers.set_seed(seed)
-    return load_with_head(
-        student.model,
-        TASKS[recipe.task],
-        what="The student",
-        require_head=False,
-        revision=student.revision,
-        trust_remote_code=student.trust_remote_code,
-        **_labels(names),
-    )
-
-
-def _label_names(recipe: Recipe, train: datasets.Dataset) -> tuple[str, ...]:
-    """The student's label names, found as the trainer finds them."""
-    import transformers
-
-    from ..data import resolve_label_names
-
-    student, config = recipe.student, None
-    if student.model is not None:
-        options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
-        try:
-            config = transformers.AutoConfig.from_pretrained(student.model, **options)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:400]
-            raise DataError(f"student.model: {student.model} cannot be loaded: {reason}") from error
-    return resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, config)
-
-
-def _labels(names: Sequence[str]) -> dict[str, Any]:
-    """What a configuration says of its labels."""
-    return {
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
-
-
-def _from_scratch(
-    recipe: Recipe, train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> PreTrainedModel:
-    import transformers
-
-    from ..tasks import TASKS
-
-    names = _label_names(recipe, train)
-    given = dict(recipe.student.config or {})
-    size = given.get("vocab_size", len(tokenizer))
-    if size < len(tokenizer):
-        raise ConfigurationError(
-            f"student.config.vocab_size is {size}, but the tokenizer has {len(tokenizer)} tokens; leave it out"
-        )
-    if tokenizer.pad_token_id is None:
-        raise DataError(
-            f"student.tokenizer: {tokenizer.name_or_path} has no padding token, so rows cannot be batched"
-        )
-    config = transformers.AutoConfig.for_model(
-        **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
-        **_labels(names),
-    )
-    # The Trainer seeds when it is made; the weights are drawn before that.
-    transformers.set_seed(seed)
-    auto_class = getattr(transformers, TASKS[recipe.task].auto_class)
-    try:
-        return auto_class.from_config(config)
-    except (ValueError, KeyError) as error:  # sizes that do not divide, a type without such a head
-        raise ConfigurationError(f"student.config: {' '.join(str(error).split())[:500]}") from error

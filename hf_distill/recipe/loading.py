@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..lookup import suggest
+from .loss_section import needs_labels
 from .reading import FORMATS
 from .sections import SPLITS, Data, Recipe, Splits
 
@@ -121,7 +122,7 @@ def _load(where: str, *arguments: Any, **options: Any) -> Any:
 
 def _check_columns(recipe: Recipe, split: str, columns: list[str]) -> None:
     needed = dict.fromkeys(recipe.data.text_columns, "data.text_columns")
-    if (split == "train" and recipe.losses.task_weight > 0) or split == recipe.evaluation.split:
+    if (split == "train" and needs_labels(recipe.losses)) or split == recipe.evaluation.split:
         needed[recipe.data.label_column] = "data.label_column"
     for column, key in needed.items():
         if column not in columns:

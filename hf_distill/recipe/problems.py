@@ -128,6 +128,8 @@ def _sentence(item: Any) -> str:
         return f"expected at least {context['min_length']} of them, found {found(list(value))}"
     if kind == "too_long":
         return f"expected at most {context['max_length']} of them, found {found(list(value))}"
+    if kind == "less_than_equal":
+        return f"expected a number of at most {context['le']:g}, found {found(value)}"
     if kind in ("greater_than", "greater_than_equal"):
         limit = f"above {context['gt']:g}" if kind == "greater_than" else f"of at least {context['ge']:g}"
         return f"expected a number {limit}, found {found(value)}"

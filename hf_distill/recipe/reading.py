@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, suggest
 from . import yaml12
+from .loss_section import check_losses
 from .problems import Problem, found, from_validation, known_paths
 from .sections import SPLITS, Recipe
+from .student_section import check_student
 from .training_section import check_training, training_keys
 
 FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
@@ -104,7 +107,10 @@ def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, 
     problems += _specs(raw)
     problems += _data(_part(raw, "data")) if isinstance(raw.get("data"), dict) else []
     problems += _teachers(_part(raw, "teachers"))
-    problems += _student(_part(raw, "student")) if isinstance(raw.get("student"), dict) else []
+    if isinstance(raw.get("student"), dict):
+        names = [_name(entry) for _, entry in _models(_part(raw, "teachers"))]
+        problems += check_student(raw["student"], names)
+    problems += check_losses(_part(raw, "losses"), _part(raw, "training"))
     problems += _combinations(raw)
     if check_files:
         problems += _missing(raw)
@@ -147,7 +153,7 @@ def _spelled_out(path: Sequence[str], value: Any) -> Any:
     """The mapping behind a shorthand, so that an override can set one key of it."""
     if path in (["fusion"], ["losses", "distill"]):
         if value is None:
-            value = Recipe.model_fields["fusion"].default if len(path) == 1 else "forward_kl"
+            value = "linear_pool" if len(path) == 1 else "forward_kl"
         return {"use": value} if isinstance(value, str) else value
     if list(path[:2]) == ["teachers", "models"] and len(path) == 3 and isinstance(value, str):
         return {"model": value}
@@ -174,12 +180,16 @@ def _task(raw: Mapping[str, Any]) -> list[Problem]:
 
 
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
-    from ..fusion import FUSIONS
+    from ..fusion import build_fusion
     from ..losses import LOSSES
+    from ..row_weights import ROW_WEIGHTS
 
     problems = []
-    fusion = _built(raw.get("fusion"), FUSIONS, "fusion", "fusion", problems)
-    _built(_part(raw, "losses").get("distill"), LOSSES, "distillation loss", "losses.distill", problems)
+    fusion = _built(raw.get("fusion"), build_fusion, "fusion", problems)
+    make_loss = functools.partial(build, table=LOSSES, kind="distillation loss")
+    _built(_part(raw, "losses").get("distill"), make_loss, "losses.distill", problems)
+    make_weight = functools.partial(build, table=ROW_WEIGHTS, kind="row weight")
+    _built(_part(raw, "losses").get("row_weight"), make_weight, "losses.row_weight", problems)
     weights, models = getattr(fusion, "weights", None), _part(raw, "teachers").get("models")
     if isinstance(weights, tuple) and isinstance(models, list) and len(weights) != len(models):
         problems.append(
@@ -188,16 +198,16 @@ def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _built(spec: Any, table: Mapping[str, Any], kind: str, where: str, problems: list[Problem]) -> Any:
+def _built(spec: Any, make: Callable[[Any], Any], where: str, problems: list[Problem]) -> Any:
     written = isinstance(spec, str) or (isinstance(spec, dict) and isinstance(spec.get("use"), str))
     if not written:  # absent, or of a type that has its own line already
         return None
     try:
-        made = build(spec, table, kind=kind)
+        made = make(spec)
     except ConfigurationError as error:
         problems.append(Problem(where, str(error)))
         return None
-    if not callable(made):
+    if not callable(made) and not hasattr(made, "choose"):
         problems.append(Problem(where, f"{spec!r} is a {type(made).__name__}, which cannot be called"))
     return made
 
@@ -260,10 +270,17 @@ def _models(teachers: Mapping[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]
             yield index, entry
 
 
+def _name(entry: Mapping[str, Any]) -> str:
+    """What a teacher is called, as far as it can be told from an entry whose types are not checked."""
+    named = [entry.get("name"), entry.get("adapter"), entry["model"]]
+    given = next(value for value in named if isinstance(value, str) and value)
+    return given if given == entry.get("name") else Path(given).name
+
+
 def _teachers(teachers: Mapping[str, Any]) -> list[Problem]:
     problems, seen = [], {}
     for index, entry in _models(teachers):
-        name = entry.get("name") or Path(entry["model"]).name
+        name = _name(entry)
         if name in seen:
             problems.append(
                 Problem(
@@ -275,69 +292,9 @@ def _teachers(teachers: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _student(student: Mapping[str, Any]) -> list[Problem]:
-    if len(_given(student, "model", "config")) != 1:
-        return [
-            Problem(
-                "student", "exactly one of model (start from it) and config (from scratch) says what it is"
-            )
-        ]
-    config = student.get("config")
-    if not isinstance(config, dict):
-        return []
-    problems = []
-    if not student.get("tokenizer"):
-        problems.append(
-            Problem("student.tokenizer", "is missing; a student made from scratch has none of its own")
-        )
-    problems += [
-        Problem(
-            f"student.{key}", f"it is for a student that starts from a model; found {found(student[key])}"
-        )
-        for key in _given(student, "revision")
-    ]
-    return problems + _student_config(config)
-
-
-def _student_config(config: Mapping[str, Any]) -> list[Problem]:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        return [
-            Problem(
-                "student.config.model_type",
-                f"expected a model type of transformers (distilbert, bert, …), found {found(kind)}"
-                f"{suggest(kind, CONFIG_MAPPING.keys())}",
-            )
-        ]
-    problems = []
-    default = AutoConfig.for_model(kind)
-    for key, value in config.items():
-        path = f"student.config.{key}"
-        if key in ("num_labels", "id2label", "label2id"):
-            problems.append(Problem(path, "it follows from the labels of the data; leave it out"))
-        # A configuration takes any key and keeps it, so a misspelt one would just have no effect.
-        elif not hasattr(default, str(key)):
-            problems.append(
-                Problem(path, f"unknown key of {kind}, found {found(value)}{suggest(key, vars(default))}")
-            )
-    if not problems:
-        try:
-            AutoConfig.for_model(**config)
-        except (ValueError, TypeError, StrictDataclassError) as error:
-            problems.append(Problem("student.config", " ".join(str(error).split())))
-    return problems
-
-
 def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
-    losses, training, hub = _part(raw, "losses"), _part(raw, "training"), _part(raw, "hub")
-    if losses.get("task_weight") == 0 and losses.get("distill_weight") == 0:
-        problems.append(
-            Problem("losses", "task_weight and distill_weight are both 0, so nothing would be learnt")
-        )
+    training, hub = _part(raw, "training"), _part(raw, "hub")
     files = _part(raw, "data").get("files")
     if isinstance(files, dict):
         split = _part(raw, "evaluation").get("split")
@@ -379,8 +336,9 @@ def _missing(raw: Mapping[str, Any]) -> list[Problem]:
     ]
     folders: list[tuple[str, Any]] = [
         *(
-            (f"teachers.models.{index}.model", entry["model"])
+            (f"teachers.models.{index}.{key}", entry.get(key))
             for index, entry in _models(_part(raw, "teachers"))
+            for key in ("model", "adapter")
         ),
         *((f"student.{key}", student.get(key)) for key in ("model", "tokenizer")),
         ("evaluation.baseline", _part(raw, "evaluation").get("baseline")),

@@ -6,10 +6,19 @@ checked in `checks.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    WrapValidator,
+)
 
 SPLITS = ("train", "validation", "test")
 
@@ -44,6 +53,23 @@ def _is_spec(value: Any) -> Any:
     raise ValueError("expected a name, a path pkg.mod:Name, or a mapping {use: name, option: value}")
 
 
+def _or_schedule(value: Any, number: Callable[[Any], float]) -> Any:
+    if not isinstance(value, Mapping):
+        return number(value)
+    if not isinstance(value.get("use"), str):
+        raise ValueError("expected a number or a schedule, {use: linear, start: 4, end: 1}")
+    return dict(value)
+
+
+def _is_layers(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    listed = isinstance(value, (list, tuple)) and len(value) > 0
+    if listed and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value):
+        return tuple(value)
+    raise ValueError("expected how many layers to keep, or the list of which, counted from 0")
+
+
 def _is_label_map(value: Any) -> Any:
     if (
         isinstance(value, Mapping)
@@ -66,6 +92,9 @@ Paths = Annotated[Texts, BeforeValidator(_as_list)]
 Spec = Annotated[Any, BeforeValidator(_is_spec)]
 LabelMap = Annotated[Any, BeforeValidator(_is_label_map)]
 Positive = Annotated[int, Field(ge=1)]
+Layers = Annotated[Any, BeforeValidator(_is_layers)]
+# A number within its range, or the mapping of a schedule, which only `schedules.py` can judge.
+Scheduled = (WrapValidator(_or_schedule), PlainSerializer(lambda value: value, return_type=Any))
 
 
 class Files(Section):
@@ -101,6 +130,7 @@ class TeacherEntry(Section):
     """One teacher: a fine-tuned checkpoint and what it does not say of itself."""
 
     model: Text
+    adapter: Text | None = None
     name: Text | None = None
     revision: Text | None = None
     labels: LabelMap | None = None
@@ -122,9 +152,12 @@ class Teachers(Section):
 
 
 class Student(Section):
-    """The student: a checkpoint to start from, or the configuration of a model made from scratch."""
+    """The student: a checkpoint to start from, some layers of a teacher, or the configuration of a model from scratch."""
 
     model: Text | None = None
+    from_teacher: Text | None = None
+    layers: Layers | None = None
+    hidden_size: Positive | None = None
     config: dict[str, Any] | None = None
     tokenizer: Text | None = None
     revision: Text | None = None
@@ -133,12 +166,17 @@ class Student(Section):
 
 
 class Losses(Section):
-    """The distillation loss and how it and the task loss are weighed."""
+    """The distillation loss, how it and the task loss are weighed, and what of that changes while training runs.
+
+    The four numbers may be schedules too, and `distill_weight` also `{use: adaptive, start: 0.5}`.
+    """
 
     distill: Spec = "forward_kl"
-    temperature: Annotated[float, Field(gt=0)] = 2.0
-    task_weight: Annotated[float, Field(ge=0)] = 0.5
-    distill_weight: Annotated[float, Field(ge=0)] = 0.5
+    temperature: Annotated[float, Field(gt=0), *Scheduled] = 2.0
+    task_weight: Annotated[float, Field(ge=0), *Scheduled] = 0.5
+    distill_weight: Annotated[float, Field(ge=0), *Scheduled] = 0.5
+    label_share: Annotated[float, Field(ge=0, le=1), *Scheduled] = 0.0
+    row_weight: Spec | None = None
 
 
 class Evaluation(Section):
@@ -173,7 +211,7 @@ class Recipe(Section):
     data: Data
     teachers: Teachers
     student: Student
-    fusion: Spec = "linear_pool"
+    fusion: Spec = "auto"
     losses: Losses = Losses()
     training: dict[str, Any] = {}
     evaluation: Evaluation = Evaluation()

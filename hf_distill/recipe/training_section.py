@@ -21,6 +21,7 @@ _BELONGS = {
     "temperature": "it is losses.temperature",
     "task_weight": "it is losses.task_weight",
     "distill_weight": "it is losses.distill_weight",
+    "label_share": "it is losses.label_share",
     "max_length": "it is student.max_length",
     "resume_from_checkpoint": "it is the option --resume of the command",
     "hub_token": "a recipe is published with the model; log in with `hf auth login` or set HF_TOKEN instead",

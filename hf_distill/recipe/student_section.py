@@ -1,0 +1,266 @@
+"""The section `student`: checked, and the model and tokenizer that become of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, DataError
+from ..lookup import suggest
+from .problems import Problem, found
+from .sections import Recipe, TeacherEntry
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..teachers import Teacher, TeacherSpec
+
+
+def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[Problem]:
+    """Returns what is wrong with the section beyond the types of its keys.
+
+    Args:
+        student: the section.
+        teachers: the names of the recipe's teachers.
+    """
+    if len(_given(student, "model", "from_teacher", "config")) != 1:
+        return [
+            Problem(
+                "student",
+                "exactly one of model (start from it), from_teacher (keep some of a teacher's layers) and config "
+                "(from scratch) says what it is",
+            )
+        ]
+    name, config = student.get("from_teacher"), student.get("config")
+    if name is not None:
+        return _check_from_teacher(student, name, teachers)
+    problems = [
+        Problem(
+            f"student.{key}",
+            f"it is for a student that is made from_teacher; found {found(student[key])}",
+        )
+        for key in _given(student, "layers", "hidden_size")
+    ]
+    if not isinstance(config, dict):
+        return problems
+    if not student.get("tokenizer"):
+        problems.append(
+            Problem("student.tokenizer", "is missing; a student made from scratch has none of its own")
+        )
+    problems += [
+        Problem(
+            f"student.{key}", f"it is for a student that starts from a model; found {found(student[key])}"
+        )
+        for key in _given(student, "revision")
+    ]
+    return problems + _student_config(config)
+
+
+def _given(section: Mapping[str, Any], *keys: str) -> list[str]:
+    return [key for key in keys if section.get(key) is not None]
+
+
+def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequence[str]) -> list[Problem]:
+    problems = []
+    if isinstance(name, str) and name not in teachers:
+        known = f"; the teachers are called {', '.join(teachers)}" if teachers else ""
+        problems.append(
+            Problem("student.from_teacher", f"there is no teacher {name!r}{suggest(name, teachers)}{known}")
+        )
+    problems += [
+        Problem(f"student.{key}", f"it is the teacher's own; leave it out, found {found(student[key])}")
+        for key in [
+            *_given(student, "tokenizer", "revision"),
+            *(["trust_remote_code"] if student.get("trust_remote_code") else []),
+        ]
+    ]
+    return problems
+
+
+def _student_config(config: Mapping[str, Any]) -> list[Problem]:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return [
+            Problem(
+                "student.config.model_type",
+                f"expected a model type of transformers (distilbert, bert, …), found {found(kind)}"
+                f"{suggest(kind, CONFIG_MAPPING.keys())}",
+            )
+        ]
+    problems = []
+    default = AutoConfig.for_model(kind)
+    for key, value in config.items():
+        path = f"student.config.{key}"
+        if key in ("num_labels", "id2label", "label2id"):
+            problems.append(Problem(path, "it follows from the labels of the data; leave it out"))
+        # A configuration takes any key and keeps it, so a misspelt one would just have no effect.
+        elif not hasattr(default, str(key)):
+            problems.append(
+                Problem(path, f"unknown key of {kind}, found {found(value)}{suggest(key, vars(default))}")
+            )
+    if not problems:
+        try:
+            AutoConfig.for_model(**config)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            problems.append(Problem("student.config", " ".join(str(error).split())))
+    return problems
+
+
+def teacher_spec(entry: TeacherEntry) -> TeacherSpec:
+    """Returns the teacher of an entry, not loaded yet."""
+    from ..teachers import TeacherSpec
+
+    return TeacherSpec(entry.model, **entry.model_dump(exclude={"model"}))
+
+
+def build_recipe_student(
+    recipe: Recipe, train: datasets.Dataset, *, seed: int
+) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+    """Returns the student, or the id that the trainer loads it from, and its tokenizer.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        train: the training rows, which may name the labels.
+        seed: of the weights that no checkpoint holds.
+
+    Raises:
+        ConfigurationError, DataError: there is no such student.
+    """
+    from ..checkpoints import load_tokenizer
+
+    student = recipe.student
+    if student.from_teacher is not None:
+        return _from_teacher(recipe, train, seed)
+    options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+    if student.tokenizer is not None:
+        # The revision is one of the model's repository; a tokenizer named on its own has its own history.
+        options["revision"] = None
+    source = student.tokenizer or student.model
+    assert source is not None
+    tokenizer = load_tokenizer(source, what="The student", **options)
+    if student.config is not None:
+        return _from_scratch(recipe, train, tokenizer, seed), tokenizer
+    if student.revision is None and not student.trust_remote_code:
+        return student.model, tokenizer
+    return _at_revision(recipe, train, seed), tokenizer
+
+
+def _from_teacher(
+    recipe: Recipe, train: datasets.Dataset, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import transformers
+
+    from ..student_building import build_student
+
+    student, teacher = recipe.student, _source(recipe)
+    names = label_names(recipe, train, teacher)
+    transformers.set_seed(seed)
+    kept = {} if student.layers is None else {"layers": student.layers}
+    built = build_student(teacher, **kept, hidden_size=student.hidden_size, labels=names)
+    return built, teacher.view.tokenizer
+
+
+def _source(recipe: Recipe) -> Teacher:
+    """The teacher that the student is made from."""
+    specs = {spec.called: spec for spec in map(teacher_spec, recipe.teachers.models)}
+    name = recipe.student.from_teacher
+    if name not in specs:
+        raise ConfigurationError(
+            f"student.from_teacher: there is no teacher {name!r}; the teachers are called {', '.join(specs)}"
+        )
+    return specs[name].load(recipe.task)
+
+
+def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrainedModel:
+    """The student's checkpoint where more than an id says which; the trainer loads the others itself."""
+    import transformers
+
+    from ..checkpoints import load_with_head
+    from ..tasks import TASKS
+
+    student = recipe.student
+    assert student.model is not None
+    names = label_names(recipe, train)
+    transformers.set_seed(seed)
+    return load_with_head(
+        student.model,
+        TASKS[recipe.task],
+        what="The student",
+        require_head=False,
+        dtype="float32",  # as `load_student`: half precision would be trained in it
+        revision=student.revision,
+        trust_remote_code=student.trust_remote_code,
+        **_labels(names),
+    )
+
+
+def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None = None) -> tuple[str, ...]:
+    """Returns the student's label names, found as the trainer finds them.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        train: the training rows.
+        source: the teacher that the student is made from, where it is in memory already.
+    """
+    import transformers
+
+    from ..data import resolve_label_names
+
+    student, config = recipe.student, None
+    if student.model is not None:
+        options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
+        try:
+            config = transformers.AutoConfig.from_pretrained(student.model, **options)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise DataError(f"student.model: {student.model} cannot be loaded: {reason}") from error
+    if student.from_teacher is not None:
+        source = source or _source(recipe)
+        config = copy.deepcopy(source.model.config)
+        config.id2label = dict(enumerate(source.label_names))
+    return resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, config)
+
+
+def _labels(names: Sequence[str]) -> dict[str, Any]:
+    """What a configuration says of its labels."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def _from_scratch(
+    recipe: Recipe, train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    import transformers
+
+    from ..tasks import TASKS
+
+    names = label_names(recipe, train)
+    given = dict(recipe.student.config or {})
+    size = given.get("vocab_size", len(tokenizer))
+    if size < len(tokenizer):
+        raise ConfigurationError(
+            f"student.config.vocab_size is {size}, but the tokenizer has {len(tokenizer)} tokens; leave it out"
+        )
+    if tokenizer.pad_token_id is None:
+        raise DataError(
+            f"student.tokenizer: {tokenizer.name_or_path} has no padding token, so rows cannot be batched"
+        )
+    config = transformers.AutoConfig.for_model(
+        **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
+        **_labels(names),
+    )
+    # The Trainer seeds when it is made; the weights are drawn before that.
+    transformers.set_seed(seed)
+    auto_class = getattr(transformers, TASKS[recipe.task].auto_class)
+    try:
+        return auto_class.from_config(config)
+    except (ValueError, KeyError) as error:  # sizes that do not divide, a type without such a head
+        raise ConfigurationError(f"student.config: {' '.join(str(error).split())[:500]}") from error
