@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,9 +14,10 @@ import torch
 from sklearn.metrics import f1_score, log_loss
 from typer.testing import CliRunner
 
-from hf_distill import LinearPool, Teacher
+from hf_distill import LinearPool, Teacher, cache_teacher_outputs
 from hf_distill.alignment import LabelMap
 from hf_distill.audit import Gains, audit_held_out, audit_teachers
+from hf_distill.audit.advice import verdict
 from hf_distill.audit.rules import RULES, CalibratedTeacher, out_of_fold
 from hf_distill.audit.text import recipe_lines
 from hf_distill.cli import app
@@ -258,6 +260,15 @@ def test_gains_are_beyond_chance_or_they_are_none():
     assert not Gains(none, Interval(math.nan, math.nan, math.nan)).no_loss
 
 
+def test_a_verdict_against_the_ensemble_names_the_one_to_use(report):
+    worse = Gains(Interval(-0.02, -0.03, -0.01), Interval(0.1, 0.05, 0.2))
+    figures = dataclasses.replace(report.advice.figures, over_best_teacher=worse)
+    words = verdict(dataclasses.replace(report.advice, figures=figures, dropped={}), 400, {})
+    assert len(words) == 1 and words[0].startswith(
+        f"Use {report.advice.best_teacher!r} alone, several are not worth it here"
+    )
+
+
 def test_different_teachers_are_worth_it_together():
     report = audit_held_out(drawn([1.8, 1.8, 1.8], rows=600), maps("a", "b", "c"), rules=FEW)
     assert any(sentence.startswith("Several teachers are worth it") for sentence in report.verdict)
@@ -300,6 +311,15 @@ def test_teachers_that_know_the_rows_by_heart_are_named():
     report = audit_held_out(held, maps("a", "b"), rules=FEW)
     assert "probably trained on them" in report.warnings[0] and "'b'" in report.warnings[0]
     assert report.verdict[0].startswith("Audit on other rows")
+
+
+def test_one_checkpoint_under_two_names_is_told():
+    held = drawn([2.0, 2.0])
+    report = audit_held_out(
+        held._replace(logits=held.logits[[0, 1, 0]]), maps("a", "b", "again"), rules=["linear_pool"]
+    )
+    assert [text for text in report.warnings if "same answer" in text] == [report.warnings[-1]]
+    assert "'a' and 'again'" in report.warnings[-1]
 
 
 def test_guessing_is_no_matter_of_accuracy():
@@ -440,12 +460,10 @@ def test_the_command_prints_and_writes_the_audit(run, recipe):
     read_back = json.loads(Path("elsewhere/audit.json").read_text())
     for one, two in zip(live["teachers"], read_back["teachers"], strict=True):
         assert two["nll"] == pytest.approx(one["nll"], rel=1e-4)
-        assert two["cost"] == {
-            "parameters": one["cost"]["parameters"],
-            "bytes": None,
-            "rows_per_second": None,
-        }
-    assert "were read from a cache" in cached.stdout
+        # A cached teacher is loaded for a moment, to be timed.
+        assert two["cost"]["parameters"] == one["cost"]["parameters"]
+        assert two["cost"]["bytes"] == one["cost"]["bytes"]
+        assert two["cost"]["rows_per_second"] > 0
 
 
 def test_the_command_keeps_off_the_rows_of_the_report(run, recipe):
@@ -464,3 +482,10 @@ def test_the_command_keeps_off_the_rows_of_the_report(run, recipe):
     alone = run("audit", recipe, "data.files={train: train.jsonl}")
     assert alone.exit_code == 3 and "--split train" in alone.stderr
     assert run("audit", recipe, "losses.temperature=0").exit_code == 2
+
+
+def test_cached_teachers_that_nobody_says_how_to_load_are_not_timed(teachers, rows, tmp_path):
+    cached = cache_teacher_outputs(teachers[:1], rows, cache_dir=tmp_path / "cache")
+    report = audit_teachers(cached, rows, fusions=FEW)
+    assert report.teachers[0].cost == (teachers[0].num_parameters, None, None)
+    assert "have no MB and no rows/s" in report.conditions

@@ -144,6 +144,12 @@ def verdict(advice: Advice | None, rows: int, parameters: Mapping[str, int | Non
         if own.over_linear_pool.better:
             line += f". Its temperature is worth fitting: {own.over_linear_pool}"
         return [*sentences, f"{line}."]
+    measured = (
+        f"the ensemble minus the best single teacher, {best!r}, calibrated: {over_best} (exact McNemar test of the "
+        f"accuracies: p = {advice.mcnemar:.2g})"
+    )
+    if over_best.worse:
+        return [*sentences, f"Use {best!r} alone, several are not worth it here: {measured}."]
     sentences.append(f"Keep {_listed(advice.teachers)}.")
     if advice.fusion == "linear_pool":
         sentences.append(
@@ -153,14 +159,8 @@ def verdict(advice: Advice | None, rows: int, parameters: Mapping[str, int | Non
         text = f"Fuse with {advice.fusion}: against the uniform linear_pool {own.over_linear_pool}."
         lines = f" The lines below hold it, fitted on all {rows:,} rows." if advice.fitted else ""
         sentences.append(text + lines)
-    measured = (
-        f"the ensemble minus the best single teacher, {best!r}, calibrated: {over_best} (exact McNemar test of the "
-        f"accuracies: p = {advice.mcnemar:.2g})"
-    )
     if over_best.better:
         sentences.append(f"Several teachers are worth it: {measured}.")
-    elif over_best.worse:
-        sentences.append(f"Several teachers are not worth it here, use {best!r} alone: {measured}.")
     elif over_best.unseen:
         sentences.append(
             f"Several teachers or one: no difference beyond chance on these {rows:,} rows; {measured}. {best!r} alone is "

@@ -119,6 +119,16 @@ def pair_figures(held: HeldOut, names: Sequence[str]) -> list[PairFigures]:
     ]
 
 
+def twins(pairs: Sequence[PairFigures]) -> list[str]:
+    """A sentence for each two teachers that answer alike on every row, also where they err."""
+    return [
+        f"Teachers {pair.first!r} and {pair.second!r} give the same answer on every row, also where it is wrong: they may "
+        "be one checkpoint, which then counts twice. Keep one."
+        for pair in pairs
+        if pair.agreement == 1 and pair.both_wrong > 0
+    ]
+
+
 def suspicions(
     held: HeldOut,
     figures: Sequence[TeacherFigures],

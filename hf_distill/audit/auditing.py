@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,8 @@ from ..pool import TeacherPool
 from ..processes import once
 from ..tasks import TASKS, Task
 from ..teachers import Teacher, TeacherSource, TeacherSpec, load_teacher
-from ..views import VIEWS
 from .advice import advise, verdict
-from .alone import pair_figures, suspicions, teacher_figures
+from .alone import pair_figures, suspicions, teacher_figures, twins
 from .figures import BEST_TEACHER, Cost, LeaveOneOut
 from .report import AuditReport
 from .rules import (
@@ -63,6 +62,7 @@ def audit_teachers(
     accelerator: Accelerator | None = None,
     dataset_name: str = "held-out rows",
     entries: Sequence[Any] | None = None,
+    live: Sequence[TeacherSpec] = (),
     notes: Sequence[str] = (),
 ) -> AuditReport:
     """Say what teachers are worth before anything is trained: alone, in pairs, fused by every rule, and without each.
@@ -80,6 +80,7 @@ def audit_teachers(
         accelerator: Where and in which precision to run; None: a new one.
         dataset_name: What the report calls the rows.
         entries: What a recipe writes of each teacher; None: what ``teachers`` says.
+        live: Where ``teachers`` are cached, the same ones to be loaded: one at a time, for as long as timing it takes.
         notes: Sentences to add to the report.
 
     Raises:
@@ -100,9 +101,10 @@ def audit_teachers(
     loaded, assumed = _with_assumed_labels(loaded, names)
     written = [_entry(*pair) for pair in zip(teachers, loaded, strict=True)] if entries is None else entries
     pool = TeacherPool(loaded, names).to(accelerator.device)
+    text_columns = task.text_columns if text_columns is None else text_columns
     rows = prepare_dataset(
         dataset,
-        text_columns=task.text_columns if text_columns is None else text_columns,
+        text_columns=text_columns,
         label_column=label_column,
         label_names=names,
         student_view=None,
@@ -113,7 +115,12 @@ def audit_teachers(
     held = collect(accelerator.prepare_data_loader(loader), pool, accelerator)
 
     def audited() -> AuditReport:
-        batches = list(itertools.islice(loader, max(2, _TIMED_ROWS // batch_size)))
+        some = dataset[: max(2 * batch_size, _TIMED_ROWS)]
+        texts = [some[column] for column in text_columns]
+        costs = {
+            own.name: _cost(own if spec is None else spec.load(task), texts, batch_size, accelerator)
+            for own, spec in zip(loaded, live or itertools.repeat(None, len(loaded)), strict=True)
+        }
         return audit_held_out(
             held,
             pool.label_maps,
@@ -123,8 +130,8 @@ def audit_teachers(
                 for t, entry in zip(loaded, written, strict=True)
             },
             assumed=assumed,
-            costs={t.name: _cost(t, pool, batches, accelerator) for t in loaded},
-            conditions=_conditions(loaded, accelerator, batch_size),
+            costs=costs,
+            conditions=_conditions(costs.values(), accelerator, batch_size),
             task=task.name,
             dataset_name=dataset_name,
             notes=notes,
@@ -174,6 +181,7 @@ def audit_held_out(
     held, remarks = _usable(held)
     rules = built_rules(rules)
     figures = teacher_figures(held, names, costs or {})
+    pairs = pair_figures(held, names)
     found = suspicions(held, figures, label_maps, assumed)
     scores, reasons = score_rules(rules, held, names, what="Fusion rules")
     without, advice = {}, None
@@ -201,7 +209,7 @@ def audit_held_out(
         alignment=plan_table(label_maps),
         conditions=conditions,
         teachers=tuple(figures),
-        pairs=tuple(pair_figures(held, names)),
+        pairs=tuple(pairs),
         oracle=oracle(held),
         rules=tuple(rule_figures(name, scores, truth) for name in scores) if compared else (),
         left_out={**reasons, **{name: why for name, why in LEFT_OUT.items() if name not in rules}},
@@ -211,7 +219,7 @@ def audit_held_out(
         ),
         advice=advice,
         verdict=tuple(words),
-        warnings=tuple(text for suspicion in found.values() for text in suspicion.warnings),
+        warnings=(*(text for own in found.values() for text in own.warnings), *twins(pairs)),
         notes=(*notes, *remarks),
     )
 
@@ -285,15 +293,20 @@ def _with_labels(entry: Any, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _cost(
-    teacher: TeacherSource, pool: TeacherPool, batches: Sequence[Any], accelerator: Accelerator
+    teacher: TeacherSource, texts: Sequence[Sequence[str]], batch_size: int, accelerator: Accelerator
 ) -> Cost:
     """Size, and rows per second of the forward alone, after one batch that is not counted."""
     if not isinstance(teacher, Teacher):
         return Cost(getattr(teacher, "num_parameters", None), None, None)
     size = sum(parameter.numel() * parameter.element_size() for parameter in teacher.model.parameters())
     device = accelerator.device
-    view = next(name for name, known in pool.views.items() if known.key == teacher.view.key)
-    waiting = [{key: value.to(device) for key, value in batch[VIEWS][view].items()} for batch in batches]
+    teacher.to(device)
+    tokens = teacher.view.encode(texts)
+    encoded = [{key: tokens[key][i] for key in tokens} for i in range(len(texts[0]))]
+    waiting = []
+    for start in range(0, len(encoded), batch_size):
+        batch = teacher.view.collate(encoded[start : start + batch_size], torch.empty(0))
+        waiting.append({key: value.to(device) for key, value in batch.items()})
     rows, seconds = 0, 0.0
     with torch.no_grad(), accelerator.autocast():
         for i, inputs in enumerate([waiting[0], *waiting]):
@@ -308,9 +321,9 @@ def _cost(
     return Cost(teacher.num_parameters, size, rows / seconds)
 
 
-def _conditions(teachers: Sequence[TeacherSource], accelerator: Accelerator, batch_size: int) -> str:
+def _conditions(costs: Collection[Cost], accelerator: Accelerator, batch_size: int) -> str:
     device, sentences = accelerator.device, []
-    if any(isinstance(teacher, Teacher) for teacher in teachers):
+    if any(cost.rows_per_second for cost in costs):
         where = (
             torch.cuda.get_device_name(device)
             if device.type == "cuda"
@@ -320,6 +333,6 @@ def _conditions(teachers: Sequence[TeacherSource], accelerator: Accelerator, bat
         sentences.append(
             f"rows/s: forwards alone on {where}, batches of {batch_size}{precision.get(accelerator.mixed_precision, '')}."
         )
-    if not all(isinstance(teacher, Teacher) for teacher in teachers):
-        sentences.append("Teachers that were read from a cache did not run: no MB and no rows/s.")
+    if not all(cost.rows_per_second for cost in costs):
+        sentences.append("Teachers that were read from a cache, and not loaded, have no MB and no rows/s.")
     return " ".join(sentences)

@@ -52,6 +52,7 @@ def audit_recipe(recipe: Recipe, split: str | None = None) -> AuditReport:
         accelerator=accelerator,
         dataset_name=split,
         entries=[_written(entry) for entry in recipe.teachers.models],
+        live=() if cache is None else teacher_specs(recipe),
         notes=notes,
     )
 
