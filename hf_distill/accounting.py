@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .data import UNLABELLED
+from .errors import DataError
 from .losses import reduce_loss
 
 
@@ -114,12 +116,21 @@ class TrainingSums:
         Args:
             step: How many updates are finished now.
             mean_over_processes: Averages a tensor over the processes; every process calls it.
+
+        Raises:
+            DataError: A teacher's outputs are not finite.
         """
         if not self._sums:
             return {}
         values = mean_over_processes(torch.stack(list(self._sums.values()))) / max(step - self._since, 1)
         means = {log_name(name): value for name, value in zip(self._sums, values.tolist(), strict=True)}
         self._sums = {}
+        if not math.isfinite(means.get("teacher_disagreement", 0.0)):
+            # Said here, where it costs no synchronisation; the Trainer would filter the loss and train on NaN.
+            raise DataError(
+                "The outputs of a teacher are not finite, so nothing can be learnt from them: find it with "
+                "hf_distill.evaluate_ensemble and drop it."
+            )
         return means
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +24,11 @@ class TeacherOutputs(NamedTuple):
 
     Attributes:
         logits: (N, Ck) raw logits, any floating type.
-        hidden_states: (N, layers, D) pooled over the valid positions, where they were asked for; else None.
+        hidden_states: What was asked for below the logits, by `Wanted`; empty where nothing was.
     """
 
     logits: Tensor
-    hidden_states: Tensor | None = None
+    hidden_states: Mapping[Any, Any] = MappingProxyType({})
 
 
 class TeacherBatch(NamedTuple):
@@ -37,11 +38,13 @@ class TeacherBatch(NamedTuple):
         logits: (K, N, C) float32; -inf where a teacher lacks the class.
         mask: (K, N, C) bool, True where the teacher has the class; None where every teacher has all.
         unknown: (C,) bool, True where no teacher that is heard has the class; None where each is known.
+        hidden_states: One mapping per teacher of the run, by what was asked for; empty where a teacher was not run.
     """
 
     logits: Tensor
     mask: Tensor | None
     unknown: Tensor | None = None
+    hidden_states: tuple[Mapping[Any, Any], ...] = ()
 
 
 _GENERIC = re.compile(r"label[\W_]*\d+", re.IGNORECASE)

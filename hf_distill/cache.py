@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import xxhash
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
+from .cache_settings import AUTOCAST, STORED_AS, CacheSettings
 from .cached import CachedTeacher, CachedView
 from .data import distinct_rows
 from .errors import ConfigurationError, DataError
@@ -31,8 +31,6 @@ from .teachers import Teacher, TeacherSource, TeacherSpec, load_teacher
 
 # Raise whenever the same teacher and row would be stored as other numbers.
 _FORMAT = 1
-_DTYPES = {"float16": np.float16, "float32": np.float32}
-_PRECISIONS = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What a config says of where it came from, or is changed by merely running the model; no output depends on it.
 _IRRELEVANT = {
     "_name_or_path",
@@ -48,47 +46,6 @@ _IRRELEVANT |= {
     "id2label",
     "label2id",
 }  # the weights and the teacher's label names say these
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """How outputs are computed and stored.
-
-    Args:
-        dtype: ``float16`` or ``float32``, of what is stored. float16 keeps logits to 2⁻¹¹ of their size, which changes
-            a divergence, with its factor T², by at most (max|z| / 2048)² / 2 where student and target agree.
-        precision: Autocast of the teachers' forward: None (their own type), ``bf16`` or ``fp16``.
-        shard_rows: Rows per shard: what a killed build loses at most, per process.
-        token_budget: Tokens per forward, padding included; None: 1024 on a CPU, whose caches larger batches overflow,
-            8192 on an accelerator, which smaller ones leave idle.
-        hidden_states: Layers whose pooled hidden states are stored beside the logits, see `Teacher.run`.
-
-    Raises:
-        ConfigurationError: A value that is none of these.
-    """
-
-    dtype: str = "float16"
-    precision: str | None = None
-    shard_rows: int = 4096
-    token_budget: int | None = None
-    hidden_states: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_states", tuple(self.hidden_states))
-        if self.dtype not in _DTYPES:
-            raise ConfigurationError(
-                f"The cache's dtype is {self.dtype!r}: choose one of {', '.join(_DTYPES)}."
-            )
-        if self.precision not in _PRECISIONS:
-            raise ConfigurationError(
-                f"The cache's precision is {self.precision!r}: choose None, 'bf16' or 'fp16'."
-            )
-        for name in ("shard_rows", "token_budget"):
-            value = getattr(self, name)
-            if value is None and name == "token_budget":
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"The cache's {name} is {value!r}: it is a whole number from 1.")
 
 
 def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
@@ -109,7 +66,7 @@ def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
     }
     facts = [
         _FORMAT, type(teacher).__qualname__, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
-        settings.dtype, settings.precision, settings.hidden_states,
+        *settings.key_facts,
     ]  # fmt: skip
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(teacher.model.state_dict().items()):
@@ -129,7 +86,7 @@ class TeacherCache:
     Args:
         teachers: `Teacher`s, or ids and folders.
         cache_dir: Folder of the cache; one folder per teacher in it, named by `teacher_key`.
-        settings: How outputs are computed and stored.
+        settings: How outputs are computed and stored; one for all teachers, or one for each.
         task: Loads teachers given by id or folder.
         device: Where they run; None: the process's own.
 
@@ -145,20 +102,20 @@ class TeacherCache:
         self,
         teachers: Sequence[str | Teacher],
         cache_dir: str | os.PathLike[str],
-        settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
+        settings: CacheSettings | Sequence[CacheSettings] = CacheSettings(),  # noqa: B008 - frozen
         *,
         task: str | Task = "text-classification",
         device: torch.device | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = [settings] * len(teachers) if isinstance(settings, CacheSettings) else list(settings)
         self.device = device
         with contextlib.suppress(OSError):  # the stores inside explain what is wrong
             Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._task = TASKS[task] if isinstance(task, str) else task
         self._given = list(teachers)
         self.teachers: list[CachedTeacher] = []
-        for given in self._given:
-            entry = self._entry(given, cache_dir)
+        for given, own in zip(self._given, self.settings, strict=True):
+            entry = self._entry(given, own, cache_dir)
             view = CachedView(Path(cache_dir) / entry["key"], entry["key"], f"Teacher {entry['name']!r}")
             self.teachers.append(
                 CachedTeacher(
@@ -168,17 +125,20 @@ class TeacherCache:
                     entry["parameters"],
                     entry["source"],
                     entry["revision"],
+                    own.wanted,
+                    entry.get("layers"),
+                    entry.get("width"),
                 )
             )
 
-    def _entry(self, given: Any, cache_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    def _entry(
+        self, given: Any, settings: CacheSettings, cache_dir: str | os.PathLike[str]
+    ) -> dict[str, Any]:
         """Name, key, labels and size of a teacher, which is loaded only where its folder was never seen before."""
         spec = TeacherSpec(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
         identity = None
         if isinstance(spec, TeacherSpec):
-            settings = self.settings
-            facts = [_FORMAT, self._task, settings.dtype, settings.precision, settings.hidden_states]
-            identity = folder_identity(spec, facts)
+            identity = folder_identity(spec, [_FORMAT, self._task, *settings.key_facts])
             known = recall(cache_dir, identity)
             if known is not None:
                 return {**known, "name": spec.called, "source": spec.source, "revision": None}
@@ -188,9 +148,16 @@ class TeacherCache:
                 f"The teacher {getattr(given, 'name', given)!r} is a {type(given).__name__}, which is no model that "
                 "could be run once: pass it live, without a cache."
             )
-        key = teacher_key(teacher, self.settings)
+        key = teacher_key(teacher, settings)
         store = Store(Path(cache_dir) / key, key)
-        known = {"key": key, "labels": list(teacher.label_names), "parameters": teacher.num_parameters}
+        config = teacher.model.config
+        known = {
+            "key": key,
+            "labels": list(teacher.label_names),
+            "parameters": teacher.num_parameters,
+            "layers": getattr(config, "num_hidden_layers", None),
+            "width": getattr(config, "hidden_size", None),
+        }
         if not read_description(store.folder):
             store.write_description(
                 {
@@ -198,8 +165,8 @@ class TeacherCache:
                     "teacher": teacher.name,
                     "source": Path(teacher.source).name if os.path.isdir(teacher.source) else teacher.source,
                     "revision": teacher.revision,
-                    "dtype": self.settings.dtype,
-                    "precision": self.settings.precision,
+                    "dtype": settings.dtype,
+                    "precision": settings.precision,
                 }
             )
         remember(cache_dir, identity, known)
@@ -219,32 +186,72 @@ class TeacherCache:
 
         Raises:
             DataError: Rows that cannot be read, or a teacher whose outputs are not finite.
+            ConfigurationError: The outputs would take more than ``limit_bytes``.
             StoreError: The folder cannot be used.
         """
         rows = distinct_rows(dataset, [text_columns] if isinstance(text_columns, str) else list(text_columns))
+        ids = np.fromiter(rows, dtype="<i8", count=len(rows))
+        opened = [self._open(cached, ids) for cached in self.teachers]
+        self._refuse_too_large([len(missing) for _, _, missing in opened])
         computed = 0
-        for given, cached in zip(self._given, self.teachers, strict=True):
-            store = Store(cached.view.folder, cached.view.key)
-            known = RowReader(store.shards(), cached.view.what)
-            for name, reason in list(store.damaged.items()):
-                tqdm.write(
-                    f"Cache of teacher {cached.name!r}: shard {name} is damaged ({reason}) and is built anew.",
-                    file=sys.stderr,
-                )
-                store.discard(name)
-            missing = known.missing(np.fromiter(rows, dtype="<i8", count=len(rows)))
+        for given, cached, settings, (store, known, missing) in zip(
+            self._given, self.teachers, self.settings, opened, strict=True
+        ):
             if len(missing):
-                computed += self._compute(load_teacher(given, self._task), store, missing, rows)
+                computed += self._compute(load_teacher(given, self._task), settings, store, missing, rows)
             PartialState().wait_for_everyone()
             # Always, and here: what is missing for us may have been written by others, and workers inherit the maps.
             cached.view.open(None if len(missing) else known)
         return computed
 
+    def _open(self, cached: CachedTeacher, ids: np.ndarray) -> tuple[Store, RowReader, np.ndarray]:
+        """A teacher's store, its readable rows, and those of some ids (n,) that are missing; damaged shards are removed."""
+        store = Store(cached.view.folder, cached.view.key)
+        known = RowReader(store.shards(), cached.view.what)
+        for name, reason in list(store.damaged.items()):
+            tqdm.write(
+                f"Cache of teacher {cached.name!r}: shard {name} is damaged ({reason}) and is built anew.",
+                file=sys.stderr,
+            )
+            store.discard(name)
+        return store, known, known.missing(ids)
+
+    def _refuse_too_large(self, missing: Sequence[int]) -> None:
+        """Say what a build will take, and refuse it where that is more than the limit.
+
+        Args:
+            missing: Rows to be computed, per teacher.
+        """
+        if not any(missing):
+            return
+        needed = sum(
+            rows
+            * (8 + STORED_AS[own.dtype]().itemsize * (len(t.label_names) + len(own.wanted) * (t.width or 0)))
+            for rows, own, t in zip(missing, self.settings, self.teachers, strict=True)
+        )
+        states = max(len(own.wanted) for own in self.settings)
+        what = f"{max(missing):,} rows of {sum(map(bool, missing))} teacher(s)" + (
+            f", with up to {states} hidden state(s) per row" if states else ""
+        )
+        limits = [own.limit_bytes for own in self.settings if own.limit_bytes is not None]
+        if limits and needed > min(limits):
+            raise ConfigurationError(
+                f"The teachers' outputs would take about {_bytes(needed)} ({what}), which is more than limit_bytes, "
+                f"{_bytes(min(limits))}: ask for fewer layers (layers='last'), or raise CacheSettings(limit_bytes=…)."
+            )
+        if PartialState().is_main_process:
+            tqdm.write(f"Teacher cache: {what}, about {_bytes(needed)}", file=sys.stderr)
+
     def _compute(
-        self, teacher: Teacher, store: Store, missing: np.ndarray, rows: Mapping[int, tuple[str, ...]]
+        self,
+        teacher: Teacher,
+        settings: CacheSettings,
+        store: Store,
+        missing: np.ndarray,
+        rows: Mapping[int, tuple[str, ...]],
     ) -> int:
         state = PartialState()
-        size = self.settings.shard_rows
+        size = settings.shard_rows
         shards = [missing[i : i + size] for i in range(0, len(missing), size)]
         # Each process begins with its own share and then helps where others are not done.
         first = [s for k, s in enumerate(shards) if k % state.num_processes == state.process_index]
@@ -271,52 +278,55 @@ class TeacherCache:
                         pending.append((ids, True))
                         continue
                     if not store.has(name):
-                        store.write(ids, self._outputs(teacher, ids, rows, device))
+                        store.write(ids, _outputs(teacher, settings, ids, rows, device))
                         computed += len(ids)
                 bar.update(len(ids))
         store.sweep()
         return computed
 
-    def _outputs(
-        self, teacher: Teacher, ids: np.ndarray, rows: Mapping[int, tuple[str, ...]], device: torch.device
-    ) -> dict[str, np.ndarray]:
-        """The fields (n, …) of a shard: rows in order of length, as many per forward as the token budget holds."""
-        columns = [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
-        tokens = teacher.view.encode(columns)
-        lengths = np.array([len(row) for row in tokens["input_ids"]])
-        fields: dict[str, np.ndarray] = {}
-        dtype = _PRECISIONS[self.settings.precision]
-        budget = self.settings.token_budget or (1024 if device.type == "cpu" else 8192)
-        for batch in _by_length(lengths, budget):
-            encoded = [{key: tokens[key][i] for key in tokens} for i in batch]
-            inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                outputs = teacher.run(
-                    {k: v.to(device) for k, v in inputs.items()}, self.settings.hidden_states
-                )
-            for name, values in outputs._asdict().items():
-                if values is not None:
-                    if name not in fields:
-                        fields[name] = np.empty(
-                            (len(ids), *values.shape[1:]), dtype=_DTYPES[self.settings.dtype]
-                        )
-                    with np.errstate(over="ignore"):  # too large for the type becomes infinite: refused below
-                        fields[name][batch] = values.float().cpu().numpy()
-        finite = np.all([np.isfinite(f).reshape(len(ids), -1).all(1) for f in fields.values()], axis=0)
-        if not finite.all():
-            row = rows[int(ids[np.flatnonzero(~finite)[0]])]
-            raise DataError(
-                f"Teacher {teacher.name!r} gives outputs that are not finite in {self.settings.dtype} for "
-                f"{len(ids) - finite.sum()} row(s), e.g. {row[0][:80]!r}: they are not stored. Store float32 if they are "
-                "large, lower the precision's autocast, or drop the teacher."
-            )
-        return fields
+
+def _outputs(
+    teacher: Teacher,
+    settings: CacheSettings,
+    ids: np.ndarray,
+    rows: Mapping[int, tuple[str, ...]],
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """The fields (n, …) of a shard: rows in order of length, as many per forward as the token budget holds."""
+    columns = [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
+    tokens = teacher.view.encode(columns)
+    lengths = np.array([len(row) for row in tokens["input_ids"]])
+    fields: dict[str, np.ndarray] = {}
+    dtype = AUTOCAST[settings.precision]
+    budget = settings.token_budget or (1024 if device.type == "cpu" else 8192)
+    for batch in _by_length(lengths, budget):
+        encoded = [{key: tokens[key][i] for key in tokens} for i in batch]
+        inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            outputs = teacher.run({k: v.to(device) for k, v in inputs.items()}, settings.wanted)
+        found = {"logits": outputs.logits}
+        if settings.wanted:
+            found["hidden_states"] = torch.stack([outputs.hidden_states[want] for want in settings.wanted], 1)
+        for name, values in found.items():
+            if name not in fields:
+                fields[name] = np.empty((len(ids), *values.shape[1:]), dtype=STORED_AS[settings.dtype])
+            with np.errstate(over="ignore"):  # too large for the type becomes infinite: refused below
+                fields[name][batch] = values.float().cpu().numpy()
+    finite = np.all([np.isfinite(f).reshape(len(ids), -1).all(1) for f in fields.values()], axis=0)
+    if not finite.all():
+        row = rows[int(ids[np.flatnonzero(~finite)[0]])]
+        raise DataError(
+            f"Teacher {teacher.name!r} gives outputs that are not finite in {settings.dtype} for "
+            f"{len(ids) - finite.sum()} row(s), e.g. {row[0][:80]!r}: they are not stored. Store float32 if they are "
+            "large, lower the precision's autocast, or drop the teacher."
+        )
+    return fields
 
 
 def open_teachers(
     teachers: Sequence[str | TeacherSource],
     cache_dir: str | os.PathLike[str] | None,
-    settings: CacheSettings,
+    settings: CacheSettings | Sequence[CacheSettings],
     *,
     task: Task,
     device: torch.device | None,
@@ -326,7 +336,7 @@ def open_teachers(
     Args:
         teachers: `Teacher`s, other `TeacherSource`s, or ids and folders.
         cache_dir: Folder of the cache; None: they run live.
-        settings: How outputs are computed and stored.
+        settings: How outputs are computed and stored; one for all teachers, or one for each.
         task: Loads teachers given by id or folder.
         device: Where they run; None: the process's own.
 
@@ -419,6 +429,14 @@ def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
+        count /= 1000
+    raise AssertionError(count)
 
 
 def _by_length(lengths: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .alignment import TeacherOutputs
+from .states import Wanted
 from .store import RowReader, Store
 
 
@@ -77,6 +78,9 @@ class CachedTeacher:
         num_parameters: Of the model that made them.
         source: Where it was loaded from.
         revision: The commit, if it came from the Hub.
+        stored: What is stored below the logits, in its order.
+        layers: How many layers the model has; None where the cache was built before they were noted.
+        width: The size of its states.
     """
 
     name: str
@@ -85,7 +89,17 @@ class CachedTeacher:
     num_parameters: int
     source: str
     revision: str | None
+    stored: tuple[Wanted, ...] = ()
+    layers: int | None = None
+    width: int | None = None
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
         """The stored outputs; see `TeacherSource`."""
-        return TeacherOutputs(**view)
+        return self.run(view, self.stored)
+
+    def run(
+        self, view: Mapping[str, Tensor], wanted: Sequence[Wanted] = (), words: int = 0
+    ) -> TeacherOutputs:
+        """The stored outputs; see `Teacher.run`."""
+        states = {want: view["hidden_states"][:, self.stored.index(want)] for want in wanted}
+        return TeacherOutputs(view["logits"], states)

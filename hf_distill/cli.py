@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .errors import ConfigurationError, HfDistillError, PushError
+from .errors import ConfigurationError, HfDistillError
 
 if TYPE_CHECKING:
     from .recipe import Recipe
-    from .recipe.sections import Student
     from .trainer import MultiTeacherDistillationTrainer
 
 app = typer.Typer(
@@ -85,10 +83,12 @@ def validate(
 ) -> None:
     """Check a recipe, all problems at once, and print what would run. Loads no model and no data."""
     with _reporting():
+        from .recipe.summary import loaded_summary, recipe_summary
+
         checked = _load(recipe, overrides)
-        _say(_summary(checked))
+        _say(recipe_summary(checked))
         if load:
-            _say(_loaded(checked))
+            _say(loaded_summary(checked))
 
 
 @app.command(cls=_TrainCommand)
@@ -103,28 +103,54 @@ def train(
             show_default=False,
         ),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="With --resume: what may differ from the interrupted run, as its refusal names it: data, losses, …",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Train the student, save it, and evaluate it against every teacher and their ensemble."""
+    """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
     with _reporting():
         from .recipe import build_baseline, build_trainer, evaluation_split, load_data
+        from .recipe.pushing import check_recipe_repository, pushes
+        from .recipe.verdict import open_verdict
+        from .run_facts import run_facts, save_facts
+        from .verdict import show_losses
 
         checked = _load(recipe, overrides)
         checkpoint = _checkpoint(resume, checked)
+        if _process() == 0:
+            check_recipe_repository(checked)
         rows = load_data(checked)
-        trainer = build_trainer(checked, rows=rows)
+        refit = "fusion" in (allow or ())
+        trainer = build_trainer(checked, rows=rows, resume=None if refit else checkpoint)
         baseline = build_baseline(
             checked, trainer.student_labels
         )  # now: a wrong one is not worth hours of waiting
         if checked.student.from_teacher is not None and _process() == 0:
             from .student_speed import describe_student
 
-            _say(f"\n{describe_student(trainer.model, trainer.teachers)}\n")
-        trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_state()
-        _say(f"The student is saved in {trainer.args.output_dir}")
+            _say(f"\n{describe_student(trainer.student, trainer.teachers)}\n")
+        verdict = open_verdict(checked, rows, trainer)
+        restored = verdict is not None and checkpoint is None and verdict.restore(trainer)
+        if restored:
+            _say(f"The student in {trainer.args.output_dir} is of this recipe, and is not trained again")
+        else:
+            show_losses(trainer, "student")
+            trainer.train(resume_from_checkpoint=checkpoint, allow_changes=allow or ())
+            trainer.save_model(_internal_call=True)  # the report is pushed with it, at the end
+            trainer.save_state()
+            if _process() == 0:
+                save_facts(run_facts(trainer), trainer.args.output_dir)
+            _say(f"The student is saved in {trainer.args.output_dir}")
         split = evaluation_split(checked, rows)
-        if split is not None:
+        if verdict is not None:
+            judged = verdict.judge(trainer, given=baseline, restored=restored)
+            _say(f"\n{judged}\n\nThe report is in {verdict.folder}: report.html, report.md and report.json")
+        elif split is not None:
             report = trainer.evaluate_ensemble(
                 rows[split],
                 baseline=baseline,
@@ -132,7 +158,7 @@ def train(
                 dataset_name=split,
             )
             _say(f"\n{report}\n\nThe report is in {Path(trainer.args.output_dir, 'report.md')}")
-        if checked.hub.push:
+        if pushes(checked) and _process() == 0:
             _push(trainer, checked)
 
 
@@ -151,7 +177,9 @@ def cache(
         if (recipe is None) == (info is None):
             raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
         if info is not None:
-            _say(_cached(info))
+            from .recipe.summary import cache_table
+
+            _say(cache_table(info))
             return
         assert recipe is not None
         checked = _load(recipe, overrides)
@@ -160,13 +188,14 @@ def cache(
                 f"{recipe}: teachers.cache_dir is missing; name the folder of the cache, e.g. teachers.cache_dir=cache"
             )
         from .recipe import build_arguments, build_cache, load_data
+        from .recipe.summary import cache_table
 
         rows = load_data(checked)
-        built = build_cache(checked, build_arguments(checked).device)
+        built = build_cache(checked, rows["train"], build_arguments(checked).device)
         for split, dataset in rows.items():
             computed = built.add(dataset, checked.data.text_columns)
             _say(f"{split}: {len(dataset)} rows; {computed} outputs computed, the rest was there")
-        _say(_cached(Path(checked.teachers.cache_dir)))
+        _say(cache_table(Path(checked.teachers.cache_dir)))
 
 
 @app.command()
@@ -181,10 +210,44 @@ def evaluate(
     """Evaluate the trained student, every teacher and their ensemble, and write the report."""
     with _reporting():
         from .recipe import evaluate_recipe
+        from .recipe.building import evaluation_folder
 
         checked = _load(recipe, [*(overrides or []), *([f"evaluation.split={split}"] if split else [])])
         report = evaluate_recipe(checked)
-        _say(f"\n{report}\n\nThe report is in {Path(checked.training['output_dir'], 'report.md')}")
+        folder = evaluation_folder(Path(checked.training["output_dir"]))
+        _say(f"\n{report}\n\nThe report is in {folder / 'report.md'}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Folders of runs with a verdict.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write comparison.json and comparison.md there.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Say whose student is better beyond chance: runs on the same rows, each compared with the first."""
+    with _reporting():
+        from .verdict import compare_runs
+
+        report = compare_runs(runs)
+        if output is not None:
+            report.save(output)
+        _say(str(report))
+
+
+@app.command(name="train-part", hidden=True)
+def train_part(recipe: RecipeFile, part: str, seed: int, key: str, overrides: Overrides = None) -> None:
+    """Train one of the other trainings of a verdict; `train` starts this in processes of their own."""
+    with _reporting():
+        from .recipe.verdict import train_verdict_part
+
+        train_verdict_part(_load(recipe, overrides), part, seed, key)
 
 
 @app.command()
@@ -215,6 +278,149 @@ def audit(
         if _process() == 0:
             report.save(folder)
         _say(f"\n{report}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")
+
+
+@app.command()
+def attention(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whose attention to show; twice for a pair. By default the first row of the split.",
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="1,3,-1",
+            help="Layers from 1 on, or from -1, the last, back; by default first, middle and last.",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[
+        int | None,
+        typer.Option(help="Its number from 1; by default the mean over the heads.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The folder of the pictures; by default the run's.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, validation or test; by default validation, or else test.", show_default=False
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=3, help="On how many rows to compare layers.")] = 200,
+) -> None:
+    """Draw what student and teachers attend to, and how alike their layers are before and after training."""
+    with _reporting():
+        from .recipe import attention_recipe
+
+        checked = _load(recipe, overrides)
+        texts = tuple(text or ())
+        report = attention_recipe(
+            checked,
+            (texts[0] if len(texts) == 1 else texts) or None,
+            layers=_numbers(layers),
+            head=head,
+            split=split,
+            rows=rows,
+        )
+        run = Path(checked.training["output_dir"])
+        folder = run if output is None else output
+        if _process() == 0:
+            report.save(folder, report=run / "report.md")
+        for note in report.notes:
+            _say(note)
+        _say(f"The pictures are in {folder / 'attention.md'}, attention.png and similarity.png")
+
+
+@app.command()
+def push(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="The folder of a run, its training.output_dir.", show_default=False
+        ),
+    ],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="user/name; made where it is missing.", show_default=False)
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Into a private repository; a public one is refused.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BRANCH", help="A branch instead of main, made where it is missing.", show_default=False
+        ),
+    ] = None,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="Open a pull request instead.")
+    ] = False,
+) -> None:
+    """Push a run's student to the Hub in one commit, with its card, recipe and reports; again: only what is missing."""
+    with _reporting():
+        from .hub import push_run
+
+        commit = push_run(run, repo, private=private, revision=revision, pull_request=pull_request)
+        _say(f"The student is pushed to {repo}: {commit.pr_url or commit}")
+
+
+@app.command()
+def search(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many trainings in all.")] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of the search; by default the run's and -search.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Try temperatures, weights, fusions and learning rates, and write the recipe with the best. Goes on where it was left."""
+    with _reporting():
+        from .recipe import search_recipe
+
+        checked = _load(recipe, overrides)
+        folder = Path(f"{checked.training['output_dir']}-search") if output is None else output
+        report = search_recipe(checked, trials=trials, output=folder)
+        best = folder / "best.yaml"
+        _say(
+            f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: hf-distill train {best}"
+        )
+
+
+@app.command()
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a trained student.", show_default=False)
+    ],
+    format: Annotated[str, typer.Option(help="onnx (float32) or int8; both for onnxruntime.")] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where to write; by default RUN/onnx or RUN/int8.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write a student for onnxruntime, compare it with the student itself, and measure both."""
+    with _reporting():
+        from .recipe import export_run
+
+        report = export_run(run, format=format, output=output)
+        folder = run / format if output is None else output
+        _say(
+            f"\n{report}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}"
+        )
 
 
 @app.command()
@@ -279,98 +485,17 @@ def _checkpoint(resume: str | None, recipe: Recipe) -> str | None:
     return found
 
 
-def _push(trainer: MultiTeacherDistillationTrainer, recipe: Recipe) -> None:
-    folder = trainer.args.output_dir
+def _numbers(layers: str | None) -> list[int] | None:
     try:
-        trainer.push_to_hub()
-    except Exception as error:  # whatever fails here, hours of training are done and must not look lost
-        private = " --private" if recipe.hub.private else ""
-        raise PushError(
-            f"The push to {recipe.hub.repo} failed: {' '.join(str(error).split())[:400]}\n"
-            f"The student is complete in {folder}. This finishes the push:\n"
-            f"    hf upload {recipe.hub.repo} {shlex.quote(folder)} .{private} --exclude 'checkpoint-*'"
-        ) from error
-    _say(f"The student is pushed to {recipe.hub.repo}")
+        return None if layers is None else [int(number) for number in layers.split(",")]
+    except ValueError:
+        raise ConfigurationError(
+            f"--layers: expected numbers with commas between them, as 1,3 or 1,-1, found {layers!r}"
+        ) from None
 
 
-def _summary(recipe: Recipe) -> str:
-    data, student, losses, training = recipe.data, recipe.student, recipe.losses, recipe.training
-    if data.files:
-        source = ", ".join(name for split in data.files.model_dump().values() for name in split or ())
-    else:
-        source = " ".join(filter(None, [data.dataset, data.config, data.revision and f"@ {data.revision}"]))
-    teachers = [
-        entry.model
-        + (f" with adapter {entry.adapter}" if entry.adapter else "")
-        + (f" as {entry.name}" if entry.name else "")
-        + (" with labels" if entry.labels else "")
-        for entry in recipe.teachers.models
-    ]
-    lines = {
-        "task": recipe.task,
-        "data": source,
-        "columns": f"{' + '.join(data.text_columns)} → {data.label_column}",
-        "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
-        "teachers": "\n            ".join(teachers),
-        "student": student.model or _made(student),
-        "fusion": _spec(recipe.fusion),
-        "losses": f"{_scalar(losses.task_weight)} x cross-entropy + {_scalar(losses.distill_weight)} x "
-        f"{_spec(losses.distill)} at temperature {_scalar(losses.temperature)}"
-        + (f", rows weighed by {_spec(losses.row_weight)}" if losses.row_weight else "")
-        + (f", label's share of the target {_scalar(losses.label_share)}" if losses.label_share else ""),
-        "training": ", ".join(f"{key}={value}" for key, value in training.items()),
-        "evaluation": recipe.evaluation.split or "the test split, or else the validation split",
-        "hub": f"push to {recipe.hub.repo}" if recipe.hub.push else "no push",
-    }
-    return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+def _push(trainer: MultiTeacherDistillationTrainer, recipe: Recipe) -> None:
+    from .recipe.pushing import push_trained_recipe, repository
 
-
-def _made(student: Student) -> str:
-    if student.from_teacher is None:
-        return f"{(student.config or {})['model_type']} from scratch, {student.tokenizer} tokens"
-    kept = "" if student.layers is None else f", layers {student.layers}"
-    width = "" if student.hidden_size is None else f", hidden size {student.hidden_size}"
-    return f"made from {student.from_teacher}{kept}{width}"
-
-
-def _spec(spec: Any) -> str:
-    if isinstance(spec, str):
-        return spec
-    return f"{spec['use']}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'use')})"
-
-
-def _scalar(value: Any) -> str:
-    return _spec(value) if isinstance(value, Mapping) else f"{value:g}"
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")
-
-
-def _cached(folder: Path) -> str:
-    """What a cache holds, as a table."""
-    from .cache import cache_info
-    from .table import markdown_table
-
-    rows = [
-        [
-            entry["key"][:12],
-            f"{entry['teacher']} ({entry['source']}{' @ ' + entry['revision'][:8] if entry['revision'] else ''})",
-            f"{entry['rows']:,}",
-            f"{entry['bytes']:,}",
-            entry["dtype"] + (f", {entry['precision']} autocast" if entry["precision"] else ""),
-            f"{(time.time() - entry['written']) / 3600:.1f} h",
-            str(len(entry["damaged"])),
-        ]
-        for entry in cache_info(folder)
-    ]
-    return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
-
-
-def _loaded(recipe: Recipe) -> str:
-    """Rows per split, and the plan by which the teachers' labels are matched."""
-    from .recipe import label_plan, load_data
-
-    rows = load_data(recipe)
-    counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in rows.items())
-    return f"{'rows':<12}{counts}\n\n{label_plan(recipe, rows)}"
+    commit = push_trained_recipe(recipe, trainer)
+    _say(f"The student is pushed to {repository(recipe)[0]}: {commit}")

@@ -15,7 +15,8 @@ from transformers import PretrainedConfig
 from .alignment import LabelMap, find_label, is_generic
 from .errors import DataError
 from .lookup import suggest
-from .views import View, view_column
+from .views import WORD_OF, TokenView, View, view_column
+from .word_alignment import align_words
 
 UNLABELLED = -100
 """The label id of rows without a label, as everywhere in `transformers`."""
@@ -178,6 +179,42 @@ def encode_views(texts: Sequence[Sequence[str]], views: Mapping[str, View]) -> d
     }
 
 
+def encode_with_words(
+    texts: Sequence[Sequence[str]],
+    student_view: TokenView,
+    teacher_views: Mapping[str, View],
+    word_views: Sequence[str],
+) -> dict[str, list[list[int]]]:
+    """The columns of student and teachers, and for each token its word among those that some of the views share.
+
+    Args:
+        texts: One list of B texts, or two for pairs.
+        student_view: The student's tokenization.
+        teacher_views: The teachers' views by name.
+        word_views: Names of the teachers' views whose words are matched with the student's.
+
+    Returns:
+        Lists of B rows, `WORD_OF` among them for the student and the views that are named.
+    """
+    columns, spans = student_view.encode_with_spans(texts)
+    all_spans = [spans]
+    for name in word_views:
+        inputs, spans = teacher_views[name].encode_with_spans(texts)
+        all_spans.append(spans)
+        columns |= {view_column(name, key): values for key, values in inputs.items()}
+    aligned = align_words(list(zip(*texts, strict=True)), all_spans)
+    lengths = [[len(row) for row in columns[key]] for key in ("input_ids", *_ids_of(word_views))]
+    for name, word_of, of in zip((None, *word_views), aligned.word_of, lengths, strict=True):
+        column = WORD_OF if name is None else view_column(name, WORD_OF)
+        columns[column] = [row[:length] for row, length in zip(word_of.tolist(), of, strict=True)]
+    others = {name: view for name, view in teacher_views.items() if name not in word_views}
+    return columns | encode_views(texts, others)
+
+
+def _ids_of(views: Sequence[str]) -> list[str]:
+    return [view_column(name, "input_ids") for name in views]
+
+
 def refuse_other_types(dataset: Any, what: str) -> None:
     """Refuse what has no named columns of text, or no rows.
 
@@ -222,6 +259,7 @@ def prepare_dataset(
     label_names: Sequence[str],
     student_view: View | None,
     teacher_views: Mapping[str, View],
+    word_views: Sequence[str] = (),
     what: str = "dataset",
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Tokenize raw rows once for the student and once for every distinct teacher tokenizer.
@@ -233,6 +271,7 @@ def prepare_dataset(
         label_names: The student's label names.
         student_view: The student's tokenization; None where no student takes part.
         teacher_views: The teachers' views by name.
+        word_views: Names of those whose words are matched with the student's, see `encode_with_words`.
         what: Which dataset it is, for messages.
 
     Returns:
@@ -275,6 +314,8 @@ def prepare_dataset(
             else [UNLABELLED] * len(rows),
             "example_id": [example_id(row) for row in zip(*texts, strict=True)],
         }
+        if word_views:
+            return prepared | encode_with_words(texts, student_view, teacher_views, word_views)
         if student_view is not None:
             prepared |= student_view.encode(texts)
         return prepared | encode_views(texts, teacher_views)
@@ -290,6 +331,7 @@ def prepare_dataset(
             list(label_names),
             student_view.key if student_view is not None else None,
             {name: view.key for name, view in teacher_views.items()},
+            *([list(word_views)] if word_views else []),
         )
         options |= {
             "new_fingerprint": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32],
@@ -305,6 +347,19 @@ def count_labelled(dataset: Any) -> int | None:
         return None
     labels = dataset.with_format("numpy", columns=["labels"])["labels"]
     return int((labels[:] != UNLABELLED).sum())
+
+
+def refuse_unlabelled(rows: Any, label_column: str, task_weight: float) -> None:
+    """Refuse prepared training rows without any label where labels are to be learnt.
+
+    Raises:
+        DataError: It is so.
+    """
+    if task_weight > 0 and rows is not None and count_labelled(rows) == 0:
+        raise DataError(
+            f"task_weight is {task_weight}, but no row of the training set has a label in column {label_column!r}: "
+            "correct label_column=, or set task_weight to 0 to learn from the teachers alone."
+        )
 
 
 def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dict[int, tuple[str, ...]]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -264,20 +264,12 @@ def evaluate_loader(
         notes: Sentences to add to the report.
     """
     modules = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
-    log_probs, labels = _predict(
+    log_probs, labels, _ = predict_rows(
         loader, pool=pool, fusion=fusion.fusion, students=students, accelerator=accelerator
     )
-    notes = list(notes)
-    if fusion.reason and pool.teachers:
-        notes += [f"Fusion: {fusion.reason}.", *fusion.warnings]
-    labelled = int((labels != UNLABELLED).sum())
-    if labelled < len(labels):
-        notes.append(
-            f"{len(labels) - labelled} of {len(labels)} rows have no label; metrics with labels ignore them."
-        )
     # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
     results = once(lambda: _measure(modules, log_probs, labels), accelerator)
-    sizes = _parameters(pool.teachers, students)
+    sizes = count_parameters(pool.teachers, students)
     systems = {name: SystemResult(values, sizes.get(name)) for name, values in results.items()}
     return EvaluationReport(
         task=task.name,
@@ -286,8 +278,21 @@ def evaluate_loader(
         systems=systems,
         labels=tuple(label_names),
         fusion=summary(fusion.fusion) if pool.teachers else "",
-        notes=tuple(notes),
+        notes=(*notes, *report_notes(fusion if pool.teachers else None, labels)),
     )
+
+
+def report_notes(fusion: FusionChoice | None, labels: np.ndarray) -> list[str]:
+    """What the reader of any report must know of fusion and labels.
+
+    Args:
+        fusion: Of the ensemble; None where there is none.
+        labels: (N,) int64, -100 where a row has none.
+    """
+    notes = [] if fusion is None or not fusion.reason else [f"Fusion: {fusion.reason}.", *fusion.warnings]
+    if unlabelled := int((labels == UNLABELLED).sum()):
+        notes.append(f"{unlabelled} of {len(labels)} rows have no label; metrics with labels ignore them.")
+    return notes
 
 
 def _measure(
@@ -310,18 +315,32 @@ def _measure(
     return results
 
 
-def _predict(
+class RowPredictions(NamedTuple):
+    """What systems answer, row by row.
+
+    Attributes:
+        log_probs: (N, C) float32 by the system's name.
+        labels: (N,) int64, -100 where a row has none.
+        example_ids: (N,) int64, a hash of each row's text columns.
+    """
+
+    log_probs: dict[str, np.ndarray]
+    labels: np.ndarray
+    example_ids: np.ndarray
+
+
+def predict_rows(
     loader: Any,
     *,
     pool: TeacherPool,
     fusion: Fusion,
     students: Mapping[str, nn.Module],
     accelerator: Accelerator,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Log-probabilities (N, C) of every system, and the labels (N,), on every process."""
+) -> RowPredictions:
+    """What every system answers on every row, on every process; the arguments are those of `evaluate_loader`."""
     was_training = {name: model.training for name, model in students.items()}
     forwards = {name: _forward(model.to(accelerator.device).eval()) for name, model in students.items()}
-    gathered: list[tuple[dict[str, Tensor], Tensor]] = []
+    gathered: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]] = []
     try:
         for inputs in tqdm(loader, desc="Evaluating", disable=not accelerator.is_main_process, leave=False):
             with torch.no_grad(), accelerator.autocast():
@@ -338,22 +357,27 @@ def _predict(
                     systems["student+teachers"] = LinearPool()(together, mask=mask)
                 for k, teacher in enumerate(pool.teachers):
                     systems[f"teacher:{teacher.name}"] = F.log_softmax(batch.logits[k], -1)
-            gathered.append(_to_numpy(accelerator.gather_for_metrics((systems, inputs["labels"]))))
+            rows = (systems, inputs["labels"], inputs["example_id"])
+            gathered.append(_to_numpy(accelerator.gather_for_metrics(rows)))
     finally:
         for name, model in students.items():
             model.train(was_training[name])
     if not gathered:
         raise DataError("The evaluation set has no rows.")
-    names = gathered[0][0]
-    return (
-        {name: np.concatenate([systems[name] for systems, _ in gathered]) for name in names},
-        np.concatenate([labels for _, labels in gathered]),
+    systems, labels, example_ids = zip(*gathered, strict=True)
+    return RowPredictions(
+        {name: np.concatenate([batch[name] for batch in systems]) for name in systems[0]},
+        np.concatenate(labels),
+        np.concatenate(example_ids),
     )
 
 
-def _to_numpy(batch: tuple[dict[str, Tensor], Tensor]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    systems, labels = batch
-    return {name: values.float().cpu().numpy() for name, values in systems.items()}, labels.cpu().numpy()
+def _to_numpy(
+    batch: tuple[dict[str, Tensor], Tensor, Tensor],
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    systems, labels, example_ids = batch
+    logs = {name: values.float().cpu().numpy() for name, values in systems.items()}
+    return logs, labels.cpu().numpy(), example_ids.cpu().numpy()
 
 
 def _forward(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
@@ -362,7 +386,13 @@ def _forward(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
     return lambda inputs: model(**{key: inputs[key] for key in inputs if key in known}).logits.float()
 
 
-def _parameters(teachers: Sequence[TeacherSource], students: Mapping[str, nn.Module]) -> dict[str, int]:
+def count_parameters(teachers: Sequence[TeacherSource], students: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How many parameters answer one row, by system, where it is known.
+
+    Args:
+        teachers: Those of the ensemble.
+        students: Models by the name the report gives them.
+    """
     sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in students.items()}
     live = {f"teacher:{t.name}": t.num_parameters for t in teachers if hasattr(t, "num_parameters")}
     sizes |= live

@@ -1,6 +1,6 @@
-"""The audit's figures: matplotlib's objects without its global state, in colours that everybody can tell apart.
+"""Figures: matplotlib's objects without its global state, in colours that everybody can tell apart.
 
-Shapes: K teachers. Names are shown as they are written, also those with $ or _ in them; long ones lose their middle.
+Shapes: K teachers, L tokens. Names are shown as they are written, also those with $ or _ in them; long ones lose their middle.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -189,6 +189,118 @@ def rule_scores(
         "some teacher is right (upper bound)",
     ]
     figure.legend(marks, words, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+class AttentionRow(NamedTuple):
+    """One model's line of panels.
+
+    Attributes:
+        name: The model's.
+        tokens: The L tokens of the sentence as this model reads it.
+        panels: Title and attention (L, L), a line per token that attends. None: the model has nothing to show, and the
+            title says why; where it is empty, that goes without saying.
+    """
+
+    name: str
+    tokens: Sequence[str]
+    panels: Sequence[tuple[str, np.ndarray | None]]
+
+
+def attention_grid(models: Sequence[AttentionRow], most_tokens: int = 40) -> Figure:
+    """What each token attends to: a line of panels per model, all in the same colours, darker for more.
+
+    Colours follow the square root, since most weights are small beside the largest.
+
+    Args:
+        models: With the same number of panels each.
+        most_tokens: Longer sentences are cut there, and the model's name says so.
+
+    Example:
+        >>> row = AttentionRow("bert", ["[CLS]", "film"], [("layer 1 of 1", np.eye(2))])
+        >>> len(attention_grid([row]).axes)  # the panel and the scale
+        2
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    shown = [min(len(row.tokens), most_tokens) for row in models]
+    columns = len(models[0].panels)
+    side = min(max(0.17 * max(shown), 2.2), 5.6)
+    size = (columns * (side + 0.15) + 1.5, len(models) * (side + 1.0) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(models), columns, squeeze=False)
+    there = [weights for row in models for _, weights in row.panels if weights is not None]
+    norm = PowerNorm(0.5, vmin=0, vmax=max(float(weights.max()) for weights in there))
+    image = None
+    for row, count, line in zip(models, shown, grid, strict=True):
+        labels = [shortened(token, 14) for token in row.tokens[:count]]
+        cut = "" if count == len(row.tokens) else f"\nfirst {count} of {len(row.tokens)} tokens"
+        for j, (axes, (title, weights)) in enumerate(zip(line, row.panels, strict=True)):
+            if weights is None and not title and j > 0:
+                figure.delaxes(axes)
+                continue
+            axes.set_box_aspect(1)
+            if j == 0:
+                _plainly(axes.set_ylabel(f"{shortened(row.name, 30)}{cut}", fontsize=10, fontweight="bold"))
+            if weights is None:
+                axes.set(xticks=[], yticks=[], frame_on=False)
+                axes.text(0.5, 0.5, title, ha="center", va="center", fontsize=9, color=_GREY)
+                continue
+            axes.set_title(title, fontsize=9)
+            image = axes.imshow(weights[:count, :count], cmap="Blues", norm=norm)
+            points = 8 if count <= 24 else 7 if count <= 32 else 6.5
+            axes.set_xticks(range(count), labels, rotation=90, fontsize=points)
+            axes.set_yticks(range(count) if j == 0 else [], labels if j == 0 else [], fontsize=points)
+            axes.tick_params(length=0, pad=2)
+            _plain_ticks(axes)
+    figure.align_ylabels(list(grid[:, 0]))
+    scale = figure.colorbar(image, ax=figure.axes, location="top", shrink=0.6, aspect=50, pad=0.01)
+    scale.ax.tick_params(labelsize=8)
+    scale.set_label("attention of the token on the left to the token below", fontsize=9)
+    return figure
+
+
+def similarity_grid(lines: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> Figure:
+    """Similarity of every layer of a student with every layer of each teacher, with the numbers.
+
+    Args:
+        lines: What a line shows, such as "before training", and its panels: the teacher's name and the similarities
+            (student layers, teacher layers), from the embeddings on, each in [0, 1].
+
+    Example:
+        >>> len(similarity_grid([("after training", [("bert", np.eye(3))])]).axes)  # the panel and the scale
+        2
+    """
+    from matplotlib.figure import Figure
+
+    widths = [max(0.46 * values.shape[1], 1.2) for _, values in lines[0][1]]
+    heights = [max(0.36 * line[0][1].shape[0], 1.3) for _, line in lines]
+    size = (sum(widths) + 0.35 * len(widths) + 1.5, sum(heights) + 0.3 * len(lines) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    ratios = {"width_ratios": widths, "height_ratios": heights}
+    grid = figure.subplots(len(lines), len(widths), squeeze=False, gridspec_kw=ratios)
+    every = [values for _, line in lines for _, values in line]
+    low = math.floor(10 * min(float(values.min()) for values in every)) / 10
+    high = max(math.ceil(10 * max(float(values.max()) for values in every)) / 10, low + 0.1)
+    image = None
+    for i, (label, line) in enumerate(lines):
+        for j, (name, values) in enumerate(line):
+            axes = grid[i, j]
+            image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            for (y, x), value in np.ndenumerate(values):
+                color = "white" if (value - low) / (high - low) < 0.5 else "black"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+            own, theirs = (["emb", *map(str, range(1, count))] for count in values.shape)
+            axes.set_yticks(range(len(own)), own, fontsize=8)
+            axes.set_xticks(range(len(theirs)), theirs, fontsize=8)
+            axes.tick_params(length=2)
+            _plainly(axes.set_title(shortened(name, max(14, 6 * len(theirs))) if i == 0 else "", fontsize=10))
+            axes.set_ylabel(f"{label}\nstudent layer".strip() if j == 0 else "", fontsize=9)
+            axes.set_xlabel("teacher layer" if i == len(lines) - 1 else "", fontsize=9)
+    scale = figure.colorbar(image, ax=list(figure.axes), location="right", fraction=0.03, pad=0.02)
+    scale.ax.tick_params(labelsize=8)
+    scale.set_label("linear CKA", fontsize=9)
     return figure
 
 

@@ -13,8 +13,9 @@ from .alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_cove
 from .errors import ConfigurationError, DataError
 from .fusion import Fusion
 from .fusion.shares import constant
+from .states import Wanted
 from .teachers import Teacher, TeacherSource
-from .views import VIEWS, View
+from .views import VIEWS, WORD_MASK, View
 
 
 class TeacherPool:
@@ -62,12 +63,12 @@ class TeacherPool:
         self.listen(fusion)
         self._device: torch.device | None = None
         self.views: dict[str, View] = {}
-        self._view_of: dict[str, str] = {}
+        self.view_of: dict[str, str] = {}
         first: dict[str, str] = {}
         for teacher in self.teachers:
             if teacher.view is not None:
                 name = first.setdefault(teacher.view.key, teacher.name)
-                self._view_of[teacher.name] = name
+                self.view_of[teacher.name] = name
                 self.views.setdefault(name, teacher.view)
 
     def listen(self, fusion: Fusion | None) -> None:
@@ -96,27 +97,34 @@ class TeacherPool:
         """Whether the fusion draws the teachers of each training batch."""
         return self._select is not None
 
-    def __call__(self, inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]]) -> TeacherBatch:
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]],
+        wanted: Sequence[Sequence[Wanted]] = (),
+    ) -> TeacherBatch:
         """Run every teacher and align.
 
         Args:
             inputs: A batch of `MultiTeacherCollator`.
+            wanted: For each teacher which of its states are wanted; empty: none of any.
 
         Returns:
             `TeacherBatch` with logits (K, N, C).
         """
-        return self._aligned(range(len(self.teachers)), inputs, self._heard)
+        return self._aligned(range(len(self.teachers)), inputs, self._heard, wanted=wanted)
 
     def heard(
         self,
         inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]],
         generator: torch.Generator | None,
+        wanted: Sequence[Sequence[Wanted]] = (),
     ) -> TeacherBatch:
         """Run only the teachers that the fusion hears, as training needs them, and align.
 
         Args:
             inputs: A batch of `MultiTeacherCollator`.
             generator: For a fusion that draws.
+            wanted: As above.
 
         Returns:
             `TeacherBatch` with logits (k, N, C) of the drawn teachers where the fusion draws; else (K, N, C), NaN where
@@ -124,8 +132,8 @@ class TeacherPool:
         """
         if self._select is not None:
             drawn = self._select(generator)
-            return self._aligned(drawn, inputs, drawn)
-        return self._aligned(range(len(self.teachers)), inputs, self._heard, run=self._heard)
+            return self._aligned(drawn, inputs, drawn, wanted=wanted)
+        return self._aligned(range(len(self.teachers)), inputs, self._heard, run=self._heard, wanted=wanted)
 
     def _aligned(
         self,
@@ -133,9 +141,17 @@ class TeacherPool:
         inputs: Mapping[str, Any],
         heard: Sequence[int],
         run: Sequence[int] | None = None,
+        wanted: Sequence[Sequence[Wanted]] = (),
     ) -> TeacherBatch:
-        outputs = [self._outputs(k, inputs, run is None or k in run) for k in which]
-        batch = align(outputs, [self.label_maps[k] for k in which])
+        outputs = {
+            k: self._outputs(k, inputs, run is None or k in run, wanted[k] if wanted else ()) for k in which
+        }
+        batch = align(list(outputs.values()), [self.label_maps[k] for k in which])
+        if wanted:
+            states = tuple(
+                outputs[k].hidden_states if k in outputs else {} for k in range(len(self.teachers))
+            )
+            batch = batch._replace(hidden_states=states)
         known = zip(
             *([column is not None for column in self.label_maps[k].columns] for k in heard), strict=True
         )
@@ -144,14 +160,18 @@ class TeacherPool:
             return batch
         return batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
 
-    def _outputs(self, k: int, inputs: Mapping[str, Any], run: bool) -> TeacherOutputs:
+    def _outputs(
+        self, k: int, inputs: Mapping[str, Any], run: bool, wanted: Sequence[Wanted]
+    ) -> TeacherOutputs:
         teacher = self.teachers[k]
         if not run:
             rows = inputs["example_id"]
             classes = len(teacher.label_names)
             return TeacherOutputs(torch.full((len(rows), classes), torch.nan, device=rows.device))
-        view = inputs[VIEWS][self._view_of[teacher.name]] if teacher.view is not None else {}
+        view = inputs[VIEWS][self.view_of[teacher.name]] if teacher.view is not None else {}
         with self._at_work(teacher):
+            if wanted:
+                return teacher.run(view, wanted, inputs[WORD_MASK].shape[1] if WORD_MASK in inputs else 0)
             return teacher(view, inputs["example_id"])
 
     def to(self, device: torch.device) -> TeacherPool:

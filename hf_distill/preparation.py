@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from .cache import TeacherCache
 from .cached import CachedView
 from .data import is_prepared, prepare_dataset
-from .errors import DataError
+from .errors import ConfigurationError, DataError
 from .pool import TeacherPool
 from .views import View
 
@@ -27,6 +27,7 @@ class RowPreparation:
         student_view: The student's tokenization.
         pool: The teachers.
         cache: Where their outputs are kept; None: they run live.
+        word_views: Names of the teachers' views whose words are matched with the student's.
     """
 
     args: TrainingArguments
@@ -36,7 +37,20 @@ class RowPreparation:
     student_view: View
     pool: TeacherPool
     cache: TeacherCache | None = None
+    word_views: Sequence[str] = ()
     _prepared: dict[str, Any] = field(default_factory=dict)
+
+    def refuse_other_length(self, max_length: int | None) -> None:
+        """Refuse a length that was set after the rows were tokenized.
+
+        Raises:
+            ConfigurationError: It is another one.
+        """
+        if max_length not in (None, self.student_view.max_length):
+            raise ConfigurationError(
+                f"max_length was set to {max_length} after the rows were tokenized with {self.student_view.max_length}: "
+                "set it before the trainer is made."
+            )
 
     def each(self, given: Any, what: str) -> Any:
         """Prepared rows of one dataset, or of each in a dict of them."""
@@ -66,6 +80,7 @@ class RowPreparation:
                 label_names=self.label_names,
                 student_view=self.student_view,
                 teacher_views=self.pool.views,
+                word_views=self.word_views,
                 what=what,
             )
         if isinstance(prepared, datasets.Dataset):

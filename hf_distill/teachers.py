@@ -17,8 +17,9 @@ from .alignment import TeacherOutputs
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
 from .errors import ConfigurationError, DataError
 from .lookup import suggest
+from .states import Wanted, Words, observe
 from .tasks import TASKS, Task
-from .views import TokenView, View, input_length, named_inputs
+from .views import WORD_OF, TokenView, View, input_length, named_inputs
 
 
 @runtime_checkable
@@ -165,26 +166,27 @@ class Teacher:
         """Logits for a batch; see `TeacherSource`."""
         return self.run(view)
 
-    def run(self, view: Mapping[str, Tensor], hidden_states: Sequence[int] = ()) -> TeacherOutputs:
-        """Logits, and pooled hidden states on request.
+    def run(
+        self, view: Mapping[str, Tensor], wanted: Sequence[Wanted] = (), words: int = 0
+    ) -> TeacherOutputs:
+        """Logits, and states of some layers on request.
 
         Args:
-            view: The inputs of its view, each (B, L).
-            hidden_states: Layers, as indices into the model's ``hidden_states`` (0: embeddings, -1: the last layer),
-                whose mean over the valid positions is wanted.
+            view: The inputs of its view, each (B, L), and `WORD_OF` where states of words are wanted.
+            wanted: Which states; layers may be counted from the end, -1 being the last.
+            words: W, the most words that a row has.
         """
         # Many forwards swallow inputs they do not know in **kwargs; only named parameters mean something to them.
         inputs = {key: value for key, value in view.items() if key in self._parameters}
         with torch.inference_mode():
-            outputs = self.model(**inputs, **({"output_hidden_states": True} if hidden_states else {}))
-            pooled = None
-            if hidden_states:
-                states = torch.stack([outputs.hidden_states[layer] for layer in hidden_states], 1).float()
-                valid = view.get("attention_mask", torch.ones(states.shape[::2], device=states.device))
-                valid = valid[:, None, :, None].float()  # (B, 1, L, 1)
-                pooled = (states * valid).sum(2) / valid.sum(2).clamp(min=1)
+            of_view = Words(view[WORD_OF], words) if WORD_OF in view else None
+            outputs, states = observe(self.model, self.model, wanted, inputs, of_view)
         # Tensors of the inference mode cannot take part in the student's graph, a copy can.
-        return TeacherOutputs(outputs.logits.clone(), None if pooled is None else pooled.clone())
+        copies = {
+            want: tuple(part.clone() for part in state) if isinstance(state, tuple) else state.clone()
+            for want, state in states.items()
+        }
+        return TeacherOutputs(outputs.logits.clone(), copies)
 
     def to(self, device: torch.device) -> Teacher:
         """Move the model."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,38 +11,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    Trainer,
-    set_seed,
-)
+from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
 from .alignment import plan_table
-from .cache import CacheSettings, open_teachers
+from .cache import CacheSettings
 from .callbacks import AdaptiveStrength, ScheduleCallback
-from .card import distillation_section
+from .card import append_section
 from .collator import MultiTeacherCollator
-from .data import count_labelled, sample_rows
-from .errors import ConfigurationError, DataError
+from .data import count_labelled, refuse_unlabelled, sample_rows
+from .errors import ConfigurationError
 from .evaluation import EvaluationReport, evaluate_loader
 from .fusion import Fusion, FusionChoice, FusionRule, LinearPool, build_fusion
 from .held_out import choose_fusion, leave_out_fitted, save_choice
+from .hidden import (
+    HiddenLoss,
+    build_hidden_losses,
+    hidden_terms,
+    open_run,
+    student_pass,
+    with_projections,
+)
 from .lookup import build
 from .losses import LOSSES, cross_entropy, forward_kl
 from .pool import TeacherPool
 from .preparation import RowPreparation, one_dataset, overlap_notes
+from .resuming import describe_run, find_checkpoint, resume, save_run
 from .row_weights import ROW_WEIGHTS
-from .student import load_trained, name_labels, open_student
+from .student import load_trained, name_labels, open_student, refuse_unclear
+from .student_trainer import StudentTrainer, is_checkpoint
 from .targets import Draws, Targets, make_targets
 from .tasks import TASKS, Task
 from .teachers import TeacherSource
 from .training_args import DistillationArguments
-from .views import VIEWS
 
 
-class MultiTeacherDistillationTrainer(Trainer):
+class MultiTeacherDistillationTrainer(StudentTrainer):
     """A `transformers.Trainer` whose student learns from labels and from the fused knowledge of several teachers.
 
     Every argument and method of `Trainer` keeps its meaning; datasets hold raw text, since each teacher reads it
@@ -65,6 +68,8 @@ class MultiTeacherDistillationTrainer(Trainer):
         distillation_loss: ``f(student_logits, target_log_probs, *, temperature) -> (N,)``, or how a recipe writes it.
         row_weight: Weighs each row's distillation loss: a name of `ROW_WEIGHTS`, or
             ``f(student_logits, teacher_logits, *, mask) -> (N,)``.
+        hidden_losses: What is learnt from below the teachers' logits: `HiddenLoss`es, names of `HIDDEN_LOSSES`, or
+            mappings of the fields of `HiddenLoss`.
         task: A name of `TASKS`, or a `Task`.
         text_columns: One column of text, or two for pairs.
         label_column: The column of the labels.
@@ -81,6 +86,7 @@ class MultiTeacherDistillationTrainer(Trainer):
         >>> trainer = MultiTeacherDistillationTrainer(
         ...     model=student, teachers=[teacher], args=args, train_dataset=rows, processing_class=bert_tokenizer
         ... )
+        Fusion: uniform linear_pool, because no evaluation rows were given.
         >>> trainer.evaluate_ensemble(rows).systems["student"].parameters == student.num_parameters()
         True
     """
@@ -108,6 +114,7 @@ class MultiTeacherDistillationTrainer(Trainer):
         fusion: str | Mapping[str, Any] | Fusion | FusionRule | FusionChoice = "auto",
         distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] = forward_kl,
         row_weight: str | Callable[..., Tensor] | None = None,
+        hidden_losses: Sequence[str | Mapping[str, Any] | HiddenLoss] = (),
         task: str | Task = "text-classification",
         text_columns: Sequence[str] | None = None,
         label_column: str = "label",
@@ -117,29 +124,14 @@ class MultiTeacherDistillationTrainer(Trainer):
         teacher_placement: str = "resident",
     ) -> None:
         args = DistillationArguments() if args is None else args
-        if not isinstance(args, DistillationArguments):
-            raise ConfigurationError(
-                f"args is a {type(args).__name__}, but temperature and weights are read from it: "
-                "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
-            )
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        if (model is None) == (model_init is None):
-            raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
+        refuse_unclear(model, model_init, args, teachers)
         self.task: Task = build(task, TASKS, kind="task")
         self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
         columns = self.task.text_columns if text_columns is None else text_columns
         self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.label_column = label_column
-        self.teachers, self._cache = open_teachers(
-            teachers, cache_dir, cache_settings, task=self.task, device=args.device
-        )
-        if not self.teachers and args.distill_weight > 0:
-            raise ConfigurationError(
-                f"There are no teachers, but distill_weight is {args.distill_weight}: name teachers, or set it to 0 for "
-                "training on the labels alone."
-            )
-
         set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
         self.model_init = model_init
         opened = open_student(
@@ -152,12 +144,21 @@ class MultiTeacherDistillationTrainer(Trainer):
             label_names=label_names,
             max_length=args.max_length,
         )
-        model = None if model is None else opened.model
         processing_class, self.student_labels = opened.view.tokenizer, opened.label_names
         if any(getattr(teacher, "model", None) is opened.model for teacher in teachers):
             raise ConfigurationError(
                 "The student is one of the teachers, which are frozen: load it a second time."
             )
+        self.teachers, self._cache, self.hidden = open_run(
+            teachers,
+            cache_dir,
+            cache_settings,
+            build_hidden_losses(hidden_losses),
+            student=opened.model,
+            view=opened.view,
+            task=self.task,
+            device=args.device,
+        )
         self.teacher_pool = TeacherPool(
             self.teachers, self.student_labels, build_fusion(fusion), placement=teacher_placement
         )
@@ -169,19 +170,16 @@ class MultiTeacherDistillationTrainer(Trainer):
             opened.view,
             self.teacher_pool,
             self._cache,
+            () if self.hidden is None else self.hidden.word_views(self.teacher_pool.view_of),
         )
-        self._loaded: Any = None
         train_dataset = self._prepare(train_dataset, "training set")
         eval_dataset = self._prepare.each(eval_dataset, "evaluation set")
-        if args.task_weight > 0 and train_dataset is not None and count_labelled(train_dataset) == 0:
-            raise DataError(
-                f"task_weight is {args.task_weight}, but no row of the training set has a label in column "
-                f"{label_column!r}: correct label_column=, or set task_weight to 0 to learn from the teachers alone."
-            )
+        refuse_unlabelled(train_dataset, label_column, args.task_weight)
         self._sums = TrainingSums()
         self._evaluated = EvaluationRows()
+        self._run: dict[str, Any] | None = None
         super().__init__(
-            model=model,
+            model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
             args=args,
             data_collator=MultiTeacherCollator(
                 data_collator or DataCollatorWithPadding(processing_class), self.teacher_pool.views
@@ -197,8 +195,9 @@ class MultiTeacherDistillationTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self._asked_fusion = fusion if self.teachers else LinearPool()
         self.fusion_choice = choose_fusion(
-            fusion if self.teachers else LinearPool(),
+            self._asked_fusion,
             self.eval_dataset,
             pool=self.teacher_pool,
             loader=self.get_eval_dataloader,
@@ -226,9 +225,11 @@ class MultiTeacherDistillationTrainer(Trainer):
         ``num_items_in_batch`` holds (2,) the labelled and all units of the whole update over all processes; None: this
         batch's. With ``return_outputs`` comes ``{"loss", "logits"}`` too.
         """
-        outputs = model(**self._student_inputs(inputs))
-        targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 else None
+        outputs, states = student_pass(self.hidden, model, self.student, self._student_inputs(inputs), inputs)
+        targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 or self.hidden else None
         terms = self.loss_terms(outputs, targets, inputs)
+        if self.hidden:
+            terms |= hidden_terms(self.hidden, states, targets.teachers, inputs, self.fusion, model.training)
         loss = self._reduce(terms, inputs["labels"], num_items_in_batch, model.training)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
@@ -243,11 +244,14 @@ class MultiTeacherDistillationTrainer(Trainer):
                 f"distill_weight has become {self.args.distill_weight}, but there are no teachers: name some."
             )
         pool, training = self.teacher_pool.to(self.args.device), self.model.training
+        wanted = self.hidden.wanted_of_teachers if self.hidden else ()
         with self.accelerator.autocast():
             if training:
-                batch = pool.heard(inputs, self._draws(self.state.global_step) if pool.draws else None)
+                batch = pool.heard(
+                    inputs, self._draws(self.state.global_step) if pool.draws else None, wanted
+                )
             else:
-                batch = pool(inputs)
+                batch = pool(inputs, wanted)
         return make_targets(
             batch,
             self.fusion,
@@ -290,12 +294,6 @@ class MultiTeacherDistillationTrainer(Trainer):
                 terms["ensemble"] = LossTerm(cross_entropy(targets.ensemble, labels), 0.0, labelled=True)
         return terms
 
-    def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        # Without labels, or the model would compute a loss of its own; many models swallow what they do not know.
-        self._set_signature_columns_if_needed()
-        own = set(self._signature_columns) - {"labels", "label", "label_ids", "example_id", VIEWS}
-        return {key: value for key, value in inputs.items() if key in own}
-
     # ---- Counting and logging ----
 
     def _reduce(
@@ -328,12 +326,6 @@ class MultiTeacherDistillationTrainer(Trainer):
                     logs |= callback.values
             mean = functools.partial(self.accelerator.reduce, reduction="mean")
             logs |= self._sums.drain(self.state.global_step, mean)
-            if not math.isfinite(logs.get("teacher_disagreement", 0.0)):
-                # Said here, where it costs no synchronisation; the Trainer would filter the loss and train on NaN.
-                raise DataError(
-                    "The outputs of a teacher are not finite, so nothing can be learnt from them: find it with "
-                    "hf_distill.evaluate_ensemble and drop it."
-                )
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -357,70 +349,59 @@ class MultiTeacherDistillationTrainer(Trainer):
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output
 
-    # ---- Datasets: raw rows in, prepared rows to the loaders ----
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As `Trainer.get_eval_dataloader`; its persistent loaders are kept by name, and every dataset is "eval"."""
-        if not isinstance(eval_dataset, str):
-            eval_dataset = self._prepare(
-                self.eval_dataset if eval_dataset is None else eval_dataset, "evaluation set"
-            )
-            if eval_dataset is not self._loaded:
-                getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-            self._loaded = eval_dataset
-        return super().get_eval_dataloader(eval_dataset)
-
-    def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
-        return super()._get_dataloader(
-            self._prepare(dataset, f"{description.lower()} set"), description, *args, **options
-        )
-
-    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        return dataset  # prepared rows have no others
-
-    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
-        return data_collator
-
     # ---- The student ----
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """A fresh student from ``model_init``, with the run's label names."""
         model = super().call_model_init(trial)
         name_labels(model, self.student_labels)
-        return model
+        return with_projections(self.hidden, model, self.args.seed)
 
-    def train(self, *args: Any, **options: Any) -> Any:
-        """Print how the teachers' labels were matched, then train; see `Trainer.train`."""
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        *args: Any,
+        allow_changes: Sequence[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Print how labels were matched and what hidden losses compare, then train; see `Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint of this run, or True for the last one. A checkpoint of another run is
+                refused with a table of what differs; the fusion is the checkpoint's and is not fitted again.
+            allow_changes: What may differ all the same: names of the table's fields, such as ``("data",)``.
+        """
         self.args.check_distillation()
-        if self.args.max_length not in (None, self._prepare.student_view.max_length):
-            raise ConfigurationError(
-                f"max_length was set to {self.args.max_length} after the rows were tokenized with "
-                f"{self._prepare.student_view.max_length}: set it before the trainer is made."
-            )
+        self._prepare.refuse_other_length(self.args.max_length)
         self._sums = TrainingSums()
+        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if checkpoint is not None or self.args.save_strategy != "no":
+            self._run = describe_run(self, self._asked_fusion)
+        if checkpoint is not None:
+            self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes)
+            self.teacher_pool.listen(self.fusion)
         if self.teachers and self.is_world_process_zero():
             print(
                 f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"
             )
-        return super().train(*args, **options)
+            if self.hidden:
+                table = self.hidden.table(getattr(self.fusion, "weights", None))
+                print(f"What the hidden losses compare:\n{table}")
+        return super().train(resume_from_checkpoint, *args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Trainer pickles its arguments beside the student, and a push uploads the folder.
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
         if self.args.should_save and self.teachers and dataclasses.is_dataclass(self.fusion):
-            names = [teacher.name for teacher in self.teachers]
-            save_choice(self.fusion_choice, Path(output_dir or self.args.output_dir), names)
+            save_choice(self.fusion_choice, folder, [teacher.name for teacher in self.teachers])
+        if self.args.should_save and self._run is not None and is_checkpoint(folder):
+            save_run(self._run, folder)
 
     def create_model_card(self, *args: Any, **options: Any) -> None:
         """As `Trainer.create_model_card`, with a section on the teachers and their fusion."""
         super().create_model_card(*args, **options)
         if self.teachers and self.is_world_process_zero():
-            with Path(self.args.output_dir, "README.md").open("a", encoding="utf-8") as card:
-                card.write("\n" + distillation_section(self.teachers, self.fusion_choice))
+            append_section(Path(self.args.output_dir, "README.md"), self.teachers, self.fusion_choice)
 
     # ---- Was it worth it? ----
 
@@ -449,7 +430,7 @@ class MultiTeacherDistillationTrainer(Trainer):
         rows = one_dataset(self.eval_dataset if dataset is None else dataset)
         rows, fitted = leave_out_fitted(self._prepare(rows, dataset_name), self.fusion_choice)
         selected = self.eval_dataset if self.state.best_metric is not None else None
-        students = {"student": self.model}
+        students = {"student": self.student}
         if baseline is not None:
             students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
         report = evaluate_loader(

@@ -52,6 +52,9 @@ class DistillationArguments(TrainingArguments):
         if self.label_names is None:
             # Our collator always provides them, whatever the student's forward is wrapped in.
             self.label_names = ["labels"]
+        if self.data_seed is None:
+            # Else the order of rows follows the last seed that anybody has set, and a resumed run might see another one.
+            self.data_seed = self.seed
         self.check_distillation()
 
     def check_distillation(self) -> None:

@@ -14,9 +14,16 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from .errors import ConfigurationError, DataError
+from .word_alignment import TokenSpans
 
 VIEWS = "teacher_views"
 """Key of the teachers' views in a batch, and prefix of their columns in a prepared row."""
+
+WORD_OF = "word_of"
+"""Column of a view, and its key in a batch: each token's word, see `WordAlignment`. The student's stands beside its inputs."""
+
+WORD_MASK = "word_mask"
+"""Key of a batch: (N, W) bool, which words a row has that student and teachers share."""
 
 
 # Where a tokenizer was loaded from, which decides no token.
@@ -65,29 +72,46 @@ class TokenView:
 
     @functools.cached_property
     def key(self) -> str:
-        """Hash of all that decides the tokens: the same for equal tokenizers loaded from different places."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            rules = json.loads(backend.to_str())
-            # The tokenizer writes its last call's settings there; they are arguments of the call, not of the tokenizer.
-            rules["padding"] = rules["truncation"] = None
-        else:
-            rules = {
-                "vocabulary": self.tokenizer.get_vocab(),
-                "settings": repr(
-                    sorted((k, v) for k, v in self.tokenizer.init_kwargs.items() if k not in _WHEREABOUTS)
-                ),
-            }
+        """Hash of all that decides the inputs: the same for equal tokenizers loaded from different places."""
         parts = (
             type(self.tokenizer).__name__,
-            rules,
+            self.rules,
             {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
             list(self.tokenizer.model_input_names),
             [self.tokenizer.padding_side, self.tokenizer.truncation_side],
             bool(self.tokenizer.split_special_tokens),
             self.max_length,
         )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _hash(parts)
+
+    @functools.cached_property
+    def tokens_key(self) -> str:
+        """Hash of what decides the tokens and where they stand; the class and the other inputs move none of them."""
+        parts = (
+            self.rules,
+            {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()},
+            [self.tokenizer.padding_side, self.tokenizer.truncation_side],
+            bool(self.tokenizer.split_special_tokens),
+            self.max_length,
+        )
+        return _hash(parts)
+
+    @functools.cached_property
+    def rules(self) -> Any:
+        """What cuts a text into tokens, whatever the length."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            rules = json.loads(backend.to_str())
+            # The tokenizer writes its last call's settings there; they are arguments of the call, not of the tokenizer.
+            rules["padding"] = rules["truncation"] = None
+            return rules
+        return {
+            "class": type(self.tokenizer).__name__,
+            "vocabulary": self.tokenizer.get_vocab(),
+            "settings": repr(
+                sorted((k, v) for k, v in self.tokenizer.init_kwargs.items() if k not in _WHEREABOUTS)
+            ),
+        }
 
     def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[list[int]]]:
         """Tokenize a batch of texts, or of pairs.
@@ -98,8 +122,19 @@ class TokenView:
         Returns:
             For each input of the model B lists of numbers, not padded.
         """
-        return dict(
-            self.tokenizer(*texts, truncation=self.max_length is not None, max_length=self.max_length)
+        return dict(self._encoding(texts))
+
+    def encode_with_spans(
+        self, texts: Sequence[Sequence[str]]
+    ) -> tuple[dict[str, list[list[int]]], TokenSpans]:
+        """As `encode`, and which characters each token stands for; only fast tokenizers say that."""
+        encoding = self._encoding(texts, return_offsets_mapping=True)
+        spans = TokenSpans.of(encoding)
+        return {key: values for key, values in encoding.items() if key != "offset_mapping"}, spans
+
+    def _encoding(self, texts: Sequence[Sequence[str]], **options: Any) -> Any:
+        return self.tokenizer(
+            *texts, truncation=self.max_length is not None, max_length=self.max_length, **options
         )
 
     def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
@@ -117,6 +152,10 @@ class TokenView:
     @functools.cached_property
     def _pad(self) -> DataCollatorWithPadding:
         return DataCollatorWithPadding(self.tokenizer)
+
+
+def _hash(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def named_inputs(model: nn.Module) -> frozenset[str]:

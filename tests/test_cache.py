@@ -26,6 +26,7 @@ from hf_distill import Teacher, evaluate_ensemble
 from hf_distill.cache import CacheSettings, TeacherCache, cache_info, cache_teacher_outputs, teacher_key
 from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
+from hf_distill.states import Wanted
 from hf_distill.store import RowReader, Store, StoreError, shard_name
 from hf_distill.teachers import TeacherSpec
 from hf_distill.views import TokenView
@@ -76,16 +77,16 @@ def test_pooled_hidden_states_on_request(tmp_path, teachers, many):
     )
     ids = ids_of(some)
     stored = cached(cached.view.collate([{}] * 40, ids), ids)
-    assert stored.hidden_states.shape == (40, 2, 32) and stored.logits.shape == (40, 2)
+    assert list(stored.hidden_states) == [Wanted(0, "mean"), Wanted(-1, "mean")] and stored.logits.shape == (40, 2)
     for i in (0, 17):
         inputs = teachers[0].view.tokenizer(
             some["text"][i], return_tensors="pt"
         )  # alone, so that nothing is padded
         with torch.no_grad():
             states = teachers[0].model(**inputs, output_hidden_states=True).hidden_states
-        for k, layer in enumerate((0, -1)):
+        for layer in (0, -1):
             torch.testing.assert_close(
-                stored.hidden_states[i, k], states[layer][0].mean(0), atol=1e-5, rtol=1e-5
+                stored.hidden_states[Wanted(layer, "mean")][i], states[layer][0].mean(0), atol=1e-5, rtol=1e-5
             )
     assert teacher_key(teachers[0], CacheSettings(hidden_states=(1,))) != teacher_key(
         teachers[0], CacheSettings()

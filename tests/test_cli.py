@@ -222,7 +222,10 @@ def test_resume_continues(run, recipe):
                 file.unlink()
             Path("runs/tiny/checkpoint-4").rmdir()
         # Other rows first: were the first steps taken again, their losses would differ.
-        done = run("train", *option, recipe, "evaluation.split=none", "training.data_seed=9")
+        changed = ("train", *option, recipe, "evaluation.split=none", "training.data_seed=9")
+        refused = run(*changed)
+        assert refused.exit_code == 2 and "| seed.1 | " in refused.stderr and "--allow seed for" in refused.stderr
+        done = run(*changed, "--allow", "seed")
         assert done.exit_code == 0, (done.output, done.exception)
         resumed = json.loads(Path("runs/tiny/trainer_state.json").read_text())
         assert resumed["global_step"] == 4
@@ -234,31 +237,34 @@ def test_resume_continues(run, recipe):
     assert refused.stderr == "command line: losses.temperature: expected a number above 0, found 0\n"
 
 
-def test_a_failing_push_leaves_the_run_complete_and_says_how_to_finish(run, recipe):
-    done = run(
-        "train", recipe, "hub.push=true", "hub.repo=me/mine", "hub.private=true", "training.max_steps=1"
-    )
-    assert done.exit_code == PushError.exit_code == 6, (done.output, done.exception)
-    assert "hf upload me/mine runs/tiny . --private --exclude 'checkpoint-*'" in done.stderr
-    assert "Traceback" not in done.output
-    assert "| student" in done.stdout
-    for name in ("model.safetensors", "tokenizer.json", "report.json", "recipe.yaml"):
-        assert Path("runs/tiny", name).is_file(), name
+def test_a_push_that_cannot_be_is_said_before_training(run, recipe):
+    done = run("train", recipe, "hub.push=true", "hub.repo=me/mine", "training.max_steps=1")
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert "could not be pushed to me/mine, so nothing was trained: HF_HUB_OFFLINE is set" in done.stderr
+    assert not Path("runs").exists()
 
 
 def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monkeypatch):
-    from transformers import Trainer
-
     pushed = []
-    monkeypatch.setattr(
-        Trainer, "push_to_hub", lambda trainer: pushed.append(sorted(os.listdir("runs/tiny")))
-    )
-    done = run("train", recipe, "hub.push=true", "hub.repo=me/mine", "training.max_steps=1")
+
+    def push(folder, repo, **options):
+        pushed.append((repo, options["private"], sorted(os.listdir(folder))))
+        if len(pushed) > 1:
+            raise PushError("The push failed")
+        return "a commit"
+
+    monkeypatch.setattr("hf_distill.hub.check_repository", lambda repo, **options: repo)
+    monkeypatch.setattr("hf_distill.hub.push_folder", push)
+    more = ("hub.push=true", "hub.repo=me/mine", "hub.private=true", "training.max_steps=1")
+    done = run("train", recipe, *more)
     assert done.exit_code == 0, (done.output, done.exception)
-    assert done.stdout.endswith("The student is pushed to me/mine\n")
-    assert {"report.md", "report.json", "recipe.yaml", "model.safetensors"} <= set(pushed[0])
+    assert done.stdout.endswith("The student is pushed to me/mine: a commit\n")
+    assert pushed[0][:2] == ("me/mine", True)
+    assert {"README.md", "report.md", "report.json", "recipe.yaml", "model.safetensors"} <= set(pushed[0][2])
+    done = run("train", recipe, *more, "training.seed=1")
+    assert done.exit_code == PushError.exit_code == 6 and "Traceback" not in done.output
     assert run("train", recipe, "training.max_steps=1").exit_code == 0
-    assert len(pushed) == 1
+    assert len(pushed) == 2
 
 
 def test_demo_gets_its_folder(run, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -49,26 +50,56 @@ def results(tmp_path_factory, checkpoints, rows):
 def test_the_launch_really_gives_two_processes(results):
     assert len(results["one"]) == 1 and len(results["two"]) == 2
     for rank in results["two"]:
-        runs = [run for name, run in rank.items() if name != "computed"]
+        runs = [run for run in rank.values() if isinstance(run, dict) and "world_size" in run]
         assert {run["world_size"] for run in runs} == {2}
         assert {run["wrapped"] for run in runs} == {"DistributedDataParallel"}
 
 
+@pytest.mark.parametrize("kind", ["", "hidden "])
 @pytest.mark.parametrize("shape", ["4x1", "2x2", "1x4"])
-def test_same_gradients(results, shape):
-    expected = results["one"][0]["8x1"]["gradients"]
+def test_same_gradients(results, kind, shape):
+    expected = results["one"][0][f"{kind}8x1"]["gradients"]
     for rank in results["two"]:
-        found = rank[shape]["gradients"]
+        found = rank[f"{kind}{shape}"]["gradients"]
+        assert any(name.startswith("projections.") for name in found) == bool(kind)
         flat = [torch.cat([torch.tensor(g[name]).flatten() for name in expected]) for g in (expected, found)]
         assert (flat[0] - flat[1]).abs().max() <= 1e-5 * flat[0].abs().max()
 
 
+@pytest.mark.parametrize("kind", ["", "hidden "])
 @pytest.mark.parametrize("shape", ["4x1", "2x2", "1x4"])
-def test_same_logs(results, shape):
-    one, two = results["one"][0]["8x1"]["logs"], results["two"][0][shape]["logs"]
+def test_same_logs(results, kind, shape):
+    one, two = results["one"][0][f"{kind}8x1"]["logs"], results["two"][0][f"{kind}{shape}"]["logs"]
+    names = ["loss", "loss_task", "loss_distill", "teacher_disagreement", "grad_norm"]
+    names += [name for name in one[0] if "/" in name]
+    assert len(names) == (12 if kind else 5)
     for expected, found in zip(one, two, strict=True):
-        for name in ("loss", "loss_task", "loss_distill", "teacher_disagreement", "grad_norm"):
+        for name in names:
             assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+
+
+def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(results):
+    for rank in results["two"]:
+        assert rank["resumed"]["equal"] == [True] * 6
+        assert "| world_size | 4          | 2   |" in rank["resumed"]["refused"]
+        assert "--allow world_size" in rank["resumed"]["refused"]
+
+
+@pytest.mark.parametrize("name", ["drawn", "unheard"])
+def test_projections_without_a_target_wait_for_nobody(results, name):
+    """A teacher that is not drawn, or has no weight, leaves its projection without a gradient; DDP must not mind."""
+    for rank in results["two"]:
+        logs = rank[name]["logs"]
+        assert len(logs) == 2 and all(math.isfinite(log["loss"]) for log in logs)
+        assert ("loss_hidden_mse/deberta" in logs[0]) == (name == "drawn")
+        assert "loss_hidden_cosine/fused" in logs[0]
+
+
+def test_sharding_sees_the_projections(results):
+    for rank in results["two"]:
+        names = [f"projections.{name}.{part}" for name in "ab" for part in ("bias", "weight")]
+        assert rank["sharded"]["names"] == names
+        assert rank["sharded"]["difference"] <= 1e-5
 
 
 def test_same_evaluation_and_report_although_13_rows_do_not_divide(results):

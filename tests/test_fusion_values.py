@@ -255,6 +255,27 @@ def test_masked_log_pool_solves_its_least_squares():
         np.testing.assert_allclose(fused[n].exp(), np.exp(s) / np.exp(s).sum(), atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", [LinearPool, LogPool, PoolThenTemper, StochasticTeacher])
+def test_improbable_is_not_impossible(rule):
+    """A gap of 150 nats is more than float32 holds between probabilities, but not between their logarithms."""
+    fusion = rule(weights=(1, 1))
+    z = torch.tensor([[[0.0, 150.0, 0.0, 0.0]], [[0.0, 150.0, 1.0, 0.0]]])
+    mask = torch.tensor([[[1, 1, 0, 1]], [[1, 1, 1, 0]]], dtype=torch.bool)
+    fused = fusion(z.masked_fill(~mask, -torch.inf), mask=mask)
+    np.testing.assert_allclose(fused, [[-150.0, 0.0, -149.0, -150.0]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fusion(z)[:, :2], [[-150.0, 0.0]], rtol=1e-5, atol=1e-6)
+
+
+def test_teachers_that_leave_no_probability_to_what_they_share():
+    """Nothing says how the two groups compare then; the target is a distribution all the same."""
+    z = torch.tensor([[[0.0, -300.0, 0.0]], [[0.0, -300.0, 1.0]]])
+    mask = torch.tensor([[[True, True, False]], [[False, True, True]]])
+    for rule in (LinearPool, LogPool):
+        fused = rule()(z.masked_fill(~mask, -torch.inf), mask=mask)
+        np.testing.assert_allclose(fused.exp().sum(-1), 1.0, atol=1e-6)
+        assert fused[0, 1] < -80
+
+
 def test_one_overconfident_teacher_takes_over_the_mean_of_logits_only():
     modest = torch.tensor([[0.0, 1.0]])
     loud = torch.tensor([[40.0, 0.0]])

@@ -169,6 +169,7 @@ def test_defaults(write):
         "distill_weight": 0.5,
         "label_share": 0.0,
         "row_weight": None,
+        "hidden": (),
     }
     assert recipe.training == {"output_dir": "runs/mine"}
     assert recipe.evaluation.split is None

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
 
 import datasets
 import torch
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from hf_distill import CacheSettings, DistillationArguments, MultiTeacherDistillationTrainer, Teacher
+from hf_distill import (
+    CacheSettings,
+    DistillationArguments,
+    LinearPool,
+    MultiTeacherDistillationTrainer,
+    Teacher,
+)
 from hf_distill.cache import TeacherCache
+from hf_distill.errors import ConfigurationError
+from hf_distill.fusion import StochasticTeacher
+from hf_distill.hidden import HiddenLoss, StudentWithProjections
+from hf_distill.states import Wanted
 
 
 class Gradients(TrainerCallback):
@@ -23,6 +35,101 @@ class Gradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if not self.seen:
             self.seen = {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}
+
+
+HIDDEN = [
+    HiddenLoss(),
+    HiddenLoss("hidden_cosine", units="mean"),
+    HiddenLoss("minilm_relations", relation_heads=2, teachers=["bert"]),
+]
+POINTS, STEPS = (1, 3, 4, 6, 8, 11), 12
+
+
+def resumable(folder: Path, output: str, checkpoints: dict[str, str]) -> MultiTeacherDistillationTrainer:
+    """A run with dropout, accumulation, two teachers and projections, that saves every step."""
+    rows = datasets.load_from_disk(str(folder / "rows"))
+    args = DistillationArguments(
+        output_dir=str(folder / output),
+        use_cpu=True,
+        disable_tqdm=True,
+        save_steps=1,
+        logging_steps=1,
+        dataloader_pin_memory=False,
+        max_steps=STEPS,
+        learning_rate=1e-2,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+    )
+    return MultiTeacherDistillationTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(checkpoints["student"], dropout=0.2),
+        teachers=[Teacher.from_pretrained(checkpoints[name]) for name in ("bert", "roberta")],
+        args=args,
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(checkpoints["student"]),
+        label_names=["negative", "positive"],
+        fusion="linear_pool",
+        hidden_losses=HIDDEN[:2],
+    )
+
+
+def resumed(folder: Path, checkpoints: dict[str, str]) -> dict[str, object]:
+    """From which points a resumed run is the uninterrupted one to the bit, and what another world size is told."""
+    gc.collect()
+    gc.freeze()  # what is there now; every training collects garbage
+    whole = resumable(folder, "whole", checkpoints)
+    whole.train()
+    again = resumable(folder, "again", checkpoints)
+    equal = []
+    for point in POINTS:
+        again.train(resume_from_checkpoint=str(folder / "whole" / f"checkpoint-{point}"))
+        curves = [
+            [
+                {k: v for k, v in log.items() if "loss" in k and k != "train_loss"}
+                for log in run.state.log_history
+            ]
+            for run in (whole, again)
+        ]
+        weights = [run.model.state_dict() for run in (whole, again)]
+        equal.append(
+            curves[0] == curves[1]
+            and all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        )
+    state = folder / "whole" / "checkpoint-4" / "run_state.json"
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        state.write_text(json.dumps({**json.loads(state.read_text()), "world_size": 4}))
+    torch.distributed.barrier()
+    try:
+        again.train(resume_from_checkpoint=str(state.parent))
+        refused = ""
+    except ConfigurationError as error:
+        refused = str(error)
+    return {"equal": equal, "refused": refused}
+
+
+def sharded(folder: Path, checkpoints: dict[str, str]) -> dict[str, object]:
+    """Gradients of student and projections, sharded over the processes and whole."""
+    wanted = (Wanted(1, "mean"), Wanted(1, "tokens"))
+    found = []
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["student"])
+    inputs = tokenizer(["a good film", "the plot was dull"], padding=True, return_tensors="pt")
+    for shard in (False, True):
+        student = AutoModelForSequenceClassification.from_pretrained(checkpoints["student"]).eval()
+        model = StudentWithProjections(student, wanted, {"a": (wanted[0], 8), "b": (wanted[1], 4)})
+        if shard:
+            mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (2,))
+            for layer in student.distilbert.transformer.layer:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        outputs, states = model(**{key: inputs[key] for key in ("input_ids", "attention_mask")})
+        (outputs.logits.sum() + states["a"].square().mean() + states["b"].square().mean()).backward()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        found.append({n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in grads.items()})
+    whole, shards = found
+    return {
+        "names": sorted(name for name in shards if name.startswith("projections.")),
+        "difference": max((whole[name] - shards[name]).abs().max().item() for name in whole),
+    }
 
 
 def run(
@@ -77,6 +184,21 @@ if __name__ == "__main__":
     results = {}
     for batch, accumulation in json.loads((folder / "shapes.json").read_text()):
         results[f"{batch}x{accumulation}"] = run(folder, checkpoints, batch, accumulation)
+        results[f"hidden {batch}x{accumulation}"] = run(
+            folder, checkpoints, batch, accumulation, hidden_losses=HIDDEN
+        )
+    if torch.distributed.is_initialized():
+        for name, fusion in (
+            ("drawn", StochasticTeacher((0.5, 0.25, 0.25))),
+            ("unheard", LinearPool((0.5, 0.5, 0.0))),
+        ):
+            losses = [
+                HiddenLoss(),
+                HiddenLoss("hidden_cosine", projection="shared", teachers=["bert", "deberta"]),
+            ]
+            results[name] = run(folder, checkpoints, 2, 2, hidden_losses=losses, fusion=fusion)
+        results["resumed"] = resumed(folder, checkpoints)
+        results["sharded"] = sharded(folder, checkpoints)
     settings = CacheSettings(dtype="float32", shard_rows=4)
     options = {"cache_dir": folder / "cache", "cache_settings": settings}
     results["cached"] = run(

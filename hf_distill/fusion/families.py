@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from .fitting import minimise
+from .missing import negligible
 from .shares import checked_temperatures, checked_weights, constant, heard
 
 
@@ -102,8 +103,9 @@ class BernoulliLinearPool:
             weights = log_weights.softmax(0)[:, None] * has
             return -((weights * likelihood).sum(0) / weights.sum(0)).clamp(min=1e-12).log().mean()
 
-        weights = minimise(nll, torch.zeros(len(rows)), [(-12.0, 12.0)] * len(rows)).softmax(0)
-        return cls(tuple(weights.masked_fill(weights < 1e-6, 0.0).tolist()))
+        known = None if mask is None else mask.cpu()
+        found = minimise(nll, torch.zeros(len(rows)), [(-12.0, 12.0)] * len(rows)).softmax(0)
+        return cls(tuple(found.masked_fill(negligible(found, known, 1e-6), 0.0).tolist()))
 
 
 @dataclass(frozen=True)
@@ -162,18 +164,21 @@ class BernoulliLogPool:
         def nll(strength: Tensor) -> Tensor:
             beta = (strength / scale)[:, None]
             present = (beta * has).sum(0)
-            fused = (beta * rows).sum(0) * beta.sum() / torch.where(present > 0, present, 1.0)
+            fused = (beta * rows).sum(0) * beta.sum() / present.clamp(min=1e-12)
             loss = F.binary_cross_entropy_with_logits(fused, labels)
             return loss + 0.01 / len(labels) * strength.square().sum()
 
-        found = minimise(nll, torch.full((len(rows),), 1 / len(rows)), [(0.0, None)] * len(rows))
-        found = found.masked_fill(found < 1e-5, 0.0)
-        if not bool(found.any()):
+        least = (
+            0.0 if mask is None else 1e-6
+        )  # of a label that only one teacher has, its weight does not matter
+        found = minimise(nll, torch.full((len(rows),), 1 / len(rows)), [(least, None)] * len(rows))
+        if bool((found < 1e-5).all()):
             raise DataError(
                 f"BernoulliLogPool cannot be fitted: on the {len(labels)} held-out labels no teacher's logits predict "
                 "them better than chance."
             )
-        beta = found / scale
+        known = None if mask is None else mask.cpu()
+        beta = found.masked_fill(negligible(found, known, 1e-5), 0.0) / scale
         total = beta.sum().item()
         return cls(tuple((beta / total).tolist()), (1 / total,) * len(rows))
 
@@ -203,12 +208,14 @@ class GaussianPool:
         if self.weights is None:
             return
         values = tuple(float(w) for w in self.weights)
-        total = sum(values)
-        if not values or not all(map(math.isfinite, values)) or abs(total) < 1e-9:
+        total = math.fsum(values) if all(map(math.isfinite, values)) else 0.0
+        if not values or abs(total) < 1e-9:
             raise ConfigurationError(
                 f"GaussianPool weights are {list(self.weights)}, but they must be finite, with a sum other than zero."
             )
-        object.__setattr__(self, "weights", tuple(w / total for w in values))
+        if abs(total - 1) >= 1e-12:  # shares stay what they are, so that a fusion read again is equal
+            values = tuple(w / total for w in values)
+        object.__setattr__(self, "weights", values)
 
     def __call__(
         self,

@@ -125,4 +125,4 @@ def minimise(
         bounds=bounds,
         options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-9},
     )
-    return torch.from_numpy(found.x)
+    return torch.tensor(found.x)

@@ -99,7 +99,7 @@ def conditional_consensus(log_probs: Tensor, mask: Tensor, weights: Tensor) -> T
     log_shares = shares.masked_fill(shares == 0, 1.0).log()
     log_pooled = _log_sum(log_shares[..., None] + log_probs.masked_fill(unknown, 0.0), heard)
     log_pull = _log_sum((log_shares + offsets)[..., None].expand_as(log_probs), heard)
-    return Balance(mask, weights)((log_pooled - log_pull).masked_fill(unknown, -torch.inf))
+    return Balance(mask, weights)(log_pooled - log_pull)
 
 
 def _log_sum(values: Tensor, counted: Tensor) -> Tensor:
@@ -142,7 +142,8 @@ def _balance(coupling: Tensor, flow: Tensor, fixed: Tensor) -> Tensor:
         rows.to(matrix.dtype)
     )
     right = (flow.sum(-1) - flow.sum(-2)).masked_fill(rows, 0.0)
-    return torch.linalg.solve(matrix, right).T
+    # Not `solve`: it asks an accelerator whether the matrix was singular, and waits for the answer.
+    return torch.linalg.solve_ex(matrix, right).result.T
 
 
 def negligible(weights: Tensor, mask: Tensor | None, least: float) -> Tensor:

@@ -135,5 +135,5 @@ class LikelihoodWeighted:
             surprise, known = _surprise(logits, labels, mask)
             scores = (-surprise.clamp(max=1e4) / self.tau).masked_fill(~known, -torch.inf)
             scores = torch.where(known.any(0), scores, 0.0)
-            weights = torch.where(known.any(0), scores.softmax(0), weights)
+            weights = scores.softmax(0)
         return pooled(logits, weights, temperature=temperature, mask=mask)

@@ -26,7 +26,9 @@ def checked_weights(weights: Sequence[float] | None) -> tuple[float, ...] | None
             f"Fusion weights are {list(weights)}, but they must be finite, not negative, and not all zero: "
             "give one share per teacher, in the teachers' order."
         )
-    return tuple(w / sum(values) for w in values)
+    # Shares stay what they are: written down and read again, a fusion must be equal to itself.
+    total = math.fsum(values)
+    return values if abs(total - 1) < 1e-12 else tuple(w / total for w in values)
 
 
 def checked_temperatures(temperatures: Sequence[float] | None, what: str) -> tuple[float, ...] | None:

@@ -98,9 +98,8 @@ class AutoFusion:
         labelled = held_out.labels != UNLABELLED
         if int(labelled.sum()) < _FEWEST_ROWS:
             return self.without_rows(f"only {int(labelled.sum())} held-out rows have labels")
-        refuse_infinite(
-            held_out.logits, held_out.mask, "The fusion"
-        )  # the uniform pool could not bear it either
+        # The uniform pool could not bear it either.
+        refuse_infinite(held_out.logits, held_out.mask, "The fusion")
         first = held_out.example_ids % 3 != 0
         fit, rest = labelled & first, labelled & ~first
         warnings = memorised(held_out, names)

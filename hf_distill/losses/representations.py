@@ -72,6 +72,23 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
     return _mean_over_positions(1.0 - (unit(student) * unit(teacher)).sum(-1), mask)
 
 
+def mean_unit_cosine(student: Tensor, mean_units: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 − unit(student) · Σ w_k unit(teacher_k): the weighted mean of several teachers' `hidden_cosine`, computed once.
+
+    Args:
+        student: As for `hidden_cosine`.
+        mean_units: As the student's: the weighted mean of the teachers' unit vectors, itself no unit vector.
+        mask: As for `hidden_cosine`.
+
+    Example:
+        >>> teachers = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> mean_unit_cosine(torch.tensor([[3.0, 4.0]]), teachers.mean(0, keepdim=True))
+        tensor([0.3000])
+    """
+    student, mean_units = _states("hidden_cosine", student, mean_units, mask)
+    return _mean_over_positions(1.0 - (unit(student) * mean_units).sum(-1), mask)
+
+
 def pkd(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared distance of the two unit vectors, which is 2·(1 − cosine) where neither is zero.
 

@@ -37,7 +37,7 @@ def audit_recipe(recipe: Recipe, split: str | None = None) -> AuditReport:
     own = build_fusion(recipe.fusion)
     known = own == AutoFusion() or own in [build_fusion(rule) for rule in RULES.values()]
     accelerator = Accelerator(cpu=args.use_cpu)
-    cache = build_cache(recipe, accelerator.device)
+    cache = build_cache(recipe, rows["train"], accelerator.device)
     if cache is not None:
         cache.add(rows[split], recipe.data.text_columns)
     return audit_teachers(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..cache import CacheSettings, TeacherCache
     from ..evaluation import EvaluationReport
     from ..fusion import Fusion, FusionChoice, FusionRule
+    from ..hidden import HiddenLoss
     from ..teachers import TeacherSpec
     from ..trainer import MultiTeacherDistillationTrainer
     from ..training_args import DistillationArguments
@@ -33,6 +34,7 @@ def build_trainer(
     *,
     rows: Mapping[str, datasets.Dataset] | None = None,
     callbacks: list[Any] | None = None,
+    resume: str | None = None,
 ) -> MultiTeacherDistillationTrainer:
     """Loads data, teachers and student, and returns the trainer, ready for `train()`.
 
@@ -43,6 +45,7 @@ def build_trainer(
         recipe: a recipe of `load_recipe`.
         rows: what `load_data` returned, where that has been called already.
         callbacks: `transformers.TrainerCallback`s beyond what the recipe says.
+        resume: a checkpoint that the run is to go on from: its fusion is not fitted again.
 
     Raises:
         ConfigurationError, DataError: data, teachers and student do not fit together.
@@ -55,6 +58,7 @@ def build_trainer(
         ...     training={"output_dir": str(getfixture("tmp_path")), "use_cpu": True},
         ... )
         >>> trainer = build_trainer(recipe, rows={"train": rows})
+        Fusion: uniform linear_pool, because no evaluation rows were given.
         >>> trainer.student_labels
         ('negative', 'positive')
     """
@@ -76,9 +80,10 @@ def build_trainer(
         compute_metrics=compute_metrics_from(metrics),
         callbacks=[*build_callbacks(recipe.losses), *(callbacks or [])],
         teachers=teacher_specs(recipe),
-        fusion=recipe_fusion(recipe, evaluation_split(recipe, rows)),
+        fusion=_fitted_before(recipe, resume) or recipe_fusion(recipe, evaluation_split(recipe, rows)),
         distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
         row_weight=recipe.losses.row_weight,
+        hidden_losses=hidden_losses(recipe),
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
@@ -113,21 +118,50 @@ def teacher_specs(recipe: Recipe) -> list[TeacherSpec]:
     return [teacher_spec(entry) for entry in recipe.teachers.models]
 
 
-def build_cache(recipe: Recipe, device: torch.device | None = None) -> TeacherCache | None:
+def hidden_losses(recipe: Recipe) -> list[HiddenLoss]:
+    """Returns the hidden losses of the recipe."""
+    from ..hidden import HiddenLoss
+
+    return [HiddenLoss(**entry.model_dump()) for entry in recipe.losses.hidden]
+
+
+def _fitted_before(recipe: Recipe, checkpoint: str | None) -> FusionChoice | None:
+    """Returns the fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
+    from ..fusion import build_fusion
+    from ..held_out import FILE, load_choice
+
+    fitted = checkpoint is not None and hasattr(build_fusion(recipe.fusion), "choose")
+    return load_choice(checkpoint) if fitted and Path(checkpoint, FILE).is_file() else None
+
+
+def build_cache(
+    recipe: Recipe, train: datasets.Dataset, device: torch.device | None = None
+) -> TeacherCache | None:
     """Opens the cache of `teachers.cache_dir`, or returns None where the teachers run live.
 
     Args:
         recipe: a recipe of `load_recipe`.
+        train: the training rows, which may name the labels of a student whose hidden losses need more than logits.
         device: where the teachers run; None: the process's own.
     """
     from ..cache import TeacherCache
+    from ..student import student_config
+    from ..tasks import TASKS
 
     if recipe.teachers.cache_dir is None:
         return None
+    settings, losses = cache_settings(recipe), hidden_losses(recipe)
+    if losses:
+        from ..hidden.opening import cache_settings_for
+
+        student, _ = build_recipe_student(recipe, train, seed=0)
+        settings = cache_settings_for(
+            losses, settings, teacher_specs(recipe), student_config(student), TASKS[recipe.task]
+        )
     return TeacherCache(
         teacher_specs(recipe),
         recipe.teachers.cache_dir,
-        cache_settings(recipe),
+        settings,
         task=recipe.task,
         device=device,
     )
@@ -207,7 +241,7 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     elif split == "validation" and args.load_best_model_at_end:
         notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
     accelerator = Accelerator(cpu=args.use_cpu)
-    cache = build_cache(recipe, accelerator.device)
+    cache = build_cache(recipe, rows["train"], accelerator.device)
     if cache is not None:
         cache.add(rows[split], recipe.data.text_columns)
     teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)] if cache is None else cache.teachers
@@ -232,8 +266,17 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
         notes=notes,
     )
     if args.process_index == 0:
-        report.save(folder)
+        report.save(evaluation_folder(folder))
     return report
+
+
+def evaluation_folder(run: Path) -> Path:
+    """Returns where `evaluate` writes: beside the student, or in a folder of its own where a verdict is kept.
+
+    Args:
+        run: the run's folder.
+    """
+    return run / "evaluation" if (run / "report.html").exists() else run
 
 
 def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
@@ -259,8 +302,13 @@ def write_recipe(recipe: Recipe, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     header = f"# Written by hf_distill {__version__}: what this run used, overrides applied and defaults spelled out.\n"
-    path.write_text(header + yaml12.write(_plain(recipe)), encoding="utf-8")
+    path.write_text(header + yaml12.write(written(recipe)), encoding="utf-8")
     return path
+
+
+def written(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe as mappings and lists, as a file holds it."""
+    return _plain(recipe)
 
 
 def _plain(value: Any) -> Any:

@@ -118,6 +118,7 @@ def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list
             fixed = isinstance(task, Constant) and isinstance(distill, Constant)
             sentence = "task_weight and distill_weight are both 0, so nothing would be learnt"
             problems.append(Problem("losses", sentence if fixed else str(error)))
+    problems += _hidden(losses.get("hidden"))
     changing = [name for name in _SCALARS if isinstance(losses.get(name), Mapping)]
     metric = training.get("metric_for_best_model", "loss" if training.get("load_best_model_at_end") else None)
     if changing and metric in ("loss", "eval_loss"):
@@ -128,6 +129,22 @@ def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list
                 "choose a metric, such as accuracy, or nll with training.greater_is_better=false",
             )
         )
+    return problems
+
+
+def _hidden(entries: Any) -> list[Problem]:
+    """What is wrong with hidden losses beyond the types of their keys; names of layers and units are those' concern."""
+    from ..hidden.spec import build_hidden_losses
+
+    problems = []
+    for i, entry in enumerate(entries if isinstance(entries, list) else []):
+        if isinstance(entry, (str, Mapping)):
+            try:
+                build_hidden_losses([entry])
+            except ConfigurationError as error:
+                problems.append(Problem(f"losses.hidden.{i}", str(error)))
+            except TypeError:  # keys that are no words; the section says so
+                continue
     return problems
 
 

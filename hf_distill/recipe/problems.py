@@ -9,7 +9,20 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from ..lookup import suggest
-from .sections import Data, Evaluation, Files, Hub, Losses, Recipe, Splits, Student, TeacherEntry, Teachers
+from .sections import (
+    Data,
+    Evaluation,
+    Files,
+    HiddenEntry,
+    Hub,
+    Losses,
+    Recipe,
+    Search,
+    Splits,
+    Student,
+    TeacherEntry,
+    Teachers,
+)
 
 # Which keys a mapping at this path may have; list positions are left out of the path.
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -21,8 +34,10 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "teachers.models": TeacherEntry,
     "student": Student,
     "losses": Losses,
+    "losses.hidden": HiddenEntry,
     "evaluation": Evaluation,
     "hub": Hub,
+    "search": Search,
 }
 
 _EXPECTED = {

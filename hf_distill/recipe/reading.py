@@ -15,6 +15,7 @@ from ..lookup import build, suggest
 from . import yaml12
 from .loss_section import check_losses
 from .problems import Problem, found, from_validation, known_paths
+from .search_section import check_search
 from .sections import SPLITS, Recipe
 from .student_section import check_student
 from .training_section import check_training, training_keys
@@ -111,6 +112,8 @@ def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, 
         names = [_name(entry) for _, entry in _models(_part(raw, "teachers"))]
         problems += check_student(raw["student"], names)
     problems += check_losses(_part(raw, "losses"), _part(raw, "training"))
+    teachers = len(list(_models(_part(raw, "teachers"))))
+    problems += check_search(_part(raw, "search"), _part(raw, "losses"), teachers)
     problems += _combinations(raw)
     if check_files:
         problems += _missing(raw)
@@ -155,6 +158,8 @@ def _spelled_out(path: Sequence[str], value: Any) -> Any:
         if value is None:
             value = "linear_pool" if len(path) == 1 else "forward_kl"
         return {"use": value} if isinstance(value, str) else value
+    if list(path[:2]) == ["losses", "hidden"] and len(path) == 3 and isinstance(value, str):
+        return {"loss": value}
     if list(path[:2]) == ["teachers", "models"] and len(path) == 3 and isinstance(value, str):
         return {"model": value}
     return {} if value is None else value
@@ -306,6 +311,11 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
                     "training.eval_strategy", f"{training['eval_strategy']!r} needs data.files.validation"
                 )
             )
+    evaluation = _part(raw, "evaluation")
+    if evaluation.get("verdict") is False and evaluation.get("seeds", 1) != 1:
+        problems.append(
+            Problem("evaluation.seeds", "several are for the verdict, which evaluation.verdict leaves out")
+        )
     if hub.get("push") is True and not hub.get("repo"):
         problems.append(Problem("hub.repo", "is missing; a push needs the repository, as user/name"))
     if hub.get("push") is True and training.get("push_to_hub") is True:

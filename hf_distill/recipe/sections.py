@@ -41,6 +41,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_hidden(value: Any) -> Any:
+    return {"loss": value} if isinstance(value, str) else value
+
+
 def _as_entry(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
 
@@ -61,6 +65,17 @@ def _or_schedule(value: Any, number: Callable[[Any], float]) -> Any:
     return dict(value)
 
 
+def _is_range(value: Any) -> Any:
+    written = list(value) if isinstance(value, (list, tuple)) else []
+    ends, scale = written[:2], written[2:]
+    numbers = [float(end) for end in ends if isinstance(end, (int, float)) and not isinstance(end, bool)]
+    if len(numbers) != 2 or scale not in ([], ["log"]):
+        raise ValueError("expected [lowest, highest] or [lowest, highest, log]")
+    if not numbers[0] < numbers[1]:
+        raise ValueError("expected the lower number first")
+    return (*numbers, *scale)
+
+
 def _is_layers(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
@@ -68,6 +83,21 @@ def _is_layers(value: Any) -> Any:
     if listed and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value):
         return tuple(value)
     raise ValueError("expected how many layers to keep, or the list of which, counted from 0")
+
+
+def _is_layer_map(value: Any) -> Any:
+    if isinstance(value, str) and value.strip():
+        return value
+    if isinstance(value, (list, tuple)) and value and all(_is_pair(pair) for pair in value):
+        return tuple(tuple(pair) for pair in value)
+    raise ValueError(
+        "expected last, uniform, skip, or pairs of a student's and a teacher's layer, [[1, 2], [2, 4]]"
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    numbers = isinstance(value, (list, tuple)) and len(value) == 2
+    return numbers and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in value)
 
 
 def _is_label_map(value: Any) -> Any:
@@ -91,8 +121,10 @@ Texts = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
 Paths = Annotated[Texts, BeforeValidator(_as_list)]
 Spec = Annotated[Any, BeforeValidator(_is_spec)]
 LabelMap = Annotated[Any, BeforeValidator(_is_label_map)]
+LayerMap = Annotated[Any, BeforeValidator(_is_layer_map)]
 Positive = Annotated[int, Field(ge=1)]
 Layers = Annotated[Any, BeforeValidator(_is_layers)]
+Range = Annotated[Any, BeforeValidator(_is_range)]
 # A number within its range, or the mapping of a schedule, which only `schedules.py` can judge.
 Scheduled = (WrapValidator(_or_schedule), PlainSerializer(lambda value: value, return_type=Any))
 
@@ -165,6 +197,18 @@ class Student(Section):
     trust_remote_code: bool = False
 
 
+class HiddenEntry(Section):
+    """One loss between layers of the student and layers of the teachers; the fields are those of `HiddenLoss`."""
+
+    loss: Text = "hidden_mse"
+    layers: LayerMap = "last"
+    units: Literal["auto", "tokens", "words", "mean", "first"] = "auto"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    projection: Literal["each", "shared", "none"] = "each"
+    relation_heads: Positive = 12
+    teachers: Texts | None = None
+
+
 class Losses(Section):
     """The distillation loss, how it and the task loss are weighed, and what of that changes while training runs.
 
@@ -177,15 +221,33 @@ class Losses(Section):
     distill_weight: Annotated[float, Field(ge=0), *Scheduled] = 0.5
     label_share: Annotated[float, Field(ge=0, le=1), *Scheduled] = 0.0
     row_weight: Spec | None = None
+    hidden: Annotated[tuple[Annotated[HiddenEntry, BeforeValidator(_as_hidden)], ...], Strict(False)] = ()
 
 
 class Evaluation(Section):
-    """On which split the verdict is made, by which metrics, and against which baseline checkpoint."""
+    """On which split the verdict is made, by which metrics, with how many seeds, and against which baseline checkpoint."""
 
     split: Literal["train", "validation", "test", "none"] | None = None
     metrics: Texts | None = None
     batch_size: Positive | None = None
     baseline: Text | None = None
+    verdict: bool = True
+    seeds: Positive = 1
+
+
+class Search(Section):
+    """What `hf-distill search` varies, each within a range or over a list, and by which metric it chooses.
+
+    With no knob named, it is temperature, distillation weight, learning rate and fusion, see `search_section.py`.
+    """
+
+    temperature: Range | None = None
+    distill_weight: Range | None = None
+    task_weight: Range | None = None
+    label_share: Range | None = None
+    learning_rate: Range | None = None
+    fusion: Annotated[tuple[Spec, ...], Strict(False), Field(min_length=2)] | None = None
+    metric: Literal["nll", "brier", "accuracy", "f1", "precision", "recall", "matthews_correlation"] = "nll"
 
 
 class Hub(Section):
@@ -216,3 +278,4 @@ class Recipe(Section):
     training: dict[str, Any] = {}
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
+    search: Search | None = None

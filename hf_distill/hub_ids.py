@@ -1,0 +1,60 @@
+"""What an id on the Hub stands for here: whether it is one, and which commit was loaded, which models no longer remember."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+_READ = ("config.json", "adapter_config.json")
+
+
+def hub_id(source: str | None) -> str | None:
+    """A source as an id on the Hub; None for folders, and for what cannot be an id.
+
+    Example:
+        >>> hub_id("org/model"), hub_id("/home/me/model"), hub_id("./model"), hub_id("two words")
+        ('org/model', None, None, None)
+    """
+    if not source or Path(source).exists():
+        return None
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return None
+    return source
+
+
+def loaded_commit(repo: str, revision: str | None) -> str | None:
+    """The commit that loading a model by its id has just used.
+
+    Args:
+        repo: Id on the Hub, or a folder.
+        revision: Branch, tag or commit that was asked for; None: none, which means main.
+
+    Returns:
+        None where the cache does not have it.
+    """
+    if hub_id(repo) is None:
+        return None
+    for name in _READ:
+        found = try_to_load_from_cache(repo, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return None
+
+
+def only_commit(repo: str) -> str | None:
+    """The commit of a model that was loaded some time ago, nobody knows at which revision.
+
+    Args:
+        repo: Id on the Hub.
+
+    Returns:
+        None where the cache has several, or none.
+    """
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "snapshots")
+    found = {path.parent.name for name in _READ for path in folder.glob(f"*/{name}")}
+    return found.pop() if len(found) == 1 else None

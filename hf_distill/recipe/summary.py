@@ -1,0 +1,113 @@
+"""What a recipe would do, in a few lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .sections import Recipe, Student
+
+
+def recipe_summary(recipe: Recipe) -> str:
+    """Returns what a recipe says, as lines to read: what would run.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+
+    Example:
+        >>> recipe = Recipe(data={"dataset": "org/data"}, teachers={"models": ["org/a"]}, student={"model": "org/s"})
+        >>> print(recipe_summary(recipe).splitlines()[-2])
+        evaluation  the test split, or else the validation split; verdict with 1 seed
+    """
+    data, student, losses, training = recipe.data, recipe.student, recipe.losses, recipe.training
+    if data.files:
+        source = ", ".join(name for split in data.files.model_dump().values() for name in split or ())
+    else:
+        source = " ".join(filter(None, [data.dataset, data.config, data.revision and f"@ {data.revision}"]))
+    teachers = [
+        entry.model
+        + (f" with adapter {entry.adapter}" if entry.adapter else "")
+        + (f" as {entry.name}" if entry.name else "")
+        + (" with labels" if entry.labels else "")
+        for entry in recipe.teachers.models
+    ]
+    lines = {
+        "task": recipe.task,
+        "data": source,
+        "columns": f"{' + '.join(data.text_columns)} → {data.label_column}",
+        "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
+        "teachers": "\n            ".join(teachers),
+        "student": student.model or _made(student),
+        "fusion": _spec(recipe.fusion),
+        "losses": f"{_scalar(losses.task_weight)} x cross-entropy + {_scalar(losses.distill_weight)} x "
+        f"{_spec(losses.distill)} at temperature {_scalar(losses.temperature)}"
+        + (f", rows weighed by {_spec(losses.row_weight)}" if losses.row_weight else "")
+        + "".join(f" + {loss.weight:g} x {loss.loss}({loss.layers})" for loss in losses.hidden)
+        + (f", label's share of the target {_scalar(losses.label_share)}" if losses.label_share else ""),
+        "training": ", ".join(f"{key}={value}" for key, value in training.items()),
+        "evaluation": (recipe.evaluation.split or "the test split, or else the validation split")
+        + _judged(recipe),
+        "hub": f"push to {recipe.hub.repo}" if recipe.hub.push else "no push",
+    }
+    return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+
+
+def _judged(recipe: Recipe) -> str:
+    own = recipe.evaluation
+    if not own.verdict or own.split in ("none", "train"):
+        return ""
+    return f"; verdict with {own.seeds} seed{'s' if own.seeds > 1 else ''}"
+
+
+def _made(student: Student) -> str:
+    if student.from_teacher is None:
+        return f"{(student.config or {})['model_type']} from scratch, {student.tokenizer} tokens"
+    kept = "" if student.layers is None else f", layers {student.layers}"
+    width = "" if student.hidden_size is None else f", hidden size {student.hidden_size}"
+    return f"made from {student.from_teacher}{kept}{width}"
+
+
+def _spec(spec: Any) -> str:
+    if isinstance(spec, str):
+        return spec
+    return f"{spec['use']}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'use')})"
+
+
+def _scalar(value: Any) -> str:
+    return _spec(value) if isinstance(value, Mapping) else f"{value:g}"
+
+
+def _shortened(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")
+
+
+def cache_table(folder: Path) -> str:
+    """Returns what a cache of teachers' outputs holds, as a table."""
+    from ..cache import cache_info
+    from ..table import markdown_table
+
+    rows = [
+        [
+            entry["key"][:12],
+            f"{entry['teacher']} ({entry['source']}{' @ ' + entry['revision'][:8] if entry['revision'] else ''})",
+            f"{entry['rows']:,}",
+            f"{entry['bytes']:,}",
+            entry["dtype"] + (f", {entry['precision']} autocast" if entry["precision"] else ""),
+            f"{(time.time() - entry['written']) / 3600:.1f} h",
+            str(len(entry["damaged"])),
+        ]
+        for entry in cache_info(folder)
+    ]
+    return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
+
+
+def loaded_summary(recipe: Recipe) -> str:
+    """Loads data and teachers and returns how many rows there are per split, and the plan by which the teachers' labels are matched."""
+    from .building import label_plan
+    from .loading import load_data
+
+    rows = load_data(recipe)
+    counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in rows.items())
+    return f"{'rows':<12}{counts}\n\n{label_plan(recipe, rows)}"

@@ -1,0 +1,360 @@
+"""The verdict of a recipe: its baseline and its other seeds trained, every system measured, the report written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from .building import recipe_fusion, teacher_specs
+from .loading import evaluation_split, load_data
+from .sections import Recipe
+from .trainings import (
+    answers_of_all,
+    first_seed,
+    labelled_rows,
+    part_folder,
+    student_rows,
+    train_part,
+)
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel
+
+    from ..trainer import MultiTeacherDistillationTrainer
+    from ..verdict import SavedRows, VerdictReport
+    from ..verdict.figures import Cost
+
+# What of `training` decides neither the weights nor what they are evaluated on.
+_IRRELEVANT = {
+    "output_dir", "seed", "disable_tqdm", "log_level", "logging_dir", "logging_first_step", "logging_steps",
+    "logging_strategy", "report_to", "run_name", "save_steps", "save_total_limit", "dataloader_num_workers",
+    "dataloader_pin_memory", "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_strategy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A run whose student is about to be trained, and judged afterwards.
+
+    Args:
+        recipe: Of `load_recipe`.
+        rows: What `load_data` returned.
+        split: The rows of the verdict.
+        key: What decides its trainings: those that were finished under it before are not made again.
+    """
+
+    recipe: Recipe
+    rows: Mapping[str, datasets.Dataset]
+    split: str
+    key: str
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of student and baseline, the run's own first."""
+        return [first_seed(self.recipe) + i for i in range(self.recipe.evaluation.seeds)]
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return Path(self.recipe.training["output_dir"])
+
+    def restore(self, trainer: MultiTeacherDistillationTrainer) -> bool:
+        """Gives the trainer the student that the run's folder has, where that was finished by this very recipe.
+
+        Only with several seeds: these are what an interrupted verdict should not pay for twice. A run of one seed is
+        trained whenever it is started.
+
+        Args:
+            trainer: not trained yet.
+        """
+        from transformers import TrainerState
+
+        from ..errors import HfDistillError
+        from ..processes import once
+        from ..student import load_trained
+        from ..verdict.rows import finished_rows
+
+        def is_there() -> bool:
+            found = finished_rows(self.folder, "student", self.seeds[0], self.key)
+            return found is not None and (self.folder / "trainer_state.json").is_file()
+
+        if len(self.seeds) == 1 or not once(is_there, trainer.accelerator):
+            return False
+        try:
+            trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
+            trainer.student.load_state_dict(trained.state_dict())
+            trainer.state = TrainerState.load_from_json(str(self.folder / "trainer_state.json"))
+        except (HfDistillError, OSError, RuntimeError, ValueError, KeyError):
+            return False  # whatever lies there, training it again mends it
+        return True
+
+    def judge(
+        self,
+        trainer: MultiTeacherDistillationTrainer,
+        *,
+        given: PreTrainedModel | None = None,
+        restored: bool = False,
+    ) -> VerdictReport:
+        """Trains what is missing, measures every system, and writes report.json, report.md and report.html.
+
+        Args:
+            trainer: the run's, with the trained student.
+            given: `evaluation.baseline`, loaded.
+            restored: whether the student was there before.
+        """
+        from ..processes import once
+        from ..verdict.rows import rows_file
+
+        own = self._own_rows(trainer, restored)
+        found = self._trainings(trainer, own)
+        teachers = answers_of_all(trainer, self.rows, self.split, self.key, given)
+
+        def judged() -> VerdictReport:
+            teachers.save(self.folder)
+            # Whoever compares runs later takes the rows of the one that was judged last.
+            os.utime(rows_file(self.folder, "student", self.seeds[0]))
+            report = self._report(trainer, found, teachers)
+            report.save(self.folder)
+            return report
+
+        return once(judged, trainer.accelerator)
+
+    def _own_rows(self, trainer: MultiTeacherDistillationTrainer, restored: bool) -> SavedRows:
+        """Of the student in the run's folder."""
+        from ..verdict.rows import load_rows, rows_file
+
+        if restored:
+            return load_rows(rows_file(self.folder, "student", self.seeds[0]))
+        own = student_rows(trainer, self.rows, self.split, self.key)
+        if trainer.is_world_process_zero():
+            own.save(self.folder)
+        return own
+
+    def _trainings(
+        self, trainer: MultiTeacherDistillationTrainer, own: SavedRows
+    ) -> dict[tuple[str, int], SavedRows]:
+        """All students and baselines: those that are there, and those that are trained now."""
+        from ..processes import once
+        from ..verdict.jobs import places, run_jobs
+        from ..verdict.rows import finished_rows, load_rows, rows_file
+
+        parts = [("baseline", self.seeds[0])] if self._has_labels(trainer) else []
+        for seed in self.seeds[1:]:
+            parts += [("student", seed), *([("baseline", seed)] if parts else [])]
+        found = {("student", self.seeds[0]): own}
+
+        def finished() -> list[tuple[str, int]]:
+            return [part for part in parts if finished_rows(self.folder, *part, self.key) is not None]
+
+        there = once(finished, trainer.accelerator)
+        missing = [part for part in parts if part not in there]
+        main = trainer.is_world_process_zero()
+        if there and main:
+            named = ", ".join(f"{part} of seed {seed}" for part, seed in there)
+            print(f"Finished before, and not trained again: {named}.", flush=True)
+        where = places(trainer.args.device.type, len(missing))
+        if trainer.accelerator.num_processes == 1 and len(where) > 1 and len(missing) > 1:
+            run_jobs([self._job(trainer, own, *part) for part in missing], where)
+        else:
+            for i, (part, seed) in enumerate(missing):
+                if main:
+                    print(f"Verdict: training {i + 1} of {len(missing)}: {part}, seed {seed}", flush=True)
+                found[part, seed] = train_part(
+                    self.recipe, self.rows, self.split, part, seed, self.key, own.facts
+                )
+        for part in parts:
+            if part not in found:
+                found[part] = load_rows(rows_file(self.folder, *part))
+        return found
+
+    def _job(self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, part: str, seed: int) -> Any:
+        from ..verdict.jobs import Job
+
+        arguments = ["train-part", str(self.folder / "recipe.yaml"), part, str(seed), self.key]
+        if trainer.args.n_gpu > 1:
+            # What this process spread over its GPUs, one of them does in as many turns.
+            turns = trainer.args.gradient_accumulation_steps * trainer.args.n_gpu
+            arguments.append(f"training.gradient_accumulation_steps={turns}")
+        name = f"The training of the {part} with seed {seed}"
+        return Job(name, tuple(arguments), part_folder(self.recipe, part, seed), int(own.facts["steps"]))
+
+    def _has_labels(self, trainer: MultiTeacherDistillationTrainer) -> bool:
+        """Whether there is anything to fine-tune on without teachers."""
+        try:
+            labelled_rows(self.recipe, self.rows["train"], trainer.student_labels)
+        except DataError:
+            return False
+        return True
+
+    def _report(
+        self,
+        trainer: MultiTeacherDistillationTrainer,
+        found: Mapping[tuple[str, int], SavedRows],
+        teachers: SavedRows,
+    ) -> VerdictReport:
+        from ..data import distinct_rows
+        from ..evaluation import report_notes
+        from ..fusion import summary
+        from ..preparation import overlap_notes
+        from ..tasks import TASKS
+        from ..verdict import judge
+        from ..verdict.report import teacher_share
+
+        choice, recipe = trainer.fusion_choice, self.recipe
+        texts = distinct_rows(self.rows[self.split], recipe.data.text_columns)
+        prepared = trainer.get_eval_dataloader(self.rows[self.split]).dataset
+        selected = trainer.eval_dataset if trainer.state.best_metric is not None else None
+        fitted = choice.fitted_on.numpy()
+        seen = sum(int(i) in set(fitted.tolist()) for i in teachers.rows.example_ids) if len(fitted) else 0
+        notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
+        if seen:
+            notes.append(f"{seen} of {len(prepared)} rows fitted the fusion and are left out.")
+        baselines = [found[part, seed] for part, seed in sorted(found) if part == "baseline"]
+        if not baselines:
+            notes.append("No training row has a label, so there is no fine-tuned baseline.")
+        costs, conditions, crowded = self._costs(trainer, texts)
+        own = found["student", self.seeds[0]]
+        share = teacher_share(
+            costs,
+            rows_seen=round(len(self.rows["train"]) * float(trainer.state.epoch or 0)),
+            cached_rows=None if recipe.teachers.cache_dir is None else len(self.rows["train"]),
+            seconds=float(own.facts.get("seconds") or 0),
+        )
+        return judge(
+            [found["student", seed] for seed in self.seeds],
+            baselines,
+            teachers,
+            task=recipe.task,
+            metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
+            fusion=summary(choice.fusion),
+            texts=texts,
+            left_out=fitted if seen else None,
+            costs=costs,
+            conditions=conditions,
+            teachers_share=share,
+            busy=crowded,
+            sizes=dict(teachers.facts["sizes"]),
+            notes=[*notes, *report_notes(choice, teachers.rows.labels)],
+        )
+
+    def _costs(
+        self, trainer: MultiTeacherDistillationTrainer, texts: Mapping[int, tuple[str, ...]]
+    ) -> tuple[dict[str, Cost], str, str]:
+        """Student and teachers timed alone, one after another; teachers that are cached are loaded for it, one at a time."""
+        from ..teachers import Teacher
+        from ..verdict.cost import busy, conditions, measure_costs, time_model, timed_rows
+
+        device, rows = trainer.args.device, timed_rows(texts.values())
+        live = {teacher.name: teacher for teacher in trainer.teachers if isinstance(teacher, Teacher)}
+
+        def timing(teacher: Any) -> Any:
+            loaded = live.get(teacher.called) or teacher.load(self.recipe.task)
+            return time_model(loaded.model, loaded.view, rows, device=device)
+
+        waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in teacher_specs(self.recipe)}
+        costs = measure_costs(
+            lambda: time_model(trainer.student, trainer.student_view, rows, device=device), waiting
+        )
+        return costs, conditions(device, self.split, len(rows)), busy()
+
+
+def open_verdict(
+    recipe: Recipe, rows: Mapping[str, datasets.Dataset], trainer: MultiTeacherDistillationTrainer
+) -> Verdict | None:
+    """Returns the verdict that a run is to end with, or None where there is to be none.
+
+    There is none without a test or validation split, where that has no labels, and where `evaluation.verdict` is false.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        rows: what `load_data` returned.
+        trainer: the run's, not trained yet.
+    """
+    split = evaluation_split(recipe, rows)
+    if not recipe.evaluation.verdict or split in (None, "train"):
+        return None
+    assert split is not None
+    try:
+        labelled_rows(recipe, rows[split], trainer.student_labels)
+    except DataError:
+        return None
+    return Verdict(recipe, rows, split, _key(recipe, rows, trainer, split))
+
+
+def train_verdict_part(recipe: Recipe, part: str, seed: int, key: str) -> None:
+    """Trains one part of a verdict in a process of its own.
+
+    Args:
+        recipe: the recipe that the run wrote.
+        part: `student` or `baseline`.
+        seed: of the training.
+        key: as the run knows it.
+    """
+    from ..verdict.rows import load_rows, rows_file
+
+    rows = load_data(recipe)
+    split = evaluation_split(recipe, rows)
+    assert split is not None
+    own = load_rows(rows_file(recipe.training["output_dir"], "student", first_seed(recipe)))
+    train_part(recipe, rows, split, part, seed, key, own.facts)
+
+
+def _key(
+    recipe: Recipe,
+    rows: Mapping[str, datasets.Dataset],
+    trainer: MultiTeacherDistillationTrainer,
+    split: str,
+) -> str:
+    """What decides the trainings of a verdict: the run as a checkpoint describes it, the start, and the rows."""
+    import torch
+    import xxhash
+
+    from .. import __version__
+    from ..processes import once
+    from ..resuming import describe_run
+
+    run = {k: v for k, v in describe_run(trainer, recipe_fusion(recipe, split)).items() if k != "seed"}
+    digest = xxhash.xxh3_128()
+    for name, tensor in trainer.student.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name in dict.fromkeys((split, "validation")):
+        if name in rows:
+            prepared = trainer.get_eval_dataloader(rows[name]).dataset.with_format("numpy")
+            for column in ("example_id", "labels"):
+                digest.update(prepared[column][:].astype("<i8").tobytes())
+    about = {
+        "version": __version__,
+        "run": run,
+        "training": {k: v for k, v in recipe.training.items() if k not in _IRRELEVANT},
+        "student": recipe.student.model_dump(),
+        "split": split,
+        "sources": _sources(recipe),
+    }
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    # Weights may differ between processes before the first step spreads those of the main one.
+    return once(digest.hexdigest, trainer.accelerator)
+
+
+def _sources(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the user's own modules that the recipe names: edited, they make another training."""
+    import importlib.util
+
+    import xxhash
+
+    named = json.dumps([recipe.fusion, recipe.losses.model_dump()], default=str)
+    found = {}
+    for text in named.split('"'):
+        module, colon, _ = text.partition(":")
+        if not colon or not all(part.isidentifier() for part in module.split(".")):
+            continue
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin and Path(spec.origin).is_file():
+            found[module] = xxhash.xxh3_128_hexdigest(Path(spec.origin).read_bytes())
+    return found

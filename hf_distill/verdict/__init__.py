@@ -1,0 +1,17 @@
+"""Was distillation worth it? Student, the same student without teachers, teachers and ensemble on the same rows."""
+
+from .compare import RunComparison, compare_runs
+from .judging import judge
+from .live_table import show_losses
+from .report import VerdictReport
+from .rows import Answers, SavedRows
+
+__all__ = [
+    "Answers",
+    "RunComparison",
+    "SavedRows",
+    "VerdictReport",
+    "compare_runs",
+    "judge",
+    "show_losses",
+]

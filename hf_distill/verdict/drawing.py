@@ -1,0 +1,273 @@
+"""The verdict's figures, as SVG that takes its colours from the page: for light and dark screens, and for paper.
+
+Names are shown as they are written; long ones lose their middle.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..comparison import Interval
+from ..plots import shortened
+from .figures import Group, Training
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe, Ito: Color Universal Design, 2008.
+_BLUE, _ORANGE, _GREEN, _GREY, _GRID = "#0072b2", "#d55e00", "#009e73", "#666666", "#dddddd"
+
+# A page sets these; black is the colour of its text.
+COLOURS = {
+    "#000000": "currentColor",
+    _BLUE: "var(--blue)",
+    _ORANGE: "var(--orange)",
+    _GREEN: "var(--green)",
+    _GREY: "var(--grey)",
+    _GRID: "var(--grid)",
+}
+
+_MOST_GROUPS = 24
+
+
+class Point(NamedTuple):
+    """A system in the picture of quality against latency.
+
+    Attributes:
+        name: The system's.
+        latency: Median of one row, in milliseconds.
+        accuracy: With its interval, as shares of one.
+        kind: ``student``, ``baseline``, ``ensemble`` or ``teacher``.
+    """
+
+    name: str
+    latency: float
+    accuracy: Interval
+    kind: str
+
+
+def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
+    """A figure as an `<svg>` element that refers to nothing outside itself.
+
+    Args:
+        draw: Makes the figure.
+        title: What a screen reader says of it.
+        arguments: For `draw`.
+
+    Example:
+        >>> text = svg(quality_against_latency, "Quality", [Point("student", 2.0, Interval(0.9, 0.88, 0.92), "student")])
+        >>> text.startswith("<svg"), "http" in re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+        (True, False)
+    """
+    import io
+
+    import matplotlib.style
+
+    settings = {
+        "svg.fonttype": "none",  # text stays text: it can be found and read aloud, and looks like the page's
+        "svg.hashsalt": title,  # ids of several figures on a page must differ, and repeat from run to run
+        "font.family": "sans-serif",
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "text.parse_math": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    file = io.StringIO()
+    with warnings.catch_warnings(), matplotlib.style.context(["default", settings]):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        draw(*arguments).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, variable in COLOURS.items():
+        text = text.replace(colour, variable)
+    text = re.sub(r"(font: [^;\"]*?)'[^;\"]*", r"\1sans-serif", text)
+    # It is as wide as there is room, and no wider than it was drawn.
+    width = re.search(r'width="([\d.]+)pt"', text)
+    label = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    text = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"| height="[^"]*"(?=[^>]*viewBox)',
+        lambda m: m.group(1) or "",
+        text,
+        count=2,
+    )
+    style = f"max-width:{float(width.group(1)) * 4 / 3:.0f}px" if width else ""
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1).strip()
+
+
+def quality_against_latency(points: Sequence[Point]) -> Figure:
+    """Accuracy against the median latency of a row, with the frontier: what no other system beats in both.
+
+    Args:
+        points: The systems.
+
+    Example:
+        >>> figure = quality_against_latency([Point("student", 2.0, Interval(0.9, 0.88, 0.92), "student")])
+        >>> figure.axes[0].get_xscale()
+        'log'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = {"student": _ORANGE, "baseline": _BLUE, "ensemble": _GREEN, "teacher": _GREY}
+    markers = {"student": "o", "baseline": "s", "ensemble": "D", "teacher": "^"}
+    best, frontier = -math.inf, []
+    for point in sorted(points, key=lambda p: (p.latency, -p.accuracy.value)):
+        if point.accuracy.value > best:
+            best = point.accuracy.value
+            frontier.append(point)
+    axes.step(
+        [p.latency for p in frontier],
+        [100 * p.accuracy.value for p in frontier],
+        where="post",
+        color=_GREY,
+        linewidth=1,
+        linestyle=":",
+    )
+    # Systems of one size stand above each other: their intervals are moved apart so that each can be seen.
+    at: dict[float, int] = {}
+    for point in sorted(points, key=lambda p: p.accuracy.value):
+        near = next((x for x in at if abs(math.log(x / point.latency)) < 0.02), point.latency)
+        at[near] = at.get(near, -1) + 1
+        x = point.latency * (1 + 0.02 * at[near])
+        value, low, high = (100 * part for part in point.accuracy)
+        axes.plot([x, x], [low, high], color=colours[point.kind], linewidth=1.2, alpha=0.6)
+        axes.plot(x, value, color=colours[point.kind], marker=markers[point.kind], markersize=6)
+    for x, y, point, anchor in _labels(points):
+        axes.annotate(
+            shortened(point.name, 28),
+            (x, y),
+            xytext=(7, 0),
+            textcoords="offset points",
+            fontsize=9,
+            va=anchor,
+        )
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low * 0.95, high * (high / low) ** 0.35)
+    axes.margins(y=0.08)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "25" else "")
+    axes.set_xlabel("median latency of one row, ms (logarithmic)", fontsize=9)
+    axes.set_ylabel("accuracy, %", fontsize=9)
+    _tidy(axes)
+    return figure
+
+
+def _labels(points: Sequence[Point]) -> list[tuple[float, float, Point, str]]:
+    """Where the names stand: beside their points, moved up where another stands near."""
+    values = [100 * point.accuracy.value for point in points]
+    room = 0.055 * max(
+        100 * (max(p.accuracy.high for p in points) - min(p.accuracy.low for p in points)), 1e-6
+    )
+    placed: list[tuple[float, float]] = []
+    made = []
+    for point, value in sorted(zip(points, values, strict=True), key=lambda pair: pair[1]):
+        y = value
+        for x, other in sorted(placed, key=lambda pair: pair[1]):
+            if abs(math.log(x / point.latency)) < 0.5 and abs(other - y) < room:
+                y = other + room
+        placed.append((point.latency, y))
+        made.append((point.latency * 1.02, y, point, "center"))
+    return made
+
+
+def learning_curves(trainings: Sequence[Training], measures: Sequence[str]) -> Figure:
+    """How the trainings went: the loss on the labels, and what the validation rows said, one line per seed.
+
+    Args:
+        trainings: Of student and baseline.
+        measures: Metrics of the validation rows to draw, each in a panel.
+
+    Example:
+        >>> log = ({"step": 1, "loss_task": 1.0}, {"step": 2, "loss_task": 0.5, "eval_nll": 0.7})
+        >>> len(learning_curves([Training("student", 0, 2, 1.0, None, log)], ["nll"]).axes)
+        2
+    """
+    from matplotlib.figure import Figure
+
+    panels = [("loss_task", "cross-entropy with the training labels, nats"), *(
+        (f"eval_{name}", f"validation {name}") for name in measures
+    )]  # fmt: skip
+    figure = Figure(figsize=(3.5 * len(panels) + 0.4, 3.2), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        named = set()
+        for training in trainings:
+            line = [(e["step"], e[key]) for e in training.log if key in e and math.isfinite(e[key])]
+            if not line:
+                continue
+            colour = _ORANGE if training.part == "student" else _BLUE
+            label = {"student": "distilled", "baseline": "fine-tuned"}[training.part]
+            axes.plot(
+                *zip(*line, strict=True),
+                color=colour,
+                linewidth=1.3,
+                alpha=0.85,
+                marker="." if len(line) < 3 else "",
+                label="" if label in named else label,
+            )
+            named.add(label)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("optimizer step", fontsize=9)
+        _tidy(axes)
+        if named:
+            axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def class_gains(groups: Sequence[Group]) -> Figure:
+    """What each class gains in the share of its rows that is right, with its interval, largest gain on top.
+
+    Args:
+        groups: Classes with a gain; of many, those that gain and lose most.
+
+    Example:
+        >>> figure = class_gains([Group("good", 30, {}, Interval(0.1, 0.0, 0.2), {})])
+        >>> figure.axes[0].get_yticklabels()[0].get_text()
+        'good (30)'
+    """
+    from matplotlib.figure import Figure
+
+    order = sorted(groups, key=lambda group: group.gain.value if group.gain else 0.0)
+    if len(order) > _MOST_GROUPS:
+        order = [*order[: _MOST_GROUPS // 2], *order[-_MOST_GROUPS // 2 :]]
+    figure = Figure(figsize=(7.2, 1.2 + 0.3 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    for y, group in enumerate(order):
+        assert group.gain is not None
+        value, low, high = (100 * part for part in group.gain)
+        colour = _GREY if low <= 0 <= high else _ORANGE if value > 0 else _BLUE
+        axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
+        axes.plot(value, y, color=colour, marker="o", markersize=5)
+    axes.axvline(0, color="#000000", linewidth=0.8)
+    axes.set_yticks(range(len(order)), [f"{shortened(g.name, 32)} ({g.rows})" for g in order], fontsize=8)
+    axes.set_ylim(-0.6, len(order) - 0.4)
+    axes.set_xlabel(
+        "points: share of the class's rows that is right, distilled minus fine-tuned; 95 % interval",
+        fontsize=9,
+    )
+    _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=8)
+    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def measures_of(trainings: Sequence[Training], wanted: Sequence[str]) -> list[str]:
+    """Which metrics the validation rows were asked for while training.
+
+    Example:
+        >>> measures_of([Training("student", 0, 2, 1.0, None, ({"step": 1, "eval_nll": 0.7},))], ["accuracy", "nll"])
+        ['nll']
+    """
+    seen = {key for training in trainings for entry in training.log for key in entry}
+    return [name for name in wanted if f"eval_{name}" in seen]

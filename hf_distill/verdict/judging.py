@@ -1,0 +1,345 @@
+"""From saved rows to a verdict: who is compared with whom, where the gain lies, and where student and teachers differ.
+
+Shapes: S seeds, N rows, n labelled rows, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..comparison import Interval, percentile_interval
+from ..data import UNLABELLED
+from ..errors import DataError
+from ..evaluation import EvaluationReport, SystemResult
+from ..plots import shortened
+from .figures import Claim, Cost, Disagreement, Group, Training
+from .report import VerdictReport
+from .rows import Answers, SavedRows, in_order
+from .sentences import headline, remarks
+from .statistics import Difference, difference, resampled_means, spread
+from .systems import (
+    BEST,
+    CALIBRATED,
+    ENSEMBLE,
+    LAST,
+    STUDENT,
+    TEACHER,
+    Measured,
+    System,
+    kl_rows,
+    means,
+    measure,
+    metric_modules,
+    student_systems,
+    teacher_systems,
+)
+
+_DISAGREEMENTS = 20
+_TEXT = 240
+_BUCKETS = 4
+
+
+def judge(
+    students: Sequence[SavedRows],
+    baselines: Sequence[SavedRows],
+    teachers: SavedRows,
+    *,
+    task: str,
+    metrics: Sequence[Any],
+    fusion: str = "",
+    texts: Mapping[int, Sequence[str]] | None = None,
+    left_out: np.ndarray | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    conditions: str = "",
+    teachers_share: str = "",
+    busy: str = "",
+    sizes: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+) -> VerdictReport:
+    """Say whether distillation was worth it.
+
+    Args:
+        students: What the student of each seed answered.
+        baselines: What the same student answered that was trained without teachers: ``last`` after as many steps, and
+            ``best`` after the step that its validation rows chose; the same seeds in the same order, or none at all.
+        teachers: What ensemble and teachers answered; may hold other systems too, such as a checkpoint to compare with.
+        task: The task's name.
+        metrics: What is reported besides what always is, as for `evaluate_ensemble`.
+        fusion: How the ensemble was fused.
+        texts: The rows' texts by their id; None: the rows are not shown.
+        left_out: Ids of rows that are not reported on, such as those that fitted the fusion.
+        costs: Of the systems, by name.
+        conditions: Under what they were measured.
+        teachers_share: What the teachers took of the training, as a sentence.
+        busy: Why latencies are not to be trusted; empty where they are.
+        sizes: How many parameters answer one row, by system.
+        notes: What a reader must know to trust the figures.
+
+    Raises:
+        DataError: No row has a label, or trainings answered other rows.
+    """
+    first, costs, sizes = students[0], costs or {}, sizes or {}
+    ids, names = first.rows.example_ids, first.label_names
+    kept = np.ones(len(ids), bool) if left_out is None else ~np.isin(ids, left_out)
+
+    def answers(saved: SavedRows) -> Answers:
+        what = saved.part if saved.seed is None else f"The {saved.part} of seed {saved.seed}"
+        own = in_order(saved, ids, names, what)
+        logs = {name: values[kept] for name, values in own.log_probs.items()}
+        return own._replace(example_ids=ids[kept], labels=own.labels[kept], log_probs=logs)
+
+    own = [answers(saved) for saved in students]
+    other, fixed = [answers(saved) for saved in baselines], answers(teachers)
+    labels = own[0].labels
+    if not (labels != UNLABELLED).any():
+        raise DataError(
+            f"None of the {len(labels)} {first.split} rows has a label, so nothing can be judged."
+        )
+    modules = metric_modules(metrics)
+    found: dict[str, Measured] = {}
+    systems = [
+        *student_systems(STUDENT, own, [saved.validation for saved in students], STUDENT),
+        *(
+            system
+            for name, kind in ((LAST, "last"), (BEST, "best"))
+            if other and (kind == "last" or _differs_from_last(other))
+            for system in student_systems(name, other, [saved.validation for saved in baselines], kind)
+        ),
+        *_given_systems(fixed),
+        *teacher_systems(own, fixed),
+    ]
+    ensemble = fixed.log_probs.get(ENSEMBLE)
+    for system in systems:
+        found[system.name] = measure(system, labels, ensemble, modules)
+    differences = _differences(found)
+    claim = _claim(found, differences, {} if busy else costs, int((labels != UNLABELLED).sum()))
+    report = EvaluationReport(
+        task=task,
+        dataset=first.split,
+        rows=len(labels),
+        systems={
+            name: SystemResult(means(own.metrics), _size(name, sizes, costs)) for name, own in found.items()
+        },
+        labels=tuple(names),
+        fusion=fusion,
+        notes=(*notes, *([busy] if busy else [])),
+    )
+    seeds = tuple(int(saved.seed or 0) for saved in students)
+    trainings = tuple(_training(saved) for saved in (*students, *baselines))
+    shown = [STUDENT, *([claim.baseline] if claim.baseline else []), ENSEMBLE]
+    lengths = None if first.lengths is None else first.lengths[kept]
+    return VerdictReport(
+        evaluation=report,
+        seeds=seeds,
+        spread={
+            name: {
+                metric: value
+                for metric in own.metrics[0]
+                if (value := spread([each[metric] for each in own.metrics])) is not None
+            }
+            for name, own in found.items()
+        },
+        by_seed={
+            name: dict(zip(seeds, own.metrics, strict=True)) if len(own.metrics) == len(seeds) else {}
+            for name, own in found.items()
+        },
+        claim=claim,
+        sentences=(headline(claim), *remarks(claim, found, differences)),
+        differences=tuple(differences),
+        temperatures={name: own.temperatures for name, own in found.items() if own.temperatures},
+        costs=dict(costs),
+        conditions=conditions,
+        trainings=trainings,
+        teachers_share=teachers_share,
+        per_class=tuple(_classes(found, shown, labels, names, claim.baseline)),
+        per_length=tuple(_lengths(found, shown, labels, lengths, claim.baseline)),
+        reliability={name: found[name].reliability for name in _drawn(found, claim.baseline)},
+        accuracies={name: _accuracy(own) for name, own in found.items() if not name.endswith(CALIBRATED)},
+        disagreements=tuple(_disagreements(own[0], ensemble, texts, names)),
+    )
+
+
+def _given_systems(fixed: Answers) -> list[System]:
+    """Checkpoints that somebody wants the student compared with, which have no seeds of ours."""
+    others = [name for name in fixed.log_probs if name != ENSEMBLE and not name.startswith(TEACHER)]
+    return [system for name in others for system in student_systems(name, [fixed], [None], name)]
+
+
+def _differs_from_last(baselines: Sequence[Answers]) -> bool:
+    """Whether all baselines have a best step, and it is not the last one everywhere."""
+    logs = [answers.log_probs for answers in baselines]
+    return all("best" in own for own in logs) and not all(
+        np.array_equal(own["best"], own["last"]) for own in logs
+    )
+
+
+def better_baseline(found: Mapping[str, Measured], measure: str) -> str | None:
+    """The fine-tuned student that is hardest to beat in a measure: most accurate, or of least NLL or Brier score.
+
+    Picked on the rows of the report themselves, which favours the baseline.
+    """
+    own = [name for name in (LAST, BEST, LAST + CALIBRATED, BEST + CALIBRATED) if name in found]
+    if not own:
+        return None
+    if measure == "accuracy":  # temperatures change no answer
+        raw = [name for name in own if not name.endswith(CALIBRATED)]
+        return max(raw, key=lambda name: (found[name].mean("accuracy"), -found[name].mean("nll")))
+    return min(own, key=lambda name: found[name].mean(measure))
+
+
+def _differences(found: Mapping[str, Measured]) -> list[Difference]:
+    """What the report compares: the student, as it is and calibrated, with the better baselines, then with others."""
+    made = []
+
+    def compare(measure: str, first: str, second: str | None) -> None:
+        if first in found and second in found:
+            values = found[first].values(measure), found[second].values(measure)
+            made.append(difference(measure, (first, second), *values))
+
+    for name in ("accuracy", "nll", "brier"):
+        baseline = better_baseline(found, name)
+        compare(name, STUDENT, baseline)
+        if name != "accuracy":
+            compare(name, STUDENT + CALIBRATED, baseline)
+    teachers = [name for name in found if name.startswith(TEACHER)]
+    given = [name for name in found if name == "baseline"]
+    best = [max(teachers, key=lambda name: found[name].mean("accuracy"))] if len(teachers) > 1 else []
+    for other in (*given, ENSEMBLE, *best):
+        for name in ("accuracy", "nll"):
+            compare(name, STUDENT, other)
+    return made
+
+
+def _claim(
+    found: Mapping[str, Measured], differences: Sequence[Difference], costs: Mapping[str, Cost], rows: int
+) -> Claim:
+    student, baseline = found[STUDENT], better_baseline(found, "accuracy")
+    gain = next((d for d in differences if d.measure == "accuracy" and d.second == baseline), None)
+    ensemble = found[ENSEMBLE].mean("accuracy") if ENSEMBLE in found else 0.0
+    times = [costs[name].p50 if name in costs else None for name in (STUDENT, ENSEMBLE)]
+    return Claim(
+        accuracy=student.mean("accuracy"),
+        spread=spread([float(values.mean()) for values in student.correct]),
+        rows=rows,
+        seeds=len(student.correct),
+        baseline=baseline,
+        gain=gain,
+        keeps=student.mean("accuracy") / ensemble if ensemble else None,
+        teachers=sum(name.startswith(TEACHER) for name in found),
+        latency=times[0] / times[1] if times[0] and times[1] else None,
+    )
+
+
+def _size(name: str, sizes: Mapping[str, int], costs: Mapping[str, Cost]) -> int | None:
+    alone = name.removesuffix(CALIBRATED)
+    alone = STUDENT if alone in (LAST, BEST) else alone
+    return sizes.get(alone) or (costs[alone].parameters if alone in costs else None)
+
+
+def _accuracy(own: Measured) -> Interval:
+    return percentile_interval(own.mean("accuracy"), resampled_means(own.correct[:, :, None])[:, 0])
+
+
+def _training(saved: SavedRows) -> Training:
+    facts = saved.facts
+    return Training(
+        saved.part,
+        int(saved.seed or 0),
+        int(facts.get("steps", 0)),
+        facts.get("seconds"),
+        facts.get("best_step"),
+        tuple(facts.get("log", ())),
+    )
+
+
+def _group(
+    name: str, inside: np.ndarray, found: Mapping[str, Measured], shown: Sequence[str], baseline: str | None
+) -> Group:
+    """What the systems are worth on some of the labelled rows."""
+    right = {system: found[system].correct[:, inside] for system in shown if system in found}
+    gain = None
+    if baseline is not None and inside.any():
+        gain = difference("accuracy", (STUDENT, baseline), right[STUDENT], right[baseline]).value
+    accuracy = {system: float(values.mean()) if inside.any() else 0.0 for system, values in right.items()}
+    return Group(name, int(inside.sum()), accuracy, gain, {})
+
+
+def _classes(
+    found: Mapping[str, Measured],
+    shown: Sequence[str],
+    labels: np.ndarray,
+    names: Sequence[str],
+    baseline: str | None,
+) -> list[Group]:
+    """Per class: the share of its rows that is right (recall), and F1, which also counts rows wrongly given to it."""
+    labelled = labels != UNLABELLED
+    truth, groups = labels[labelled], []
+    for c, name in enumerate(names):
+        group = _group(name, truth == c, found, shown, baseline)
+        f1 = {}
+        for system in group.accuracy:
+            answered = found[system].predictions[:, labelled] == c
+            hits, given = (answered & (truth == c)).sum(1), answered.sum(1) + (truth == c).sum()
+            f1[system] = float(np.mean(np.divide(2 * hits, given, where=given > 0, out=np.zeros(len(given)))))
+        groups.append(group._replace(f1=f1))
+    return groups
+
+
+def _lengths(
+    found: Mapping[str, Measured],
+    shown: Sequence[str],
+    labels: np.ndarray,
+    lengths: np.ndarray | None,
+    baseline: str | None,
+) -> list[Group]:
+    """Quarters of the rows by how many tokens the student reads."""
+    if lengths is None:
+        return []
+    own = lengths[labels != UNLABELLED]
+    edges = np.unique(np.quantile(own, np.linspace(0, 1, _BUCKETS + 1), method="higher")).astype(int)
+    if len(edges) < 2:
+        return [_group(f"{edges[0]}", np.ones(len(own), bool), found, shown, baseline)]
+    groups = []
+    for i, high in enumerate(edges[1:]):
+        low = int(edges[i]) + (i > 0)
+        inside = (own >= low) & (own <= high)
+        groups.append(_group(f"{low} to {high}" if low < high else f"{high}", inside, found, shown, baseline))
+    return groups
+
+
+def _drawn(found: Mapping[str, Measured], baseline: str | None) -> list[str]:
+    """Whose reliability is drawn: student and better baseline, as they are and calibrated, ensemble, best teacher."""
+    teachers = [name for name in found if name.startswith(TEACHER)]
+    best = [max(teachers, key=lambda name: found[name].mean("accuracy"))] if teachers else []
+    wanted = [STUDENT, STUDENT + CALIBRATED]
+    wanted += [] if baseline is None else [baseline, baseline + CALIBRATED]
+    return [name for name in (*wanted, ENSEMBLE, *best) if name in found and found[name].reliability]
+
+
+def _disagreements(
+    answers: Answers,
+    ensemble: np.ndarray | None,
+    texts: Mapping[int, Sequence[str]] | None,
+    names: Sequence[str],
+) -> list[Disagreement]:
+    """The rows where the first seed's student is furthest from the ensemble."""
+    if texts is None or ensemble is None:
+        return []
+    student = answers.log_probs[STUDENT]
+    kl = kl_rows(ensemble, student)
+    rows, seen = [], set()
+    for i in np.argsort(-kl, kind="stable"):
+        row = int(answers.example_ids[i])
+        if row in seen:
+            continue
+        seen.add(row)
+        label = int(answers.labels[i])
+        pair = [(names[int(v[i].argmax())], float(np.exp(v[i].max()))) for v in (ensemble, student)]
+        text = shortened(" / ".join(texts.get(row, ("?",))), _TEXT)
+        rows.append(Disagreement(text, None if label == UNLABELLED else names[label], *pair, kl=float(kl[i])))
+        if len(rows) == _DISAGREEMENTS:
+            break
+    return rows

@@ -1,0 +1,159 @@
+"""The verdict as one page: no script, no other file, nothing from the network; for light, dark and paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from ..plots import reliability_diagram
+from .drawing import Point, class_gains, learning_curves, measures_of, quality_against_latency, svg
+from .report import Section, VerdictReport
+from .systems import BEST, ENSEMBLE, LAST, STUDENT, TOGETHER
+
+# Tables longer than this are folded away.
+_LONG = 12
+
+_STYLE = """
+:root { color-scheme: light dark; --back: #ffffff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa;
+  --blue: #0072b2; --orange: #c04f00; --green: #007f5b; --grey: #6e7781; --grid: #e3e7eb; }
+@media (prefers-color-scheme: dark) { :root { --back: #0f1216; --text: #e4e8ec; --soft: #9aa4ae; --line: #343b43;
+  --card: #181d23; --blue: #5ab4ec; --orange: #f08a4b; --green: #3ecf9e; --grey: #98a2ac; --grid: #2a3037; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
+main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
+h1 { font-size: 1rem; font-weight: 600; color: var(--soft); margin: 0 0 .75rem; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem; }
+.verdict { background: var(--card); border-left: .35rem solid var(--grey); border-radius: .35rem; padding: 1.1rem 1.25rem; }
+.verdict.gain { border-color: var(--green); } .verdict.loss { border-color: var(--orange); }
+.verdict p { font-size: 1.3rem; line-height: 1.4; margin: 0; font-weight: 600; text-wrap: pretty; }
+.verdict p::first-letter { text-transform: uppercase; }
+ul { padding-left: 1.2rem; } li { margin: .25rem 0; }
+.note { color: var(--soft); font-size: .86rem; max-width: 60rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; min-width: 40%; }
+th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+td { white-space: nowrap; }
+th:first-child, td:first-child { padding-left: .35rem; }
+.words1 :is(th, td):nth-child(-n+1), .words3 :is(th, td):nth-child(-n+3), .words4 :is(th, td):nth-child(-n+4) { text-align: left; }
+.words4 td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 18rem; }
+tr.own td { background: var(--card); font-weight: 600; }
+summary { cursor: pointer; color: var(--soft); margin: .3rem 0; }
+figure { margin: .5rem 0 0; } figcaption { color: var(--soft); font-size: .86rem; max-width: 60rem; }
+svg { display: block; width: 100%; height: auto; } svg text { fill: currentColor; }
+@media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #f3f3f3; } body { font-size: 10.5px; }
+  main { padding: 0; max-width: none; } .scroll { overflow: visible; } figure, tr { break-inside: avoid; }
+  h2 { break-after: avoid; } td { white-space: normal; } details > summary { display: none; }
+  details::details-content { content-visibility: visible; block-size: auto; } }
+"""
+
+
+def page(report: VerdictReport) -> str:
+    """The report as HTML; every text of the user's is escaped.
+
+    Args:
+        report: The verdict.
+    """
+    claim = report.claim
+    parts = [
+        f"<h1>{_text(report.head())}</h1>",
+        f'<div class="verdict {claim.outcome.split()[0]}"><p>{_text(report.sentences[0])}</p></div>',
+        _items(report.sentences[1:]),
+    ]
+    sections = {section.title: section for section in report.sections()}
+    parts.append(_section(sections.pop("Systems")))
+    parts += _figures_of(report)
+    parts += [_section(section) for section in sections.values()]
+    if report.evaluation.notes:
+        parts += ["<h2>Notes</h2>", _items(report.evaluation.notes)]
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_text(f'Verdict: {report.evaluation.dataset}, {claim.outcome}')}</title>",
+            f"<style>{_STYLE}</style></head><body><main>",
+            *parts,
+            "</main></body></html>",
+        ]
+    )
+
+
+def _figures_of(report: VerdictReport) -> list[str]:
+    parts = []
+    points = [
+        Point(name, 1000 * seconds, accuracy, _kind(name))
+        for name, accuracy in report.accuracies.items()
+        if (seconds := _latency(report, name)) is not None
+    ]
+    if len(points) > 1:
+        picture = svg(quality_against_latency, "Quality against latency", points)
+        caption = "Bars: 95 % interval over rows and seeds. Dotted: what no other system beats in both. Left and up is better."
+        parts.append(_figure("Quality against latency", picture, caption))
+    if report.reliability:
+        picture = svg(reliability_diagram, "Reliability", report.reliability)
+        caption = "Below the diagonal: surer than right. All seeds together; a point's area is its share of the rows."
+        parts.append(_figure("Reliability", picture, caption))
+    if any(training.log for training in report.trainings):
+        measures = measures_of(report.trainings, ["nll", "accuracy"])
+        if not measures:
+            measures = measures_of(report.trainings, ["loss"])
+        picture = svg(learning_curves, "Learning curves", report.trainings, measures)
+        caption = "One line per training. The distilled student's loss on the labels is only part of what it learns from."
+        parts.append(_figure("Learning curves", picture, caption))
+    gains = [group for group in report.per_class if group.gain is not None]
+    if gains:
+        picture = svg(class_gains, "Gains by class", gains)
+        parts.append(
+            _figure(
+                "Gains by class",
+                picture,
+                "Coloured where the interval leaves zero out; of many classes some do by chance.",
+            )
+        )
+    return parts
+
+
+def _latency(report: VerdictReport, name: str) -> float | None:
+    cost = report.costs.get(STUDENT if name in (LAST, BEST) else name)
+    return None if cost is None else cost.p50
+
+
+def _kind(name: str) -> str:
+    if name in (LAST, BEST):
+        return "baseline"
+    return {STUDENT: "student", ENSEMBLE: "ensemble", TOGETHER: "ensemble"}.get(name, "teacher")
+
+
+def _section(section: Section) -> str:
+    head = "".join(f"<th>{_text(name)}</th>" for name in section.header)
+    rows = "\n".join(
+        '<tr class="own">' * (row[0] == STUDENT)
+        + "<tr>" * (row[0] != STUDENT)
+        + "".join(f"<td>{_text(cell)}</td>" for cell in row)
+        + "</tr>"
+        for row in section.rows
+    )
+    table = (
+        f'<div class="scroll"><table class="words{section.words}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+    if len(section.rows) > _LONG and section.header[0] != "text":
+        table = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
+    note = f'<p class="note">{_text(section.note)}</p>' if section.note else ""
+    return f"<h2>{_text(section.title)}</h2>\n{table}\n{note}"
+
+
+def _figure(title: str, picture: str, caption: str) -> str:
+    return f"<h2>{_text(title)}</h2>\n<figure>{picture}<figcaption>{_text(caption)}</figcaption></figure>"
+
+
+def _items(sentences: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(sentence)}</li>' for sentence in sentences)}</ul>" if sentences else ""
+
+
+def _text(value: str) -> str:
+    """Escaped, and without the control characters that no page may have."""
+    return escape("".join(c for c in value if c.isprintable() or c in "\n\t"))

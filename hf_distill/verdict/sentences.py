@@ -1,0 +1,179 @@
+"""The verdict in words: one sentence to quote, and what it leaves out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ..comparison import Interval
+from .figures import Claim
+from .statistics import Difference
+from .systems import BEST, CALIBRATED, LAST, STUDENT, TEACHER, Measured
+
+
+def headline(claim: Claim) -> str:
+    """The sentence that a verdict is quoted with.
+
+    Example:
+        >>> gain = Difference("accuracy", "student", LAST, Interval(0.011, 0.006, 0.016), 0.007)
+        >>> print(headline(Claim(0.912, 0.002, 1821, 5, LAST, gain, 0.986, 3, 0.21)))
+        distilled student: accuracy 91.2 ± 0.2, +1.1 over fine-tuning (95 % interval +0.6 to +1.6), keeps 98.6 % of the ensemble at 0.21× its latency
+    """
+    accuracy = f"{100 * claim.accuracy:.1f}"
+    if claim.spread is not None:
+        accuracy += f" ± {100 * claim.spread:.1f}"
+    parts = [f"distilled student: accuracy {accuracy}"]
+    if claim.gain is not None:
+        value = claim.gain.value
+        word = "over" if value.value >= 0 else "against"
+        parts[0] += f", {signed_points(value)[0]} {word} fine-tuning ({interval(value)})"
+    if claim.outcome == "no difference":
+        parts[0] += f": no gain beyond chance on these {claim.rows:,} rows; {detectable(claim.gain)}"
+    elif claim.outcome == "loss":
+        parts[0] += ": distillation did harm here"
+    elif claim.outcome == "no baseline":
+        parts[0] += f" on {claim.rows:,} rows, compared with no fine-tuning"
+    if claim.keeps is not None:
+        whom = "the ensemble" if claim.teachers > 1 else "its teacher"
+        cost = "" if claim.latency is None else f" at {share(claim.latency)}× its latency"
+        parts.append(f"keeps {100 * claim.keeps:.1f} % of {whom}{cost}")
+    return ("; " if claim.outcome in ("no difference", "loss") else ", ").join(parts)
+
+
+def remarks(
+    claim: Claim, found: Mapping[str, Measured], differences: Sequence[Difference]
+) -> tuple[str, ...]:
+    """What must be said beside the headline: against which baseline, of probabilities, of seeds, of teachers.
+
+    Args:
+        claim: The claim.
+        found: The systems by name.
+        differences: What was compared.
+    """
+    by = {(d.measure, d.first, d.second): d for d in differences}
+    sentences = []
+    if claim.gain is not None:
+        sentences.append(_baseline(claim, found))
+        sentences.append(_mcnemar(claim.gain))
+        sentences += _probabilities(found, differences)
+    if claim.seeds == 1:
+        sentences.append(
+            "One seed: the interval is over rows only, and says nothing of other trainings, which differ by more than one "
+            "expects; evaluation.seeds=5 repeats student and baseline."
+        )
+    elif claim.gain is not None and claim.seeds < 5:
+        sentences.append(f"{claim.seeds} seeds say little of the spread between trainings; five say more.")
+    teachers = sorted(
+        (d for d in by.values() if d.second.startswith(TEACHER) and d.measure == "accuracy"),
+        key=lambda d: d.second,
+    )
+    for d in teachers:
+        name = d.second.removeprefix(TEACHER)
+        what = "more" if d.better else "less" if d.worse else None
+        points = f"{signed_points(d.value)[0]} points, {interval(d.value)}"
+        sentences.append(
+            f"The best single teacher, {name!r}, is right as often as far as these rows show ({points})."
+            if what is None
+            else f"The student is right {what} often than the best single teacher, {name!r} ({points})."
+        )
+    return tuple(sentences)
+
+
+def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
+    assert claim.baseline is not None and claim.gain is not None
+    picked = {LAST: "after the last step", BEST: "at the best validation step"}[claim.baseline]
+    other = (
+        f", {100 * found[BEST if claim.baseline == LAST else LAST].mean('accuracy'):.1f} "
+        if BEST in found
+        else ""
+    )
+    other += {LAST: "at the best validation step", BEST: "after the last"}[claim.baseline] if other else ""
+    accuracy = 100 * found[claim.baseline].mean("accuracy")
+    return (
+        f"Fine-tuning is the same student from the same start, trained for as many steps on the labelled rows without "
+        f"teachers: accuracy {accuracy:.1f} {picked}{other}."
+    )
+
+
+def _mcnemar(gain: Difference) -> str:
+    values = ", ".join(f"{p:.2g}" for p in gain.mcnemar)
+    which = "" if len(gain.mcnemar) == 1 else " (one per seed)"
+    seen = f" {detectable(gain).capitalize()}." if gain.value.beyond_chance else ""
+    return f"Exact McNemar test of the accuracies: p = {values}{which}.{seen}"
+
+
+def _probabilities(found: Mapping[str, Measured], differences: Sequence[Difference]) -> list[str]:
+    """Whether the student's probabilities are better than those that a temperature gives the baseline for nothing."""
+    own = [d for d in differences if d.measure == "nll" and d.second.removesuffix(CALIBRATED) in (LAST, BEST)]
+    if not own or not math.isfinite(own[0].value.value):
+        return []
+    raw = own[0]
+    scaled = next((d for d in own if d.first == STUDENT + CALIBRATED), None)
+    text = f"NLL {_nats(raw.value)} against the fine-tuned student of least NLL ({raw.second.removeprefix('fine-tuned, ')})"
+    if scaled is not None:
+        text += f", {_nats(scaled.value)} where the distilled student is given a temperature too"
+    best = scaled if scaled is not None and scaled.value.value < raw.value.value else raw
+    if best.better:
+        end = "its probabilities are better"
+    elif best.worse:
+        end = "its probabilities are worse"
+    else:
+        end = "its probabilities are no better beyond chance"
+    return [f"{text}: {end}."]
+
+
+def detectable(gain: Difference | None) -> str:
+    """What could have been seen.
+
+    Example:
+        >>> detectable(Difference("accuracy", "student", LAST, Interval(0.003, -0.01, 0.02), 0.0241))
+        'detectable from 2.4 points'
+    """
+    assert gain is not None
+    return f"detectable from {100 * gain.detectable:.1f} points"
+
+
+def signed_points(value: Interval) -> tuple[str, str, str]:
+    """An accuracy difference and its bounds in points, with signs, fine enough to show on which side of zero they lie.
+
+    Example:
+        >>> signed_points(Interval(0.011, 0.006, 0.016)), signed_points(Interval(0.011, 0.0003, 0.02))
+        (('+1.1', '+0.6', '+1.6'), ('+1.10', '+0.03', '+2.00'))
+    """
+    points = [100 * part for part in value]
+    digits = 2 if any(0 < abs(point) < 0.05 for point in points) else 1
+    return tuple(minus(f"{round(point, digits) + 0.0:+.{digits}f}") for point in points)  # type: ignore[return-value]
+
+
+def interval(value: Interval) -> str:
+    """Its bounds, in points.
+
+    Example:
+        >>> interval(Interval(0.0, -0.004, 0.004))
+        '95 % interval −0.4 to +0.4'
+    """
+    _, low, high = signed_points(value)
+    return f"95 % interval {low} to {high}"
+
+
+def share(value: float) -> str:
+    """A ratio with two significant digits.
+
+    Example:
+        >>> share(0.2123), share(1.3), share(0.0345)
+        ('0.21', '1.3', '0.035')
+    """
+    digits = max(0, 1 - math.floor(math.log10(value))) if value > 0 else 1
+    return f"{value:.{digits}f}"
+
+
+def minus(text: str) -> str:
+    """A number with a minus sign in place of a hyphen."""
+    return text.replace("-", "−")
+
+
+def _nats(value: Interval) -> str:
+    if not math.isfinite(value.value):
+        return "–"
+    bounds = "" if not math.isfinite(value.low) else minus(f" ({value.low:+.3f} to {value.high:+.3f})")
+    return minus(f"{value.value + 0.0:+.3f}") + bounds

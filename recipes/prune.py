@@ -1,0 +1,84 @@
+"""Pruning and a short distillation after it: how small can the student of a recipe get, and at which price?
+
+    python recipes/prune.py recipes/local_trec6.yaml --sparsity 0.5
+    python recipes/prune.py recipes/local_trec6.yaml --heads 0.5 --epochs 2 training.learning_rate=2e-4
+
+Takes the student of the recipe's output folder, or trains it there first, sets to zero the smallest weights (--sparsity)
+or the least important attention heads (--heads), and lets it learn on from the same teachers, zeros staying zero. The
+pruned student and report.md, with all three in one table, lie in runs/NAME-pruned, or under --output. Overrides are those
+of hf-distill train and count for both trainings; --epochs for the second alone.
+
+Han et al.: Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, arXiv:1506.02626.
+Michel et al.: Are Sixteen Heads Really Better than One?, NeurIPS 2019, arXiv:1905.10650.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+from hf_distill.pruning import (
+    KeepPruned,
+    Stage,
+    head_importance,
+    head_masks,
+    magnitude_masks,
+    pruning_report,
+)
+from hf_distill.recipe import build_trainer, evaluation_split, load_data, load_recipe
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("recipe", type=Path)
+parser.add_argument("overrides", nargs="*", metavar="SECTION.KEY=VALUE", help="as for hf-distill train")
+how = parser.add_mutually_exclusive_group(required=True)
+how.add_argument("--sparsity", type=float, help="share of the weights of linear layers")
+how.add_argument("--heads", type=float, help="share of the attention heads")
+parser.add_argument("--epochs", type=float, default=3, help="of the distillation after pruning")
+parser.add_argument("--output", type=Path)
+options = parser.parse_intermixed_args()
+
+given = load_recipe(options.recipe, options.overrides)
+dense = Path(given.training["output_dir"])
+root = options.output or Path(f"runs/{options.recipe.stem}-pruned")
+student = {"model": str(dense), "max_length": given.student.max_length}
+changes = {"student": student, "training.output_dir": str(root), "training.num_train_epochs": options.epochs}
+recipe = load_recipe(
+    options.recipe,
+    [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in changes.items())],
+    check_files=False,
+)
+rows = load_data(given)
+split = evaluation_split(given, rows)
+if split is None:
+    parser.error("evaluation.split is none, so there are no rows to compare on")
+if not (dense / "config.json").is_file():
+    first = build_trainer(given, rows=rows)
+    first.train()
+    first.save_model()
+
+trainer = build_trainer(recipe, rows=rows)
+stages = {}
+
+
+def evaluated(name: str) -> None:
+    report = trainer.evaluate_ensemble(rows[split], metrics=recipe.evaluation.metrics, dataset_name=split)
+    stages[name] = Stage(copy.deepcopy(trainer.student), report)
+
+
+evaluated("unpruned")
+if options.heads is not None:
+    masks = head_masks(trainer.student, options.heads, head_importance(trainer))
+else:
+    masks = magnitude_masks(trainer.student, options.sparsity)
+trainer.add_callback(KeepPruned(trainer.student, masks))
+evaluated("pruned")
+trainer.train()
+trainer.save_model()
+evaluated("distilled again")
+if trainer.is_world_process_zero():
+    note = f"The student that is distilled again has learnt {options.epochs:g} epoch(s) longer than the unpruned one."
+    text = pruning_report(stages, [note])
+    (root / "report.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")

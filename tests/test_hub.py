@@ -1,0 +1,475 @@
+"""Cards that nothing can break, the files that are pushed, and, in a process of its own, pushes to a double of the Hub."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, ScheduleCallback
+from hf_distill.card import Rows, model_card
+from hf_distill.errors import CorruptStateError, DataError
+from hf_distill.hub import push_command, reason, write_card
+from hf_distill.hub_ids import loaded_commit, only_commit
+from hf_distill.markdown import code, escaped, plain
+from hf_distill.pushed_files import documents_to_push, files_to_push
+from hf_distill.run_facts import (
+    Origin,
+    RunFacts,
+    load_facts,
+    method_name,
+    references,
+    report_digest,
+    run_facts,
+    save_facts,
+)
+from hf_distill.trainer_pushes import create_card
+
+ROOT = Path(__file__).parent.parent
+HEADINGS = ["small", "Use", "Results", "Distillation", "Training", "Licences", "Reproduce", "References"]
+HOSTILE = [
+    '"quoted": {a: [b, \'c',
+    "two\nlines\n---\nlicense: mit\n---\n# Heading",
+    "\r\n---\r\nx: y",
+    "<script>alert(1)</script><img src=http://evil.example>",
+    "<!-- hidden",
+    "x | y || z \\| w",
+    "`code` ``` fence\n```",
+    "[a](http://evil.example) ![b](http://evil.example/x.png) [c]: http://evil.example",
+    "**bold** *it* __b__ _it_ ~~no~~ $$x$$ \\(y\\)",
+    "{{ 7*7 }} {% raw %} {# x #}",
+    "🤗👩‍💻 é 中文",
+    "ab\u202egnp.exe\u2066",
+    "\x00\x1b[31mred\x07\x85\u2028\u2029",
+    "lone \ud800 half",
+    "www.evil.example a@evil.example https://evil.example",
+    "# heading",
+    "- item",
+    "1. item",
+    "> quotation",
+    "===",
+    "---",
+    "&lt;b&gt; &amp;",
+    "C:\\path\\",
+    "null",
+    "~",
+    "2026-01-01",
+    "1e5",
+    "!!python/object/apply:os.system [x]",
+    "",
+    "  ",
+]
+
+
+def facts(**changes) -> RunFacts:
+    made = RunFacts(
+        task="text-classification",
+        architecture="BertForSequenceClassification",
+        parameters=12345,
+        adapter=False,
+        labels=("no", "yes"),
+        base=Origin("base", "org/base", "b" * 40),
+        teachers=(Origin("one", "org/one", "a" * 40, 99), Origin("two", None, None, 7, "mit")),
+        fusion="linear_pool(weights=[0.25, 0.75])",
+        reason="uniform linear_pool, because I say so",
+        warnings=(),
+        weights=(0.25, 0.75),
+        losses=("0.5 × cross-entropy with the labels",),
+        rows={"rows": 64, "labelled": 60},
+        training={"seed": 3},
+        versions={"torch": "2"},
+        references=("Hinton: Distilling, 2015, arXiv:1503.02531.",),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def report(**changes) -> dict:
+    systems = {
+        "student": {"metrics": {"accuracy": 0.5, "nll": 0.25}, "parameters": 12345},
+        "ensemble": {"metrics": {"accuracy": 0.75}, "parameters": None},
+    }
+    return {"dataset": "test", "rows": 100, "systems": systems, "notes": [], **changes}
+
+
+def parsed(text: str) -> dict:
+    """What a reader of the Markdown gets: headings, links, pictures, cells of the tables, words; and nothing in HTML."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(ModelCard(text).text)
+    inline = [child for token in tokens if token.type == "inline" for child in token.children]
+    assert not [
+        token for token in [*tokens, *inline] if token.type in ("html_block", "html_inline", "s_open")
+    ]
+    assert {token.type for token in inline} <= {
+        *("text", "softbreak", "code_inline", "link_open", "link_close", "image", "text_special")
+    }
+    rows, cells = [], 0
+    for token in tokens:
+        cells += token.type in ("th_open", "td_open")
+        if token.type == "tr_close":
+            rows.append(cells)
+            cells = 0
+    return {
+        "headings": [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"],
+        "links": [token.attrs["href"] for token in inline if token.type == "link_open"],
+        "pictures": [token.attrs["src"] for token in inline if token.type == "image"],
+        "cells": rows,
+        "words": "".join(
+            {"softbreak": "\n", "text_special": token.content}.get(token.type, token.content)
+            for token in inline
+        ),
+        "fences": [token.content for token in tokens if token.type == "fence"],
+    }
+
+
+# ---- The card ----
+
+
+def test_a_card_says_what_ran():
+    text = str(
+        model_card(
+            facts(),
+            repo="me/small",
+            report=report(verdict="It helped."),
+            files=["README.md", "recipe.yaml", "report.md", "plots/a b.png"],
+            rows=Rows("org/data", "big", "v1"),
+            licences={"org/one": "apache-2.0", "org/base": "none stated"},
+        )
+    )
+    data, seen = ModelCard(text).data, parsed(text)
+    assert seen["headings"] == HEADINGS
+    assert (data.base_model, data.base_model_relation, data.datasets) == (
+        "org/base",
+        "finetune",
+        ["org/data"],
+    )
+    assert data.license is None and data.library_name == "transformers"
+    assert data.tags == ["hf_distill", "knowledge-distillation", "generated_from_trainer", "teacher:org/one"]
+    (accuracy, nll) = data.eval_results
+    assert (accuracy.metric_type, accuracy.metric_value, nll.metric_value) == ("accuracy", 0.5, 0.25)
+    assert (accuracy.dataset_type, accuracy.dataset_config, accuracy.dataset_split) == (
+        "org/data",
+        "big",
+        "test",
+    )
+    assert seen["links"].count("https://huggingface.co/org/one") == 1
+    assert {"https://arxiv.org/abs/1503.02531", "recipe.yaml", "report.md"} < set(seen["links"])
+    assert seen["pictures"] == ["plots/a%20b.png"]
+    assert seen["cells"] == [4, 4, 4, 6, 6, 6]
+    for words in ("It helped.", "64 rows, 60 of them with a label", "On test: 100 rows.", "because I say so"):
+        assert words in seen["words"], words
+    assert "The licences differ, so whoever uses the student has to see what they allow together" in text
+    assert "No licence is stated by base." in text
+    assert 'pipeline("text-classification", model="me/small")' in seen["fences"][0]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_nothing_from_outside_breaks_a_card(hostile):
+    teachers = (
+        Origin(hostile, None, hostile, 1, hostile),
+        Origin("hub", "org/one", hostile, 1, None, hostile),
+    )
+    made = facts(
+        task="text-classification", architecture=hostile, labels=(hostile, "b"), teachers=teachers,
+        base=Origin(hostile, None, hostile, None, hostile), fusion=hostile, reason=hostile,
+        warnings=(hostile,), losses=(hostile,), training={hostile or "x": hostile}, versions={"x": hostile},
+        references=(hostile,), card={"model_name": hostile, "tags": [hostile], "dataset": hostile},
+    )  # fmt: skip
+    found = report(
+        dataset=hostile, notes=[hostile], verdict=hostile,
+        systems={"student": {"metrics": {hostile: 0.5, "accuracy": 0.5}}, hostile or "y": {"metrics": {}}},
+    )  # fmt: skip
+    text = str(
+        model_card(
+            made,
+            repo=hostile,
+            report=found,
+            files=["recipe.yaml", "report.md"],
+            rows=Rows(None, hostile, hostile, (hostile or "f",)),
+            licences={"org/one": hostile},
+        )
+    )
+    text.encode()  # can be written
+    seen = parsed(text)
+    assert seen["headings"][1:] == HEADINGS[1:]
+    model = ast.literal_eval(seen["fences"][0].partition("model=")[2].strip().removesuffix(")"))
+    assert model == plain(hostile).replace("`", "'")
+    assert all(link.startswith(("https://huggingface.co/", "recipe", "report")) for link in seen["links"])
+    assert seen["pictures"] == []
+    assert len(set(seen["cells"][:3])) == len(set(seen["cells"][3:])) == 1
+    if plain(hostile):
+        assert escaped_shows(hostile) and f"Warning: {plain(hostile)}" in seen["words"]
+    front = text.removeprefix("---\n").partition("\n---\n")[0]
+    data = yaml.safe_load(front)  # the plain YAML that anybody's parser reads
+    assert data == ModelCard(text).data.to_dict()
+    assert data["tags"][-1] == plain(hostile)
+    assert data["distillation"]["teachers"][0]["name"] == plain(hostile)
+    assert data["model-index"][0]["results"][0]["metrics"][0]["type"] == plain(hostile)
+    assert "license" not in data or hostile in ("null",)
+
+
+def escaped_shows(text: str) -> bool:
+    """Whether an escaped text renders as itself, alone in a paragraph."""
+    (inline,) = (token for token in MarkdownIt("commonmark").parse(escaped(text)) if token.type == "inline")
+    return "".join(child.content for child in inline.children) == plain(text)
+
+
+def test_usual_texts_stay_as_they_are():
+    for text in ("log_pool, because it is better: NLL 0.5 (weights a 0.250)", "C++", "0.5 × forward_kl"):
+        assert escaped(text) == text
+    assert code("linear_pool(weights=[0.2])") == "`linear_pool(weights=[0.2])`"
+
+
+def test_only_finite_figures_become_results_and_as_plain_numbers():
+    metrics = {"a": math.nan, "b": math.inf, "c": None, "d": True, "e": "0.5", "f": 1, "g": 0.5}
+    systems = {"student": {"metrics": metrics, "std": {"g": 0.1, "f": None}}}
+    text = str(model_card(facts(), repo="x", report=report(systems=systems)))
+    results = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert [(result["type"], result["value"]) for result in results] == [("f", 1.0), ("g", 0.5)]
+    assert "0.5000 ± 0.1000" in text and "nan" not in text.lower() and "!!" not in text
+
+
+@pytest.mark.parametrize(
+    "odd", [None, {}, {"systems": []}, {"systems": {"student": 3}}, {"systems": {"student": {}}}]
+)
+def test_a_report_without_figures_gives_a_card_without(odd):
+    card = model_card(facts(), repo="x", report=odd)
+    assert card.data.eval_results is None and card.data.metrics is None
+
+
+def test_relation_and_licence():
+    scratch = model_card(
+        facts(base=None, teachers=(Origin("t", "org/t"),), weights=()), repo="x", licences={"org/t": "mit"}
+    )
+    assert (scratch.data.base_model, scratch.data.get("base_model_relation")) == (None, None)
+    assert scratch.data.license == "mit" and "trained from scratch" in scratch.text
+    folder = model_card(
+        facts(base=Origin("mine", None, None, None, "mit")), repo="x", licences={"org/one": "mit"}
+    )
+    assert folder.data.base_model is None and "initialised from a folder (mine)" in folder.text
+    assert folder.data.license == "mit"
+    odd = model_card(facts(base=None, teachers=(Origin("t", None, None, 1, "my own"),), weights=()), repo="x")
+    assert odd.data.license is None and "t: my own" in odd.text
+    assert model_card(facts(card={"license": "other"}), repo="x").data.license == "other"
+
+
+# ---- What a run was ----
+
+
+def test_facts_come_back_as_they_were_and_damage_is_said(tmp_path):
+    assert load_facts(tmp_path) is None
+    made = facts(card={"tags": ["x"]}, older_report="f" * 64)
+    save_facts(made, tmp_path)
+    assert load_facts(tmp_path) == made
+    (tmp_path / "distillation.json").write_text("{}")
+    with pytest.raises(CorruptStateError, match="does not say how the student was made"):
+        load_facts(tmp_path)
+
+
+def test_facts_of_a_run(tmp_path, checkpoints, teachers, rows):
+    trainer = MultiTeacherDistillationTrainer(
+        model=checkpoints["student"],
+        teachers=teachers,
+        fusion={"use": "linear_pool", "weights": [1, 1, 2]},
+        distillation_loss={"use": "jsd", "beta": 0.3},
+        row_weight="student_entropy",
+        callbacks=[ScheduleCallback(temperature={"use": "linear", "start": 4, "end": 1})],
+        args=DistillationArguments(
+            output_dir=str(tmp_path / "out"), use_cpu=True, max_steps=1, save_strategy="no"
+        ),
+        train_dataset=rows,
+    )
+    made = run_facts(trainer)
+    assert made.base == Origin("student", None, None, None, "none stated")
+    assert [teacher.name for teacher in made.teachers] == ["bert", "roberta", "deberta"]
+    assert made.weights == (0.25, 0.25, 0.5)
+    assert made.losses == (
+        "0.5 × cross-entropy with the labels",
+        "0.5 × jsd(beta=0.3) against the fused teachers at temperature Linear(start=4, end=1, begin=0.0, until=1.0), rows "
+        "weighed by student_entropy",
+    )
+    assert made.rows == {"rows": 64, "labelled": 64}
+    for what in (
+        "1503.02531",
+        "2306.13649",
+        "2109.11295",
+        "Genest",
+    ):  # temperature, jsd, row weight, linear pool
+        assert [reference for reference in made.references if what in reference], what
+    create_card(trainer, tags="mine")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        str(tmp_path) not in text and checkpoints["bert"] not in text
+    )  # where files lay is nobody's concern
+    assert "jsd(beta=0.3)" in text and "mine" in ModelCard(text).data.tags
+    create_card(trainer)
+    assert (tmp_path / "out" / "README.md").read_text() == text
+    trainer.model.config._name_or_path = ""
+    assert run_facts(trainer).base is None
+
+
+def test_methods_of_ones_own_are_named_by_their_path():
+    def mine(a):
+        """Mine.
+
+        Reference:
+            Me: On mine, 2026,
+            second line.
+        """
+
+    assert method_name(mine, {"x": mine}) == "x"
+    assert method_name(mine, {}).endswith("mine") and ":" in method_name(mine, {})
+    assert references([mine, mine, object()]) == ("Me: On mine, 2026, second line.",)
+
+
+def test_a_report_of_an_earlier_training_is_not_this_one_s(tmp_path):
+    save_facts(facts(), tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps(report()))
+    write_card(tmp_path, repo="x")
+    assert "## Results" in (tmp_path / "README.md").read_text()
+    save_facts(facts(older_report=report_digest(tmp_path)), tmp_path)
+    write_card(tmp_path, repo="x")
+    assert "## Results" not in (tmp_path / "README.md").read_text()
+    (tmp_path / "report.json").write_text(json.dumps(report(rows=5)))  # evaluated anew
+    write_card(tmp_path, repo="x")
+    assert "On test: 5 rows." in (tmp_path / "README.md").read_text()
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(CorruptStateError, match="evaluate again, or remove it"):
+        write_card(tmp_path, repo="x")
+
+
+def test_commits_are_read_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert only_commit("org/x") is None and loaded_commit("org/x", None) is None
+    folder = tmp_path / "models--org--x"
+    for commit in ("a" * 40, "b" * 40):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+        if commit[0] == "a":
+            assert only_commit("org/x") == commit
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("b" * 40)
+    assert loaded_commit("org/x", None) == "b" * 40
+    assert loaded_commit("org/x", "a" * 40) == "a" * 40
+    assert loaded_commit("org/x", "v2") is None and loaded_commit(str(tmp_path), None) is None
+    assert only_commit("org/x") is None  # two of them: nobody knows which
+
+
+# ---- The files ----
+
+
+@pytest.fixture
+def run(tmp_path, checkpoints):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in Path(checkpoints["student"]).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_only_listed_files_are_pushed(run, tmp_path):
+    others = [
+        "training_args.bin",
+        "optimizer.pt",
+        "trainer_state.json",
+        "_projections.safetensors",
+        "rng_state.pth",
+    ]
+    others += [
+        "distillation.json",
+        ".env",
+        "notes.txt",
+        "run_state.json",
+        "pytorch_model.bin",
+        "run.py",
+        "secret.png",
+    ]
+    for name in [*others, "report.html", "fusion.json", "recipe.yaml", "shown.png"]:
+        (run / name).write_text("x")
+    (tmp_path / "outside.png").write_text("x")
+    for name in ("plots/roc.png", "checkpoint-3/model.safetensors", "checkpoint-3/a.png", "cache/logits.npy"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("x")
+    (run / "report.md").write_text(
+        "![a](shown.png) ![b](<plots/roc.png>) ![c](../outside.png) ![d](http://x/y.png) ![e](missing.png)\n"
+        f"![f]({tmp_path}/outside.png) ![g](checkpoint-3/a.png) [no picture](secret.png)"
+    )
+    student = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    documents = {"report.html", "report.md", "fusion.json", "recipe.yaml", "shown.png", "plots/roc.png"}
+    assert set(files_to_push(run)) == student | documents
+    assert set(documents_to_push(run)) == documents
+    assert set(files_to_push(run, reports=False)) == student | {"fusion.json", "recipe.yaml"}
+    (run / "outside.png").symlink_to(tmp_path / "outside.png")
+    (run / "report.md").write_text("![a](outside.png)")
+    assert "outside.png" not in files_to_push(run)
+
+
+def test_shards_go_with_their_index_and_an_incomplete_student_is_refused(run):
+    whole = run / "model.safetensors"
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+            "c": "../x",
+        }
+    }
+    (run / "model.safetensors.index.json").write_text(json.dumps(index))
+    (run / "model-00001-of-00002.safetensors").write_text("x")
+    assert "model.safetensors" in files_to_push(run)  # what loads first; the shards are of an earlier student
+    assert "model.safetensors.index.json" not in files_to_push(run)
+    whole.rename(run / "model-00002-of-00002.safetensors")
+    assert {name for name in files_to_push(run) if "safetensors" in name} == {
+        *(
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        )
+    }
+    (run / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(
+        DataError, match=r"no complete student in .*model-00001-of-00002.safetensors is missing"
+    ):
+        files_to_push(run)
+
+
+def test_code_that_the_config_names_goes_with_it(run):
+    config = json.loads((run / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "modeling_mine.Mine", "AutoConfig": "other/repo--configuration_x.X"}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "modeling_mine.py").write_text("from .layers import a\n")
+    (run / "layers.py").write_text("a = 1\n")
+    (run / "unrelated.py").write_text("")
+    assert {name for name in files_to_push(run) if name.endswith(".py")} == {"modeling_mine.py", "layers.py"}
+
+
+# ---- Words for what failed ----
+
+
+def test_reasons_have_no_token(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret of another form")
+    error = ValueError("Illegal header value b'Bearer secret of another form' hf_abcdefgh12345678")
+    assert reason(error) == "Illegal header value b'Bearer hf_…' hf_…"
+    assert reason(error, "header") == "Illegal hf_… value b'Bearer hf_…' hf_…"
+    assert reason(OSError("no\nroute")) == "the connection to the Hub failed: no route"
+    command = push_command("a b", "me/x", private=True, revision="r", pull_request=True)
+    assert command == "hf-distill push 'a b' me/x --private --revision r --pull-request"
+
+
+def test_pushes_to_a_double_of_the_hub():
+    """The cases of hub_cases.py; alone and with its own options: python tests/hub_cases.py -k card."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("HF_TOKEN", None)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("hub_cases.py")), "-p", "no:warnings"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
