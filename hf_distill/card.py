@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .fusion import FusionChoice, summary
 from .hub_ids import hub_id
 from .markdown import code, escaped, plain
 from .run_facts import NO_LICENCE, Origin, RunFacts
@@ -138,59 +137,6 @@ def model_card(
     card = ModelCard.from_template(metadata, template_path=str(_TEMPLATE), **content)
     card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"
     return card
-
-
-def distillation_section(teachers: Sequence[Any], fusion: FusionChoice) -> str:
-    """A section of Markdown: the teachers, how they were fused, and why so.
-
-    Args:
-        teachers: Sources with ``name`` and, where they have them, ``source``, ``revision`` and ``num_parameters``.
-        fusion: The fusion and where it comes from.
-
-    Example:
-        >>> from hf_distill.fusion import LinearPool
-        >>> print(distillation_section([teacher], FusionChoice(LinearPool(), "uniform linear_pool, because I say so")))
-        ## Distillation
-        <BLANKLINE>
-        This model learnt from 1 teacher with hf_distill.
-        <BLANKLINE>
-        | teacher | source | revision | parameters |
-        |---------|--------|----------|------------|
-        | bert    | bert   | –        | 20,770     |
-        <BLANKLINE>
-        Fusion: uniform linear_pool, because I say so. `linear_pool()`
-        <BLANKLINE>
-    """
-    rows = [
-        [
-            escaped(teacher.name),
-            escaped(_whereabouts(getattr(teacher, "source", None))),
-            escaped(getattr(teacher, "revision", None) or "–"),
-            f"{parameters:,}" if (parameters := getattr(teacher, "num_parameters", None)) else "–",
-        ]
-        for teacher in teachers
-    ]
-    parts = [
-        "## Distillation",
-        f"This model learnt from {len(rows)} teacher{'s' if len(rows) > 1 else ''} with hf_distill.",
-        markdown_table(["teacher", "source", "revision", "parameters"], rows),
-        f"Fusion: {escaped(fusion.reason or 'as given')}. `{escaped(summary(fusion.fusion))}`",
-        *(f"Warning: {escaped(warning)}" for warning in fusion.warnings),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def append_section(card: Path, teachers: Sequence[Any], fusion: FusionChoice) -> None:
-    """Add the section to a model card."""
-    with card.open("a", encoding="utf-8") as file:
-        file.write("\n" + distillation_section(teachers, fusion))
-
-
-def _whereabouts(source: str | None) -> str:
-    """A Hub id, or the last part of a folder: where a run's files lay is nobody's concern."""
-    if source is None:
-        return "–"
-    return Path(source).name if Path(source).is_dir() or source.startswith(("/", ".", "~")) else source
 
 
 # ---- The parts of the text ----

@@ -117,7 +117,6 @@ def train(
         from .recipe import build_baseline, build_trainer, evaluation_split, load_data
         from .recipe.pushing import check_recipe_repository, pushes
         from .recipe.verdict import open_verdict
-        from .run_facts import run_facts, save_facts
         from .verdict import show_losses
 
         checked = _load(recipe, overrides)
@@ -143,8 +142,6 @@ def train(
             trainer.train(resume_from_checkpoint=checkpoint, allow_changes=allow or ())
             trainer.save_model(_internal_call=True)  # the report is pushed with it, at the end
             trainer.save_state()
-            if _process() == 0:
-                save_facts(run_facts(trainer), trainer.args.output_dir)
             _say(f"The student is saved in {trainer.args.output_dir}")
         split = evaluation_split(checked, rows)
         if verdict is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from .adapters import add_adapter
 from .alignment import LabelMap, is_generic
 from .checkpoints import load_tokenizer, load_with_head
 from .data import resolve_label_names
@@ -14,6 +15,9 @@ from .errors import ConfigurationError, DataError
 from .tasks import Task
 from .training_args import DistillationArguments
 from .views import TokenView, input_length
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 
 def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
@@ -75,6 +79,8 @@ def open_student(
     label_column: str,
     label_names: Sequence[str] | None,
     max_length: int | None,
+    teachers: Sequence[Any] = (),
+    peft_config: PeftConfig | None = None,
 ) -> OpenedStudent:
     """The student of a run: loaded where it is given by id or folder, its labels named, its tokenizer found.
 
@@ -86,9 +92,11 @@ def open_student(
         label_column: Of the rows.
         label_names: What the user says of the labels, see `resolve_label_names`.
         max_length: Longest input in tokens; None: what tokenizer and positions allow.
+        teachers: Whose models it must not be.
+        peft_config: Of its adapter; None: all of it is trained.
 
     Raises:
-        ConfigurationError: Nothing says which tokenizer.
+        ConfigurationError: Nothing says which tokenizer; it is a teacher; the adapter does not fit.
         DataError: It cannot be loaded, or its head was trained for other labels or another order of them.
     """
     if isinstance(tokenizer, str) or (tokenizer is None and isinstance(model, str)):
@@ -103,10 +111,27 @@ def open_student(
     refuse_other_label_order(config, names, "The student")
     if isinstance(model, str):
         model = load_student(model, names, task)
-    name_labels(model, names)
+    if any(getattr(teacher, "model", None) is model for teacher in teachers):
+        raise ConfigurationError(
+            "The student is one of the teachers, which are frozen: load it a second time."
+        )
+    model = adapted(model, names, peft_config, task)
     return OpenedStudent(
         model, TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student")), names
     )
+
+
+def adapted(
+    model: PreTrainedModel, label_names: Sequence[str], peft_config: PeftConfig | None, task: Task
+) -> PreTrainedModel:
+    """A student with the labels named in its config, and with its adapter, if it is to have one.
+
+    Raises:
+        DataError: The student has another number of outputs.
+        ConfigurationError: The adapter does not fit.
+    """
+    name_labels(model, label_names)
+    return model if peft_config is None else add_adapter(model, peft_config, task)
 
 
 def load_student(id_or_path: str, label_names: Sequence[str], task: Task) -> PreTrainedModel:

@@ -13,6 +13,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .hidden import StudentWithProjections, bare
 from .preparation import RowPreparation
+from .run_facts import report_digest
+from .trainer_pushes import announce_failed_pushes, create_card, open_for, push_checkpoint, push_trained
 from .views import VIEWS, TokenView
 
 
@@ -119,10 +121,42 @@ class StudentTrainer(Trainer):
             if wrapper is not None:
                 wrapper.load_projections(Path(self.state.best_model_checkpoint))
 
-    def create_model_card(self, *args: Any, **options: Any) -> None:
-        """As `Trainer.create_model_card`, of the student."""
-        with self._student_as_model():
-            super().create_model_card(*args, **options)
+    # ---- The Hub ----
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """As `Trainer.train`; pushes that failed meanwhile are named at its end."""
+        self.older_report = report_digest(self.args.output_dir)
+        output = super().train(*args, **options)
+        announce_failed_pushes(self)
+        return output
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As `Trainer.init_hf_repo`, with a sentence for whatever cannot work."""
+        open_for(self, token, private)
+
+    def create_model_card(self, language: str | None = None, **options: Any) -> None:
+        """As `Trainer.create_model_card`, of what really ran; what was said once for the card stays in it."""
+        create_card(self, language=language, **options)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """As `Trainer.push_to_hub`, by the list of files of docs/hub.md; also ``pull_request=True``.
+
+        Raises:
+            PushError: The push failed, with the command that finishes it.
+        """
+        where = {"token": token, "revision": revision, "private": private}
+        return push_trained(self, message=commit_message, blocking=blocking, **where, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        push_checkpoint(self, checkpoint_folder)
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -16,6 +16,7 @@ from .adapters import load_over_base
 from .alignment import TeacherOutputs
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
 from .errors import ConfigurationError, DataError
+from .hub_ids import loaded_commit
 from .lookup import suggest
 from .states import Wanted, Words, observe
 from .tasks import TASKS, Task
@@ -86,7 +87,7 @@ class Teacher:
     ) -> None:
         self.task = TASKS[task] if isinstance(task, str) else task
         self.source: str = getattr(model.config, "_name_or_path", "") or ""
-        self.revision: str | None = getattr(model.config, "_commit_hash", None)
+        self.revision: str | None = None
         name = name or Path(self.source).name
         if not name:
             raise ConfigurationError(
@@ -158,8 +159,9 @@ class Teacher:
         else:
             model, tokenizer = load_over_base(id_or_path, adapter, task, what=what, **types, **options)
         teacher = cls(model, tokenizer, name=name, labels=labels, max_length=max_length, task=task)
+        teacher.revision = loaded_commit(adapter or id_or_path, None if adapter else revision)
         if adapter is not None:  # the model's config speaks of the base
-            teacher.source, teacher.revision = adapter, None
+            teacher.source = adapter
         return teacher
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor | None = None) -> TeacherOutputs:

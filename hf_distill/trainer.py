@@ -17,7 +17,6 @@ from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, tot
 from .alignment import plan_table
 from .cache import CacheSettings
 from .callbacks import AdaptiveStrength, ScheduleCallback
-from .card import append_section
 from .collator import MultiTeacherCollator
 from .data import count_labelled, refuse_unlabelled, sample_rows
 from .errors import ConfigurationError
@@ -38,11 +37,13 @@ from .pool import TeacherPool
 from .preparation import RowPreparation, one_dataset, overlap_notes
 from .resuming import describe_run, find_checkpoint, resume, save_run
 from .row_weights import ROW_WEIGHTS
-from .student import load_trained, name_labels, open_student, refuse_unclear
+from .run_facts import run_facts, save_facts
+from .student import adapted, load_trained, open_student, refuse_unclear
 from .student_trainer import StudentTrainer, is_checkpoint
 from .targets import Draws, Targets, make_targets
 from .tasks import TASKS, Task
 from .teachers import TeacherSource
+from .trainer_pushes import check_arguments
 from .training_args import DistillationArguments
 
 
@@ -70,6 +71,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             ``f(student_logits, teacher_logits, *, mask) -> (N,)``.
         hidden_losses: What is learnt from below the teachers' logits: `HiddenLoss`es, names of `HIDDEN_LOSSES`, or
             mappings of the fields of `HiddenLoss`.
+        peft_config: An adapter for the student, see `add_adapter`: it and the head are trained, and saved alone.
         task: A name of `TASKS`, or a `Task`.
         text_columns: One column of text, or two for pairs.
         label_column: The column of the labels.
@@ -115,6 +117,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] = forward_kl,
         row_weight: str | Callable[..., Tensor] | None = None,
         hidden_losses: Sequence[str | Mapping[str, Any] | HiddenLoss] = (),
+        peft_config: Any = None,
         task: str | Task = "text-classification",
         text_columns: Sequence[str] | None = None,
         label_column: str = "label",
@@ -126,6 +129,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         args = DistillationArguments() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         refuse_unclear(model, model_init, args, teachers)
+        if args.push_to_hub and args.process_index == 0:
+            check_arguments(args)  # before teachers are loaded and run
         self.task: Task = build(task, TASKS, kind="task")
         self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
@@ -133,7 +138,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.label_column = label_column
         set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
-        self.model_init = model_init
+        self.model_init, self.peft_config = model_init, peft_config
         opened = open_student(
             # With model_init the Trainer makes its own student; this one only tells labels and length.
             super().call_model_init() if model is None else model,
@@ -143,12 +148,10 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             label_column=label_column,
             label_names=label_names,
             max_length=args.max_length,
+            teachers=teachers,
+            peft_config=peft_config,
         )
         processing_class, self.student_labels = opened.view.tokenizer, opened.label_names
-        if any(getattr(teacher, "model", None) is opened.model for teacher in teachers):
-            raise ConfigurationError(
-                "The student is one of the teachers, which are frozen: load it a second time."
-            )
         self.teachers, self._cache, self.hidden = open_run(
             teachers,
             cache_dir,
@@ -354,7 +357,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """A fresh student from ``model_init``, with the run's label names."""
         model = super().call_model_init(trial)
-        name_labels(model, self.student_labels)
+        model = adapted(model, self.student_labels, self.peft_config, self.task)
         return with_projections(self.hidden, model, self.args.seed)
 
     def train(
@@ -396,12 +399,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             save_choice(self.fusion_choice, folder, [teacher.name for teacher in self.teachers])
         if self.args.should_save and self._run is not None and is_checkpoint(folder):
             save_run(self._run, folder)
-
-    def create_model_card(self, *args: Any, **options: Any) -> None:
-        """As `Trainer.create_model_card`, with a section on the teachers and their fusion."""
-        super().create_model_card(*args, **options)
-        if self.teachers and self.is_world_process_zero():
-            append_section(Path(self.args.output_dir, "README.md"), self.teachers, self.fusion_choice)
+        if self.args.should_save:
+            save_facts(run_facts(self), folder)
 
     # ---- Was it worth it? ----
 

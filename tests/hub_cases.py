@@ -44,12 +44,7 @@ from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, T
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, PushError
 from hf_distill.trainer_pushes import (
-    announce_failed_pushes,
-    create_card,
     failed_pushes,
-    open_for,
-    push_checkpoint,
-    push_trained,
 )
 
 WRITE, READ, WRONG = ("hf_" + letter * 34 for letter in "wrx")
@@ -66,37 +61,6 @@ PUSHED = {
     *("tokenizer.json", "tokenizer_config.json"),
 }
 WITH_VERDICT = PUSHED | {"report.html"}
-
-
-class Pushing(MultiTeacherDistillationTrainer):
-    """With `Trainer`'s methods for the Hub."""
-
-    def init_hf_repo(self, token=None, private=None):
-        open_for(self, token, private)
-
-    def create_model_card(self, *args, **options):
-        create_card(self, *args, **options)
-
-    def push_to_hub(
-        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **card
-    ):
-        return push_trained(
-            self,
-            message=commit_message,
-            blocking=blocking,
-            token=token,
-            revision=revision,
-            private=private,
-            **card,
-        )
-
-    def _push_from_checkpoint(self, checkpoint_folder):
-        push_checkpoint(self, checkpoint_folder)
-
-    def train(self, *args, **options):
-        output = super().train(*args, **options)
-        announce_failed_pushes(self)
-        return output
 
 
 @pytest.fixture
@@ -386,7 +350,7 @@ def test_a_folder_without_a_student_is_refused(hub, run, folder):
 def make(tmp_path, teachers, bert_tokenizer, rows, hub):
     def build(teachers=teachers, model=None, **options):
         settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "hub_model_id": "me/small"}
-        return Pushing(
+        return MultiTeacherDistillationTrainer(
             model=model or make_student(bert_tokenizer, ["negative", "positive"]),
             teachers=teachers,
             fusion="linear_pool",
@@ -482,7 +446,7 @@ def test_a_failed_push_while_training_is_said_at_its_end(hub, make, capfd):
 
 
 def test_a_recipe_that_pushes_while_training_ends_with_6_where_that_failed(hub, run, recipe, monkeypatch):
-    monkeypatch.setattr("hf_distill.trainer.MultiTeacherDistillationTrainer", Pushing)
+    monkeypatch.setattr("hf_distill.trainer.MultiTeacherDistillationTrainer", MultiTeacherDistillationTrainer)
     overrides = ["training.push_to_hub=true", "hub.repo=me/small", "training.save_strategy=steps"]
     overrides += ["training.save_steps=2", "training.hub_strategy=every_save", "training.output_dir=out"]
     assert run("train", recipe, *overrides).exit_code == 0

@@ -77,7 +77,10 @@ def test_pooled_hidden_states_on_request(tmp_path, teachers, many):
     )
     ids = ids_of(some)
     stored = cached(cached.view.collate([{}] * 40, ids), ids)
-    assert list(stored.hidden_states) == [Wanted(0, "mean"), Wanted(-1, "mean")] and stored.logits.shape == (40, 2)
+    assert list(stored.hidden_states) == [Wanted(0, "mean"), Wanted(-1, "mean")] and stored.logits.shape == (
+        40,
+        2,
+    )
     for i in (0, 17):
         inputs = teachers[0].view.tokenizer(
             some["text"][i], return_tensors="pt"

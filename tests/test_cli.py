@@ -42,7 +42,7 @@ training:
   logging_steps: 1
   save_steps: 2
   disable_tqdm: true
-evaluation: {{metrics: [accuracy, nll]}}
+evaluation: {{metrics: [accuracy, nll], verdict: false}}
 """)
     return "tiny.yaml"
 
@@ -224,7 +224,11 @@ def test_resume_continues(run, recipe):
         # Other rows first: were the first steps taken again, their losses would differ.
         changed = ("train", *option, recipe, "evaluation.split=none", "training.data_seed=9")
         refused = run(*changed)
-        assert refused.exit_code == 2 and "| seed.1 | " in refused.stderr and "--allow seed for" in refused.stderr
+        assert (
+            refused.exit_code == 2
+            and "| seed.1 | " in refused.stderr
+            and "--allow seed for" in refused.stderr
+        )
         done = run(*changed, "--allow", "seed")
         assert done.exit_code == 0, (done.output, done.exception)
         resumed = json.loads(Path("runs/tiny/trainer_state.json").read_text())

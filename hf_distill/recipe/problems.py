@@ -100,9 +100,12 @@ def unknown_key(path: Sequence[str], value: Any, known: Iterable[str], elsewhere
 
 
 def known_paths() -> list[str]:
-    """Returns every key of every section but `training`, as a path."""
+    """Returns every key of every section but `training`, as a path; those of `search` are keys of others."""
     return [
-        f"{section}.{key}".lstrip(".") for section, model in _SECTIONS.items() for key in model.model_fields
+        f"{section}.{key}".lstrip(".")
+        for section, model in _SECTIONS.items()
+        for key in model.model_fields
+        if section != "search"
     ]
 
 

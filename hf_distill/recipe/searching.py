@@ -186,7 +186,7 @@ def _search(
     choices = _choices(recipe, trainer, split) if any(knob.name == "fusion" for knob in knobs) else {}
     start = copy.deepcopy(trainer.student).cpu()
     trainer.model_init = lambda: copy.deepcopy(start)  # every trial begins with the same student
-    objective = _Objective(recipe, metric, trainer)
+    objective = _Objective(recipe, metric)
     _enqueue_left(study, own)
 
     def draw(trial: optuna.Trial) -> dict[str, Any]:
@@ -249,22 +249,12 @@ def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None) -> None:
 class _Objective:
     """The metric of the student that a run with these values would keep: its last, or the best by its own choice."""
 
-    def __init__(self, recipe: Recipe, metric: str, trainer: MultiTeacherDistillationTrainer) -> None:
-        from transformers import TrainerCallback
-
-        args, self._trainer = build_arguments(recipe), trainer
+    def __init__(self, recipe: Recipe, metric: str) -> None:
+        args = build_arguments(recipe)
         self._key, self._worst = f"eval_{metric}", math.inf if metric in _MINIMIZED else -math.inf
         self._chosen_by, self._greater = None, bool(args.greater_is_better)
         if args.load_best_model_at_end:
             self._chosen_by = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-        own = self
-
-        class Last(TrainerCallback):
-            def on_train_end(self, *arguments: Any, **options: Any) -> None:
-                if own._chosen_by is None:
-                    trainer.objective = None  # an evaluation follows: the last one may be steps ago
-
-        trainer.add_callback(Last())
         self.begin()
 
     def begin(self) -> None:

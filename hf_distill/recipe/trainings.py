@@ -70,6 +70,8 @@ def train_part(
         key: what the rows are found again by.
         facts: of the first seed's student: the baseline takes as many `steps`, and is evaluated every `eval_steps`.
     """
+    from ..verdict.jobs import STEPS_FILE
+
     if part == "student":
         folder = part_folder(recipe, part, seed)
         training = {**recipe.training, "seed": seed, "output_dir": str(folder), "save_total_limit": 1}
@@ -86,12 +88,13 @@ def train_part(
                 shutil.rmtree(checkpoint, ignore_errors=True)
     else:
         saved = _train_baseline(recipe, rows, split, seed, key, facts)
-    if trainer_process_zero():
+    if _writes():
         saved.save(recipe.training["output_dir"])
+        (part_folder(recipe, part, seed) / STEPS_FILE).unlink(missing_ok=True)
     return saved
 
 
-def trainer_process_zero() -> bool:
+def _writes() -> bool:
     """Whether this is the process that writes."""
     from accelerate import PartialState
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 from .building import recipe_fusion, teacher_specs
 from .loading import evaluation_split, load_data
+from .pushing import pushes
 from .sections import Recipe
 from .trainings import (
     answers_of_all,
@@ -198,6 +199,8 @@ class Verdict:
         found: Mapping[tuple[str, int], SavedRows],
         teachers: SavedRows,
     ) -> VerdictReport:
+        import numpy as np
+
         from ..data import distinct_rows
         from ..evaluation import report_notes
         from ..fusion import summary
@@ -208,16 +211,23 @@ class Verdict:
 
         choice, recipe = trainer.fusion_choice, self.recipe
         texts = distinct_rows(self.rows[self.split], recipe.data.text_columns)
+        # A report that is pushed must not publish rows that nobody has published yet.
+        hidden = pushes(recipe) and recipe.data.dataset is None
         prepared = trainer.get_eval_dataloader(self.rows[self.split]).dataset
-        selected = trainer.eval_dataset if trainer.state.best_metric is not None else None
+        chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
+        selected = trainer.eval_dataset if chosen else None
         fitted = choice.fitted_on.numpy()
-        seen = sum(int(i) in set(fitted.tolist()) for i in teachers.rows.example_ids) if len(fitted) else 0
+        seen = int(np.isin(teachers.rows.example_ids, fitted).sum())
         notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
         if seen:
             notes.append(f"{seen} of {len(prepared)} rows fitted the fusion and are left out.")
         baselines = [found[part, seed] for part, seed in sorted(found) if part == "baseline"]
         if not baselines:
             notes.append("No training row has a label, so there is no fine-tuned baseline.")
+        if hidden:
+            notes.append(
+                "No text of a row is shown, since the report is pushed and the rows are local files."
+            )
         costs, conditions, crowded = self._costs(trainer, texts)
         own = found["student", self.seeds[0]]
         share = teacher_share(
@@ -233,7 +243,7 @@ class Verdict:
             task=recipe.task,
             metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
             fusion=summary(choice.fusion),
-            texts=texts,
+            texts=None if hidden else texts,
             left_out=fitted if seen else None,
             costs=costs,
             conditions=conditions,

@@ -90,7 +90,7 @@ class RunComparison:
                     f"{shown[0]} ({shown[1]} to {shown[2]})",
                     seen,
                     ", ".join(f"{p:.2g}" for p in d.mcnemar) or "–",
-                    "better" if d.better else "worse" if d.worse else "no difference beyond chance",
+                    "better" if d.better else "worse" if d.worse else "no different",
                 ]
             )
         header = [

@@ -112,6 +112,7 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
         'log'
     """
     from matplotlib.figure import Figure
+    from matplotlib.transforms import ScaledTranslation
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -130,28 +131,29 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
         linewidth=1,
         linestyle=":",
     )
-    # Systems of one size stand above each other: their intervals are moved apart so that each can be seen.
-    at: dict[float, int] = {}
-    for point in sorted(points, key=lambda p: p.accuracy.value):
-        near = next((x for x in at if abs(math.log(x / point.latency)) < 0.02), point.latency)
-        at[near] = at.get(near, -1) + 1
-        x = point.latency * (1 + 0.02 * at[near])
+    # Systems of one size stand above each other: they are moved apart on the paper so that each can be seen.
+    axes.set_xscale("log")
+    aside = _aside(points)
+    for point, steps in sorted(zip(points, aside, strict=True), key=lambda pair: pair[0].kind == "student"):
+        shift = ScaledTranslation(steps * 7 / 72, 0, figure.dpi_scale_trans)
         value, low, high = (100 * part for part in point.accuracy)
-        axes.plot([x, x], [low, high], color=colours[point.kind], linewidth=1.2, alpha=0.6)
-        axes.plot(x, value, color=colours[point.kind], marker=markers[point.kind], markersize=6)
-    for x, y, point, anchor in _labels(points):
+        style = {"color": colours[point.kind], "transform": axes.transData + shift}
+        axes.plot([point.latency] * 2, [low, high], linewidth=1.2, alpha=0.6, **style)
+        axes.plot(point.latency, value, marker=markers[point.kind], markersize=6, **style)
+    axes.set_ylim(*_with_room(points))
+    for y, point in _labels(points):
+        right = max(steps for other, steps in zip(points, aside, strict=True) if _near(point, other))
         axes.annotate(
             shortened(point.name, 28),
-            (x, y),
-            xytext=(7, 0),
+            (point.latency, y),
+            xytext=(7 + 7 * right, 0),
             textcoords="offset points",
             fontsize=9,
-            va=anchor,
+            va="center",
+            color=colours[point.kind],
         )
-    axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low * 0.95, high * (high / low) ** 0.35)
-    axes.margins(y=0.08)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "25" else "")
     axes.set_xlabel("median latency of one row, ms (logarithmic)", fontsize=9)
@@ -160,21 +162,31 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _labels(points: Sequence[Point]) -> list[tuple[float, float, Point, str]]:
-    """Where the names stand: beside their points, moved up where another stands near."""
-    values = [100 * point.accuracy.value for point in points]
-    room = 0.055 * max(
-        100 * (max(p.accuracy.high for p in points) - min(p.accuracy.low for p in points)), 1e-6
-    )
-    placed: list[tuple[float, float]] = []
-    made = []
-    for point, value in sorted(zip(points, values, strict=True), key=lambda pair: pair[1]):
-        y = value
-        for x, other in sorted(placed, key=lambda pair: pair[1]):
-            if abs(math.log(x / point.latency)) < 0.5 and abs(other - y) < room:
+def _near(one: Point, other: Point) -> bool:
+    return abs(math.log(one.latency / other.latency)) < 0.05
+
+
+def _aside(points: Sequence[Point]) -> list[int]:
+    """How many places each point is moved to the right of the first of its latency."""
+    return [sum(_near(point, other) for other in points[:i]) for i, point in enumerate(points)]
+
+
+def _with_room(points: Sequence[Point]) -> tuple[float, float]:
+    low, high = min(p.accuracy.low for p in points), max(p.accuracy.high for p in points)
+    room = 0.08 * max(high - low, 0.01)
+    return 100 * (low - room), 100 * (high + room)
+
+
+def _labels(points: Sequence[Point]) -> list[tuple[float, Point]]:
+    """At which height the names stand: beside their points, moved up where another stands near."""
+    low, high = _with_room(points)
+    room, made = 0.045 * (high - low), []
+    for point in sorted(points, key=lambda p: p.accuracy.value):
+        y = 100 * point.accuracy.value
+        for other, neighbour in sorted(made, key=lambda pair: pair[0]):
+            if abs(math.log(neighbour.latency / point.latency)) < 0.5 and abs(other - y) < room:
                 y = other + room
-        placed.append((point.latency, y))
-        made.append((point.latency * 1.02, y, point, "center"))
+        made.append((y, point))
     return made
 
 
@@ -257,7 +269,7 @@ def class_gains(groups: Sequence[Group]) -> Figure:
 
 
 def _tidy(axes: Axes) -> None:
-    axes.tick_params(labelsize=8)
+    axes.tick_params(which="both", labelsize=8)
     axes.grid(color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -31,9 +32,10 @@ ul { padding-left: 1.2rem; } li { margin: .25rem 0; }
 .note { color: var(--soft); font-size: .86rem; max-width: 60rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; min-width: 40%; }
-th, td { padding: .3rem .65rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
+td small { color: var(--soft); font-size: .85em; font-weight: 400; }
 th:first-child, td:first-child { padding-left: .35rem; }
 .words1 :is(th, td):nth-child(-n+1), .words3 :is(th, td):nth-child(-n+3), .words4 :is(th, td):nth-child(-n+4) { text-align: left; }
 .words4 td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 18rem; }
@@ -41,9 +43,10 @@ tr.own td { background: var(--card); font-weight: 600; }
 summary { cursor: pointer; color: var(--soft); margin: .3rem 0; }
 figure { margin: .5rem 0 0; } figcaption { color: var(--soft); font-size: .86rem; max-width: 60rem; }
 svg { display: block; width: 100%; height: auto; } svg text { fill: currentColor; }
-@media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #f3f3f3; } body { font-size: 10.5px; }
+@media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #f3f3f3; }
+  html { font-size: 10px; } body { font-size: 1rem; }
   main { padding: 0; max-width: none; } .scroll { overflow: visible; } figure, tr { break-inside: avoid; }
-  h2 { break-after: avoid; } td { white-space: normal; } details > summary { display: none; }
+  h2 { break-after: avoid; } th, td { padding: .2rem .35rem; } details > summary { display: none; }
   details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
@@ -132,7 +135,7 @@ def _section(section: Section) -> str:
     rows = "\n".join(
         '<tr class="own">' * (row[0] == STUDENT)
         + "<tr>" * (row[0] != STUDENT)
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row)
+        + "".join(f"<td>{_cell(cell)}</td>" for cell in row)
         + "</tr>"
         for row in section.rows
     )
@@ -144,6 +147,12 @@ def _section(section: Section) -> str:
         table = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
     note = f'<p class="note">{_text(section.note)}</p>' if section.note else ""
     return f"<h2>{_text(section.title)}</h2>\n{table}\n{note}"
+
+
+def _cell(text: str) -> str:
+    """A mean, and smaller what it varies by; any other text as it is."""
+    found = re.fullmatch(r"([\d.−∞]+) (± [\d.–]+)", text)
+    return _text(text) if found is None else f"{found[1]} <small>{found[2]}</small>"
 
 
 def _figure(title: str, picture: str, caption: str) -> str:

@@ -215,7 +215,7 @@ class VerdictReport:
                 if points and math.isfinite(d.detectable)
                 else number(d.detectable)
             )
-            verdict = "better" if d.better else "worse" if d.worse else "no difference beyond chance"
+            verdict = "better" if d.better else "worse" if d.worse else "no different"
             rows.append(
                 [
                     d.measure + (", points" if points else ""),
