@@ -1,0 +1,66 @@
+"""What all commands share: their arguments, one voice, and errors that end with their exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import HfDistillError
+
+if TYPE_CHECKING:
+    from ..recipe import Recipe
+
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SECTION.KEY=VALUE",
+        help="Replace values of the recipe: training.num_train_epochs=1 teachers.models.0.name=bert",
+        show_default=False,
+    ),
+]
+
+
+def load(path: Path, overrides: list[str] | None) -> Recipe:
+    """The checked recipe, with a user's own modules in reach."""
+    from ..recipe import load_recipe
+
+    # `python -m` finds a user's own module in the working directory; the installed command does likewise, but last,
+    # so that no file lying there replaces an installed package.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    return load_recipe(path, overrides or [])
+
+
+def process() -> int:
+    """This process's number among those of the run."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if process() == 0:
+        typer.echo(text)
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Turns our errors into their message and exit code; any other keeps its traceback."""
+    try:
+        yield
+    except HfDistillError as error:
+        if process() > 0:
+            # The main process most likely says the same; its launcher then ends this one while it waits.
+            time.sleep(10)
+            typer.echo(f"process {process()}:", err=True)
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from None
