@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__ below does the same
     from .adapters import add_adapter, merge_adapter
     from .alignment import LabelMap, align
+    from .attention import plot_attention
     from .audit import AuditReport, audit_teachers
     from .cache import CacheSettings, cache_teacher_outputs
     from .callbacks import AdaptiveStrength, ScheduleCallback
     from .collator import MultiTeacherCollator
     from .ensemble import Ensemble
     from .evaluation import EvaluationReport, evaluate_ensemble
+    from .export import export_student
     from .fusion import (
         FUSIONS,
         AutoFusion,
@@ -42,8 +44,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time __getattr__
         StochasticTeacher,
         fit_temperature,
     )
+    from .hidden import HiddenLoss, StudentWithProjections
+    from .hub import push_run
     from .layer_map import LayerMap
-    from .losses import LOSSES, forward_kl, jsd, logit_mse, reverse_kl
+    from .losses import HIDDEN_LOSSES, LOSSES, forward_kl, jsd, logit_mse, reverse_kl
     from .pool import TeacherPool
     from .recipe import Recipe, load_recipe
     from .student_building import build_student
@@ -73,6 +77,8 @@ _MODULE_OF = {
     "Gate": "fusion",
     "GaussianPool": "fusion",
     "GreedySelection": "fusion",
+    "HIDDEN_LOSSES": "losses",
+    "HiddenLoss": "hidden",
     "LOSSES": "losses",
     "LabelMap": "alignment",
     "LayerMap": "layer_map",
@@ -87,6 +93,7 @@ _MODULE_OF = {
     "ScheduleCallback": "callbacks",
     "Stacking": "fusion",
     "StochasticTeacher": "fusion",
+    "StudentWithProjections": "hidden",
     "TASKS": "tasks",
     "Task": "tasks",
     "Teacher": "teachers",
@@ -99,12 +106,15 @@ _MODULE_OF = {
     "cache_teacher_outputs": "cache",
     "describe_student": "student_speed",
     "evaluate_ensemble": "evaluation",
+    "export_student": "export",
     "fit_temperature": "fusion",
     "forward_kl": "losses",
     "jsd": "losses",
     "load_recipe": "recipe",
     "logit_mse": "losses",
     "merge_adapter": "adapters",
+    "plot_attention": "attention",
+    "push_run": "hub",
     "reverse_kl": "losses",
 }
 
@@ -128,6 +138,8 @@ __all__ = [
     "Gate",
     "GaussianPool",
     "GreedySelection",
+    "HIDDEN_LOSSES",
+    "HiddenLoss",
     "LOSSES",
     "LabelMap",
     "LayerMap",
@@ -142,6 +154,7 @@ __all__ = [
     "ScheduleCallback",
     "Stacking",
     "StochasticTeacher",
+    "StudentWithProjections",
     "TASKS",
     "Task",
     "Teacher",
@@ -154,12 +167,15 @@ __all__ = [
     "cache_teacher_outputs",
     "describe_student",
     "evaluate_ensemble",
+    "export_student",
     "fit_temperature",
     "forward_kl",
     "jsd",
     "load_recipe",
     "logit_mse",
     "merge_adapter",
+    "plot_attention",
+    "push_run",
     "reverse_kl",
 ]
 

@@ -129,7 +129,9 @@ def difference(
         p_values = tuple(mcnemar_exact(a > 0.5, b > 0.5) for a, b in zip(*pairs, strict=True))
     interval = percentile_interval(estimate, replicates)
     seen = POWER * float(np.std(replicates))
-    if measure == "accuracy":  # where two answer alike everywhere, nothing varies, and yet one row more proves nothing
+    if (
+        measure == "accuracy"
+    ):  # where two answer alike everywhere, nothing varies, and yet one row more proves nothing
         seen = max(seen, LEAST_ROWS / first.shape[1])
     return Difference(measure, *names, interval, seen, p_values)
 
