@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	.venv/bin/hf-distill demo
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q $(ARGS)
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # The wheel is built from the sdist, compared with the source, and used from an empty folder.
 check: $(INSTALLED)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from .data import UNLABELLED, prepare_dataset
 from .errors import ConfigurationError, CorruptStateError
 from .evaluation import compute_metrics_from
 from .lookup import build, suggest
-from .onnx_files import open_session, quantize, run_session, write_onnx
+from .onnx_files import open_session, quantize, refuse_missing, run_session, write_onnx
 from .table import markdown_table
 from .tasks import TASKS, Task
 from .timing import take_turns
@@ -161,7 +160,7 @@ def export_student(
 ) -> ExportReport:
     """Write a student for onnxruntime, with its tokenizer, and compare it with the student itself.
 
-    Rows and tokens may be of any number. Nothing is left in ``output`` where the exported student answers otherwise.
+    Nothing is left in ``output`` where the exported student answers otherwise.
 
     Args:
         folder: Of the student, in safetensors.
@@ -186,7 +185,7 @@ def export_student(
         raise ConfigurationError(
             f"There is no export format {format!r}{suggest(format, FILES)}; there are {', '.join(FILES)}."
         )
-    _refuse_missing_packages()
+    refuse_missing(_PACKAGES)
     task = build(task, TASKS, kind="task")
     # float32 whatever it was stored as, since that is what the comparison is with.
     model = load_with_head(
@@ -210,7 +209,13 @@ def export_student(
             _logits(model, tqdm(batches, desc="The student", leave=False), inputs),
             _session_logits(made, checked, inputs),
         )
-        _refuse_other_answers(logits, reference)
+        difference = np.abs(logits - reference[: len(logits)]).max()
+        if not difference <= TOLERANCE:
+            raise ConfigurationError(
+                f"The exported student's logits differ from the student's by up to {difference:.3g}, more than the "
+                f"{TOLERANCE:g} that rounding explains, so nothing was kept: torch {torch.__version__} does not export "
+                f"{type(model).__name__} faithfully; try another version."
+            )
         if format == "int8":
             made = quantize(made, Path(unfinished, FILES["int8"]))
             logits = _session_logits(made, batches, inputs)
@@ -229,7 +234,10 @@ def export_student(
             rows=len(logits),
             max_difference=float(np.abs(logits - reference).max()),
             agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
-            measured=_how(view),
+            measured=(
+                f"Latency of 1 row and throughput of {_BATCH} rows of {_length(view)} tokens, medians and 95th percentile, "
+                f"both in turns, on cpu ({platform.machine()}, {torch.get_num_threads()} thread(s)), tokenization not counted"
+            ),
             versions={name: importlib.metadata.version(name) for name in ("torch", *_PACKAGES)},
             notes=tuple(notes),
         )
@@ -255,7 +263,7 @@ class OnnxStudent:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
-        _refuse_missing_packages(("onnxruntime",))
+        refuse_missing(("onnxruntime",))
         path = Path(folder, FILE)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -282,7 +290,7 @@ class OnnxStudent:
         Returns:
             (N, C) float32, in the order of ``label_names``.
         """
-        columns = [list(texts)] if pairs is None else [list(texts), list(pairs)]
+        columns = [list(column) for column in (texts, pairs) if column is not None]
         found = [np.empty((0, len(self.label_names)), np.float32)]
         for start in range(0, len(columns[0]), batch_size):
             encoded = self.view.encode([column[start : start + batch_size] for column in columns])
@@ -290,14 +298,6 @@ class OnnxStudent:
             batch = self.view.collate(rows, torch.arange(len(rows)))
             found.append(run_session(self._session, batch, self.inputs))
         return np.concatenate(found)
-
-
-def _refuse_missing_packages(packages: Sequence[str] = _PACKAGES) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigurationError(
-            f"Exported students need {' and '.join(missing)}, not installed here: pip install 'hf-distill[onnx]'."
-        )
 
 
 def _batches(
@@ -328,10 +328,9 @@ def _random_batches(view: TokenView, vocabulary: int, batch_size: int) -> list[M
     known = sorted(
         set(range(vocabulary)) & set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     )
-    longest = min(_LENGTH, view.max_length or _LENGTH)
     rows = []
     for _ in range(_RANDOM_ROWS):
-        ids = generator.choice(known, int(generator.integers(1, longest + 1))).tolist()
+        ids = generator.choice(known, int(generator.integers(1, _length(view) + 1))).tolist()
         kinds = {"attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
         rows.append(
             {"input_ids": ids, **{k: v for k, v in kinds.items() if k in tokenizer.model_input_names}}
@@ -342,28 +341,17 @@ def _random_batches(view: TokenView, vocabulary: int, batch_size: int) -> list[M
     ]
 
 
-def _logits(
-    model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str]
-) -> np.ndarray:
+def _logits(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str]) -> Any:
     with torch.inference_mode():
-        found = [model(**{name: batch[name] for name in inputs}).logits.numpy() for batch in batches]
-    return np.concatenate(found)
+        return np.concatenate(
+            [model(**{name: batch[name] for name in inputs}).logits.numpy() for batch in batches]
+        )
 
 
 def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs: Sequence[str]) -> np.ndarray:
     session = open_session(file)
     rows = tqdm(batches, desc=file.name, leave=False)
     return np.concatenate([run_session(session, batch, inputs) for batch in rows])
-
-
-def _refuse_other_answers(logits: np.ndarray, reference: np.ndarray) -> None:
-    difference = np.abs(logits - reference[: len(logits)]).max()
-    if not difference <= TOLERANCE:
-        raise ConfigurationError(
-            f"The exported student's logits differ from the student's by up to {difference:.3g}, more than the {TOLERANCE:g} "
-            "that rounding explains, so nothing was kept: its architecture is not exported faithfully by this version of "
-            "torch; try another one."
-        )
 
 
 def _metrics(
@@ -403,14 +391,10 @@ def _full_batch(view: TokenView, inputs: Sequence[str], size: int) -> dict[str, 
     """(B, L) tokens, none of them padding."""
     tokenizer = view.tokenizer
     token = next(i for i in sorted(tokenizer.get_vocab().values()) if i not in tokenizer.all_special_ids)
-    shape = (size, min(_LENGTH, view.max_length or _LENGTH))
     values = {"input_ids": token, "attention_mask": 1}
+    shape = (size, _length(view))
     return {name: torch.full(shape, values.get(name, 0), dtype=torch.int64) for name in inputs}
 
 
-def _how(view: TokenView) -> str:
-    length = min(_LENGTH, view.max_length or _LENGTH)
-    return (
-        f"Latency of 1 row and throughput of {_BATCH} rows of {length} tokens, medians and 95th percentile, both in turns, on "
-        f"cpu ({platform.machine()}, {torch.get_num_threads()} thread(s)), tokenization not counted"
-    )
+def _length(view: TokenView) -> int:
+    return min(_LENGTH, view.max_length or _LENGTH)

@@ -6,6 +6,7 @@ Shapes: B rows of a batch, L tokens, C classes.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,19 @@ from .errors import ConfigurationError
 
 # Weights beyond this go into a file beside the graph: a protobuf message holds 2 GiB at most.
 _IN_ONE_FILE = 1_900_000_000
+
+
+def refuse_missing(packages: Sequence[str]) -> None:
+    """Say how to install packages that are not.
+
+    Raises:
+        ConfigurationError: One of them is missing.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"Exported students need {' and '.join(missing)}, not installed here: pip install 'hf-distill[onnx]'."
+        )
 
 
 class _Logits(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -140,7 +141,7 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(
         )
         return export._logits(model.eval(), batches, inputs) + wrong
 
-    monkeypatch.setattr(export, "_refuse_missing_packages", lambda *_: None)
+    monkeypatch.setattr(export, "refuse_missing", lambda *_: None)
     monkeypatch.setattr(export, "write_onnx", lambda model, example, path: path)
     monkeypatch.setattr(export, "_session_logits", logits)
     with pytest.raises(ConfigurationError, match="logits differ from the student's by up to"):
@@ -153,16 +154,14 @@ def test_what_is_missing_or_unknown_is_said(checkpoints, tmp_path, monkeypatch):
         export_student(checkpoints["bert"], format="onx")
     with pytest.raises(CorruptStateError, match="export it again"):
         OnnxStudent(checkpoints["bert"])
-    found = export.importlib.util.find_spec
-    monkeypatch.setattr(
-        export.importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name)
-    )
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name))
     with pytest.raises(ConfigurationError, match=r"pip install 'hf-distill\[onnx\]'"):
         export_student(checkpoints["bert"])
 
 
 def test_pickled_weights_are_refused(checkpoints, tmp_path, monkeypatch, bert_tokenizer):
-    monkeypatch.setattr(export, "_refuse_missing_packages", lambda *_: None)
+    monkeypatch.setattr(export, "refuse_missing", lambda *_: None)
     model = make_student(bert_tokenizer, ["no", "yes"])
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")

@@ -797,7 +797,7 @@ def test_no_labels_no_baseline(recipe, monkeypatch):
     blank = datasets.Dataset.from_list([{"text": "a film", "label": None}] * 3)
     with pytest.raises(DataError, match="none of the 3 train rows"):
         labelled_rows(checked, blank, ["negative", "positive"])
-    datasets.Dataset.from_list([{"text": row["text"], "label": None} for row in raw]).to_json("train.jsonl")
+    datasets.Dataset.from_list([{"text": row["text"], "label": -100} for row in raw]).to_json("train.jsonl")
     train(recipe, "losses={task_weight: 0, distill_weight: 1}", "evaluation.seeds=1")
     content = json.loads(Path("out/report.json").read_text())
     assert content["outcome"] == "no baseline" and any(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from ..markdown import plain
 from ..plots import reliability_diagram
 from .drawing import Point, class_gains, learning_curves, measures_of, quality_against_latency, svg
 from .report import Section, VerdictReport
@@ -164,5 +165,5 @@ def _items(sentences: Sequence[str]) -> str:
 
 
 def _text(value: str) -> str:
-    """Escaped, and without the control characters that no page may have."""
-    return escape("".join(c for c in value if c.isprintable() or c in "\n\t"))
+    """On one line, without characters that no page may have, and escaped."""
+    return escape(plain(value))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..audit.text import number
 from ..comparison import Interval, ReliabilityBin
 from ..evaluation import EvaluationReport
+from ..markdown import escaped
 from ..table import markdown_table
 from .figures import Claim, Cost, Disagreement, Group, Training
 from .live_table import duration
@@ -158,14 +159,14 @@ class VerdictReport:
 
     def markdown(self) -> str:
         """The whole report."""
-        parts = ["# Verdict", f"**{_inert(self.sentences[0])}**", *_listed(map(_inert, self.sentences[1:]))]
+        parts = ["# Verdict", f"**{escaped(self.sentences[0])}**", *_listed(map(escaped, self.sentences[1:]))]
         parts.append(f"{self.head()}. With figures: [{HTML}]({HTML})")
         for section in self.sections():
-            rows = [[_inert(cell) for cell in row] for row in section.rows]
-            parts += [f"## {section.title}", markdown_table([_inert(name) for name in section.header], rows)]
+            rows = [[escaped(cell) for cell in row] for row in section.rows]
+            parts += [f"## {section.title}", markdown_table([escaped(name) for name in section.header], rows)]
             parts += [section.note] if section.note else []
         if self.evaluation.notes:
-            parts += ["## Notes", "\n".join(f"- {_inert(note)}" for note in self.evaluation.notes)]
+            parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in self.evaluation.notes)]
         return "\n\n".join(parts)
 
     def head(self) -> str:
@@ -373,12 +374,6 @@ def _milliseconds(seconds: float | None) -> str:
 def _listed(sentences: Any) -> list[str]:
     lines = "\n".join(f"- {sentence}" for sentence in sentences)
     return [lines] if lines else []
-
-
-def _inert(text: str) -> str:
-    """Text that Markdown and HTML show as it is, whoever wrote it."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{c}" if c in "\\`*_[]#~" else c for c in text)
 
 
 def plain(value: Any) -> Any:
