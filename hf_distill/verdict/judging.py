@@ -240,7 +240,8 @@ def _size(name: str, sizes: Mapping[str, int], costs: Mapping[str, Cost]) -> int
 
 
 def _accuracy(own: Measured) -> Interval:
-    return percentile_interval(own.mean("accuracy"), resampled_means(own.correct[:, :, None])[:, 0])
+    replicates = np.clip(resampled_means(own.correct[:, :, None])[:, 0], 0.0, 1.0)
+    return percentile_interval(own.mean("accuracy"), replicates)
 
 
 def _training(saved: SavedRows) -> Training:

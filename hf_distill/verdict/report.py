@@ -18,7 +18,7 @@ from ..table import markdown_table
 from .figures import Claim, Cost, Disagreement, Group, Training
 from .live_table import duration
 from .sentences import share, signed_points
-from .statistics import Difference
+from .statistics import Difference, spread
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST
 
 VERSION = 1
@@ -196,7 +196,8 @@ class VerdictReport:
                 _with_spread(system.metrics.get(metric), self.spread[name].get(metric)) for metric in names
             ]
             temperatures = self.temperatures.get(name, ())
-            rows.append([name, *cells, ", ".join(number(t, 2) for t in temperatures) or "–"])
+            mean = sum(temperatures) / len(temperatures) if temperatures else None
+            rows.append([name, *cells, _with_spread(mean, spread(temperatures), 2)])
         seeds = "" if len(self.seeds) == 1 else f"Mean ± standard deviation over {len(self.seeds)} seeds. "
         explained = (
             f"NLL in nats; brier summed over the classes; ece over 15 bins; agreement with the ensemble's first answer; "
@@ -229,9 +230,7 @@ class VerdictReport:
                     verdict,
                 ]
             )
-        drawn = (
-            "rows" if len(self.seeds) == 1 else f"rows and seeds ({len(self.seeds) - 1} of {len(self.seeds)})"
-        )
+        drawn = "rows" if len(self.seeds) == 1 else "rows and seeds, widened by Student's t as seeds are few"
         return Section(
             "Differences",
             [
@@ -351,10 +350,11 @@ def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | 
     )
 
 
-def _with_spread(value: float | None, deviation: float | None) -> str:
+def _with_spread(value: float | None, deviation: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
-    return number(value) if deviation is None else f"{number(value)} ± {number(deviation)}"
+    varies = "" if deviation is None else f" ± {number(deviation, digits)}"
+    return number(value, digits) + varies
 
 
 def _nats(value: Interval) -> tuple[str, ...]:
