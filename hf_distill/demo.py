@@ -261,7 +261,7 @@ def _train(trainer: Trainer, name: str) -> None:
 
 def _trained(who: str, trainer: Trainer, rows: Dataset, remark: str) -> str:
     return (
-        f"{who} ({remark}): {trainer.student.num_parameters() / 1e6:.2f} M parameters, "
+        f"{who} ({remark}): {trainer.model.num_parameters() / 1e6:.2f} M parameters, "
         f"{len(rows):,} rows, {trainer.state.global_step:,} steps"
     )
 
