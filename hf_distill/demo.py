@@ -195,7 +195,7 @@ class _Bar(ProgressCallback):
             self.training_bar.set_description(self.name)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        pass
+        """Silent: the lines of figures would break the bar."""
 
 
 def _make_teacher(

@@ -428,7 +428,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """
         rows = one_dataset(self.eval_dataset if dataset is None else dataset)
         rows, fitted = leave_out_fitted(self._prepare(rows, dataset_name), self.fusion_choice)
-        selected = self.eval_dataset if self.state.best_metric is not None else None
+        chosen = self.args.load_best_model_at_end and self.state.best_metric is not None
+        selected = self.eval_dataset if chosen else None
         students = {"student": self.student}
         if baseline is not None:
             students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")

@@ -210,3 +210,18 @@ def test_the_card_says_how_the_teachers_were_fused(tmp_path, rows, evaluation, b
     assert "| oracle " in card
     trainer.create_model_card(model_name="small")  # a second push writes it anew
     assert (tmp_path / "README.md").read_text(encoding="utf-8").count("## Distillation") == 1
+
+
+@pytest.mark.parametrize("loads_best", [True, False])
+def test_a_report_says_that_rows_selected_the_checkpoint_only_where_they_did(
+    tmp_path, rows, evaluation, bert_tokenizer, loads_best
+):
+    trainer = make_trainer(
+        tmp_path, [Teacher(make_bert(bert_tokenizer, LABELS), bert_tokenizer, name="bert")], bert_tokenizer, rows,
+        eval_dataset=evaluation, fusion=LinearPool(), eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=1, metric_for_best_model="loss_task", greater_is_better=False, load_best_model_at_end=loads_best,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_metric is not None
+    notes = trainer.evaluate_ensemble(metrics=["accuracy"]).notes
+    assert any("selected the student's checkpoint" in note for note in notes) == loads_best
