@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from conftest import sentences as made_rows
 from hf_distill.comparison import Interval, paired_bootstrap
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, HfDistillError
-from hf_distill.verdict import Answers, SavedRows, compare_runs, judge, show_losses
+from hf_distill.verdict import Answers, SavedRows, best_teacher, compare_runs, judge, show_losses
 from hf_distill.verdict.cost import Timing, measure_costs
 from hf_distill.verdict.figures import Claim, Cost
 from hf_distill.verdict.jobs import LOG_FILE, Job, places, run_jobs
@@ -789,6 +789,56 @@ def test_one_seed_and_what_has_no_verdict(recipe):
     content = json.loads(Path("out/report.json").read_text())
     assert seen.is_file() and "One seed: the interval is over rows only" in printed
     assert not any("calibrated" in name or "best" in name for name in content["systems"])
+
+
+def test_the_student_of_the_best_single_teacher(recipe, checkpoints):
+    printed = train(recipe, "evaluation={seeds: 1, single_teacher: true}")
+    content = json.loads(Path("out/report.json").read_text())
+    teachers = {name: own for name, own in content["systems"].items() if name.startswith("teacher:")}
+    best = max(teachers, key=lambda name: teachers[name]["metrics"]["accuracy"]).removeprefix("teacher:")
+    name = f"student of {best}"
+    assert {name, f"{name}, calibrated"} <= set(content["systems"])
+    assert [t["part"] for t in content["trainings"]] == ["student", "baseline", "single"]
+    compared = [d for d in content["differences"] if d["second"] == name]
+    assert [d["measure"] for d in compared] == ["accuracy", "nll"]
+    assert f"The same student of the best single teacher, '{best}', alone: accuracy" in printed
+    assert content["systems"][name]["parameters"] == content["systems"]["student"]["parameters"]
+    # One that the other teacher has no part in: what a recipe that does not name it comes to.
+    alone = load_rows(Path("out/verdict/rows-single-3.npz"))
+    assert alone.facts["teacher"] == best
+    train(
+        recipe,
+        f"teachers.models=[{checkpoints[best]}]",
+        "training.output_dir=alone",
+        "evaluation.seeds=1",
+    )
+    other = load_rows(Path("alone/verdict/rows-student-3.npz"))
+    np.testing.assert_allclose(alone.rows.log_probs["student"], other.rows.log_probs["student"], atol=1e-6)
+    both = load_rows(Path("out/verdict/rows-student-3.npz"))
+    assert not np.allclose(alone.rows.log_probs["student"], both.rows.log_probs["student"], atol=1e-4)
+
+
+def test_a_single_teacher_has_all_classes():
+    ids, labels = np.arange(2), np.array([0, 1])
+    with np.errstate(divide="ignore"):
+        lacking = np.log(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    whole = np.log(np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]))
+    assert best_teacher(answers(ids, labels, **{"teacher:a": lacking, "teacher:b": whole})) == "b"
+    assert best_teacher(answers(ids, labels, **{"teacher:a": lacking, "ensemble": whole})) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["evaluation.verdict=false"], "evaluation.single_teacher: it is for the verdict"),
+        (["teachers.models=[org/a]"], "evaluation.single_teacher: there is one teacher"),
+    ],
+)
+def test_a_single_teacher_is_one_of_several(recipe, changes, words):
+    from hf_distill.recipe import load_recipe
+
+    with pytest.raises(ConfigurationError, match=words):
+        load_recipe(recipe, ["evaluation.seeds=1", "evaluation.single_teacher=true", *changes])
 
 
 def test_no_labels_no_baseline(recipe, monkeypatch):

@@ -316,6 +316,17 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
         problems.append(
             Problem("evaluation.seeds", "several are for the verdict, which evaluation.verdict leaves out")
         )
+    if evaluation.get("single_teacher") is True:
+        if evaluation.get("verdict") is False:
+            problems.append(
+                Problem(
+                    "evaluation.single_teacher", "it is for the verdict, which evaluation.verdict leaves out"
+                )
+            )
+        if len(list(_models(_part(raw, "teachers")))) < 2:
+            problems.append(
+                Problem("evaluation.single_teacher", "there is one teacher, and its student is the run's own")
+            )
     if hub.get("push") is True and not hub.get("repo"):
         problems.append(Problem("hub.repo", "is missing; a push needs the repository, as user/name"))
     if hub.get("push") is True and training.get("push_to_hub") is True:

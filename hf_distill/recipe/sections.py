@@ -225,7 +225,10 @@ class Losses(Section):
 
 
 class Evaluation(Section):
-    """On which split the verdict is made, by which metrics, with how many seeds, and against which baseline checkpoint."""
+    """On which split the verdict is made, by which metrics, with how many seeds, and against what else.
+
+    `single_teacher` also trains the student of the best single teacher, `baseline` names a checkpoint.
+    """
 
     split: Literal["train", "validation", "test", "none"] | None = None
     metrics: Texts | None = None
@@ -233,6 +236,7 @@ class Evaluation(Section):
     baseline: Text | None = None
     verdict: bool = True
     seeds: Positive = 1
+    single_teacher: bool = False
 
 
 class Search(Section):

@@ -5,13 +5,14 @@ Shapes: N rows, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .building import build_arguments, build_trainer
+from .building import build_arguments, build_trainer, teacher_specs
 from .sections import Losses, Recipe
 from .student_section import build_recipe_student
 
@@ -58,40 +59,62 @@ def train_part(
     seed: int,
     key: str,
     facts: Mapping[str, Any],
+    teacher: str | None = None,
 ) -> SavedRows:
-    """Trains student or baseline with one seed, and saves what it answers into the run's folder.
+    """Trains one part of the verdict with one seed, and saves what it answers into the run's folder.
 
     Args:
         recipe: the recipe of the whole run.
         rows: what `load_data` returned.
         split: of the verdict.
-        part: `student` or `baseline`.
+        part: `student`, `baseline`, or `single`, a student of one teacher alone.
         seed: of the training.
         key: what the rows are found again by.
         facts: of the first seed's student: the baseline takes as many `steps`, and is evaluated every `eval_steps`.
+        teacher: the name of the one teacher.
     """
     from ..verdict.jobs import STEPS_FILE
 
-    if part == "student":
+    if part == "baseline":
+        saved = _train_baseline(recipe, rows, split, seed, key, facts)
+    else:
         folder = part_folder(recipe, part, seed)
         training = {**recipe.training, "seed": seed, "output_dir": str(folder), "save_total_limit": 1}
-        training["report_to"] = "none"
-        alone = recipe.evaluation.model_copy(update={"seeds": 1})
+        # Only the first seed's student is published and tracked.
+        training |= {"report_to": "none", "push_to_hub": False}
+        alone = recipe.evaluation.model_copy(update={"seeds": 1, "single_teacher": False})
         variant = recipe.model_copy(update={"training": training, "evaluation": alone})
+        variant = variant if teacher is None else _taught_by(variant, teacher)
         trainer = build_trainer(variant, rows=rows, callbacks=_step_file(folder))
-        _train(trainer, f"student, seed {seed}")
+        _train(trainer, f"student{'' if teacher is None else f' of {teacher}'}, seed {seed}")
         saved = student_rows(trainer, rows, split, key)
+        if teacher is not None:
+            saved = dataclasses.replace(saved, part=part, facts={**saved.facts, "teacher": teacher})
         trainer.save_model()
         trainer.save_state()
         if trainer.is_world_process_zero():
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-    else:
-        saved = _train_baseline(recipe, rows, split, seed, key, facts)
     if _writes():
         saved.save(recipe.training["output_dir"])
         (part_folder(recipe, part, seed) / STEPS_FILE).unlink(missing_ok=True)
     return saved
+
+
+def _taught_by(recipe: Recipe, teacher: str) -> Recipe:
+    """The recipe with all its teachers, of which one alone is heard."""
+    weights = [float(spec.called == teacher) for spec in teacher_specs(recipe)]
+    hidden = tuple(
+        entry.model_copy(update={"teachers": (teacher,)})
+        for entry in recipe.losses.hidden
+        if entry.teachers is None or teacher in entry.teachers
+    )
+    return recipe.model_copy(
+        update={
+            "fusion": {"use": "linear_pool", "weights": weights},
+            "losses": recipe.losses.model_copy(update={"hidden": hidden}),
+        }
+    )
 
 
 def _writes() -> bool:

@@ -113,11 +113,11 @@ class Verdict:
         from ..verdict.rows import rows_file
 
         own = self._own_rows(trainer, restored)
-        found = self._trainings(trainer, own)
         teachers = answers_of_all(trainer, self.rows, self.split, self.key, given)
+        once(lambda: str(teachers.save(self.folder)), trainer.accelerator)
+        found = self._trainings(trainer, own, teachers)
 
         def judged() -> VerdictReport:
-            teachers.save(self.folder)
             # Whoever compares runs later takes the rows of the one that was judged last.
             os.utime(rows_file(self.folder, "student", self.seeds[0]))
             report = self._report(trainer, found, teachers)
@@ -138,16 +138,18 @@ class Verdict:
         return own
 
     def _trainings(
-        self, trainer: MultiTeacherDistillationTrainer, own: SavedRows
+        self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, teachers: SavedRows
     ) -> dict[tuple[str, int], SavedRows]:
         """All students and baselines: those that are there, and those that are trained now."""
         from ..processes import once
+        from ..verdict import best_teacher
         from ..verdict.jobs import places, run_jobs
         from ..verdict.rows import finished_rows, load_rows, rows_file
 
-        parts = [("baseline", self.seeds[0])] if self._has_labels(trainer) else []
-        for seed in self.seeds[1:]:
-            parts += [("student", seed), *([("baseline", seed)] if parts else [])]
+        teacher = best_teacher(teachers.rows) if self.recipe.evaluation.single_teacher else None
+        others = ["baseline"] if self._has_labels(trainer) else []
+        others += ["single"] if teacher is not None else []
+        parts = [(part, seed) for seed in self.seeds for part in ("student", *others)][1:]
         found = {("student", self.seeds[0]): own}
 
         def finished() -> list[tuple[str, int]]:
@@ -167,7 +169,8 @@ class Verdict:
                 if main:
                     print(f"Verdict: training {i + 1} of {len(missing)}: {part}, seed {seed}", flush=True)
                 found[part, seed] = train_part(
-                    self.recipe, self.rows, self.split, part, seed, self.key, own.facts
+                    *(self.recipe, self.rows, self.split, part, seed, self.key, own.facts),
+                    teacher if part == "single" else None,
                 )
         for part in parts:
             if part not in found:
@@ -221,7 +224,12 @@ class Verdict:
         notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
         if seen:
             notes.append(f"{seen} of {len(prepared)} rows fitted the fusion and are left out.")
-        baselines = [found[part, seed] for part, seed in sorted(found) if part == "baseline"]
+        baselines, singles = (
+            [found[part, seed] for part, seed in sorted(found) if part == name]
+            for name in ("baseline", "single")
+        )
+        if recipe.evaluation.single_teacher and not singles:
+            notes.append("No teacher has every class, so there is no student of the best single teacher.")
         if not baselines:
             notes.append("No training row has a label, so there is no fine-tuned baseline.")
         if hidden:
@@ -240,6 +248,7 @@ class Verdict:
             [found["student", seed] for seed in self.seeds],
             baselines,
             teachers,
+            singles=singles,
             task=recipe.task,
             metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
             fusion=summary(choice.fusion),
@@ -302,17 +311,20 @@ def train_verdict_part(recipe: Recipe, part: str, seed: int, key: str) -> None:
 
     Args:
         recipe: the recipe that the run wrote.
-        part: `student` or `baseline`.
+        part: `student`, `baseline` or `single`.
         seed: of the training.
         key: as the run knows it.
     """
+    from ..verdict import best_teacher
     from ..verdict.rows import load_rows, rows_file
 
     rows = load_data(recipe)
     split = evaluation_split(recipe, rows)
     assert split is not None
     own = load_rows(rows_file(recipe.training["output_dir"], "student", first_seed(recipe)))
-    train_part(recipe, rows, split, part, seed, key, own.facts)
+    teachers = load_rows(rows_file(recipe.training["output_dir"], "teachers", None))
+    teacher = best_teacher(teachers.rows) if part == "single" else None
+    train_part(recipe, rows, split, part, seed, key, own.facts, teacher)
 
 
 def _key(

@@ -5,12 +5,14 @@ from .judging import judge
 from .live_table import show_losses
 from .report import VerdictReport
 from .rows import Answers, SavedRows
+from .systems import best_teacher
 
 __all__ = [
     "Answers",
     "RunComparison",
     "SavedRows",
     "VerdictReport",
+    "best_teacher",
     "compare_runs",
     "judge",
     "show_losses",

@@ -26,11 +26,15 @@ class Cost(NamedTuple):
     throughput: float | None = None
 
 
+TRAINED = {"student": "distilled", "baseline": "fine-tuned", "single": "distilled from one teacher"}
+"""What tables and figures call a training, by its part."""
+
+
 class Training(NamedTuple):
     """One training, and how it went.
 
     Attributes:
-        part: ``student`` or ``baseline``.
+        part: ``student``, ``baseline`` or ``single``.
         seed: Its seed.
         steps: Optimizer steps.
         seconds: How long it took; None where nothing says.

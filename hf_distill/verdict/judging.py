@@ -21,6 +21,7 @@ from .rows import Answers, SavedRows, in_order
 from .sentences import headline, remarks
 from .statistics import Difference, difference, resampled_means, spread
 from .systems import (
+    ALONE,
     BEST,
     CALIBRATED,
     ENSEMBLE,
@@ -29,6 +30,7 @@ from .systems import (
     TEACHER,
     Measured,
     System,
+    is_small,
     kl_rows,
     means,
     measure,
@@ -47,6 +49,7 @@ def judge(
     baselines: Sequence[SavedRows],
     teachers: SavedRows,
     *,
+    singles: Sequence[SavedRows] = (),
     task: str,
     metrics: Sequence[Any],
     fusion: str = "",
@@ -66,6 +69,8 @@ def judge(
         baselines: What the same student answered that was trained without teachers: ``last`` after as many steps, and
             ``best`` after the step that its validation rows chose; the same seeds in the same order, or none at all.
         teachers: What ensemble and teachers answered; may hold other systems too, such as a checkpoint to compare with.
+        singles: What the student answered that learnt from one teacher alone, which their facts name as ``teacher``; the
+            same seeds in the same order, or none at all.
         task: The task's name.
         metrics: What is reported besides what always is, as for `evaluate_ensemble`.
         fusion: How the ensemble was fused.
@@ -93,6 +98,7 @@ def judge(
 
     own = [answers(saved) for saved in students]
     other, fixed = [answers(saved) for saved in baselines], answers(teachers)
+    alone = [answers(saved) for saved in singles]
     labels = own[0].labels
     if not (labels != UNLABELLED).any():
         raise DataError(
@@ -107,6 +113,11 @@ def judge(
             for name, kind in ((LAST, "last"), (BEST, "best"))
             if other and (kind == "last" or _differs_from_last(other))
             for system in student_systems(name, other, [saved.validation for saved in baselines], kind)
+        ),
+        *(
+            system
+            for name in {ALONE + str(saved.facts["teacher"]) for saved in singles}
+            for system in student_systems(name, alone, [saved.validation for saved in singles], STUDENT)
         ),
         *_given_systems(fixed),
         *teacher_systems(own, fixed),
@@ -128,7 +139,7 @@ def judge(
         notes=(*notes, *([busy] if busy else [])),
     )
     seeds = tuple(int(saved.seed or 0) for saved in students)
-    trainings = tuple(_training(saved) for saved in (*students, *baselines))
+    trainings = tuple(_training(saved) for saved in (*students, *baselines, *singles))
     shown = [STUDENT, *([claim.baseline] if claim.baseline else []), ENSEMBLE]
     lengths = None if first.lengths is None else first.lengths[kept]
     return VerdictReport(
@@ -206,6 +217,7 @@ def _differences(found: Mapping[str, Measured]) -> list[Difference]:
             compare(name, STUDENT + CALIBRATED, baseline)
     teachers = [name for name in found if name.startswith(TEACHER)]
     given = [name for name in found if name == "baseline"]
+    given += [name for name in found if name.startswith(ALONE) and not name.endswith(CALIBRATED)]
     best = [max(teachers, key=lambda name: found[name].mean("accuracy"))] if len(teachers) > 1 else []
     for other in (*given, ENSEMBLE, *best):
         for name in ("accuracy", "nll"):
@@ -234,8 +246,7 @@ def _claim(
 
 
 def _size(name: str, sizes: Mapping[str, int], costs: Mapping[str, Cost]) -> int | None:
-    alone = name.removesuffix(CALIBRATED)
-    alone = STUDENT if alone in (LAST, BEST) else alone
+    alone = STUDENT if is_small(name) else name.removesuffix(CALIBRATED)
     return sizes.get(alone) or (costs[alone].parameters if alone in costs else None)
 
 

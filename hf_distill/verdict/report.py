@@ -15,7 +15,7 @@ from ..comparison import Interval, ReliabilityBin
 from ..evaluation import EvaluationReport
 from ..markdown import escaped
 from ..table import markdown_table
-from .figures import Claim, Cost, Disagreement, Group, Training
+from .figures import TRAINED, Claim, Cost, Disagreement, Group, Training
 from .live_table import duration
 from .sentences import share, signed_points
 from .statistics import Difference, spread
@@ -24,8 +24,8 @@ from .systems import BEST, CALIBRATED, ENSEMBLE, LAST
 VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
 
-HTML = "report.html"
-"""The page beside report.json."""
+JSON, HTML = "report.json", "report.html"
+"""For programs, and the page beside it."""
 
 # Tables of a terminal; the files have all rows.
 _MOST_ROWS = 12
@@ -147,7 +147,7 @@ class VerdictReport:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {
-            "report.json": json.dumps(self.to_dict(), indent=1, allow_nan=False),
+            JSON: json.dumps(self.to_dict(), indent=1, allow_nan=False),
             "report.md": self.markdown(),
             HTML: page(self),
         }
@@ -278,7 +278,7 @@ class VerdictReport:
     def _trainings(self) -> Section:
         rows = [
             [
-                {"student": "distilled", "baseline": "fine-tuned"}.get(t.part, t.part),
+                TRAINED.get(t.part, t.part),
                 str(t.seed),
                 f"{t.steps:,}",
                 "–" if t.best_step is None else f"{t.best_step:,}",

@@ -42,7 +42,7 @@ class SavedRows:
     """One training's answers, or the teachers'.
 
     Attributes:
-        part: ``student``, ``baseline`` or ``teachers``.
+        part: ``student``, ``baseline``, ``single`` (a student of one teacher) or ``teachers``.
         seed: Of the training; None for teachers.
         split: Of the rows.
         label_names: The C classes.

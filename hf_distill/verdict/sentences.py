@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..comparison import Interval
 from .figures import Claim
 from .statistics import Difference
-from .systems import BEST, CALIBRATED, LAST, STUDENT, TEACHER, Measured
+from .systems import ALONE, BEST, CALIBRATED, LAST, STUDENT, TEACHER, Measured
 
 
 def headline(claim: Claim) -> str:
@@ -66,6 +66,9 @@ def remarks(
             f"{claim.seeds} seeds say little of the spread between trainings, and the interval is as wide as that makes it; "
             "evaluation.seeds=5 narrows it, and keeps these."
         )
+    for d in by.values():
+        if d.second.startswith(ALONE) and d.measure == "accuracy":
+            sentences.append(_alone(d, found[d.second].mean("accuracy")))
     teachers = sorted(
         (d for d in by.values() if d.second.startswith(TEACHER) and d.measure == "accuracy"),
         key=lambda d: d.second,
@@ -95,6 +98,14 @@ def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
     return (
         f"Fine-tuning is the same student from the same start, trained for as many steps on the labelled rows without "
         f"teachers: accuracy {accuracy:.1f} {picked}{other}."
+    )
+
+
+def _alone(d: Difference, accuracy: float) -> str:
+    what = "better" if d.better else "worse" if d.worse else "neither better nor worse beyond chance"
+    return (
+        f"The same student of the best single teacher, {d.second.removeprefix(ALONE)!r}, alone: accuracy {100 * accuracy:.1f}; "
+        f"with all teachers {signed_points(d.value)[0]} points ({interval(d.value)}), {what}."
     )
 
 

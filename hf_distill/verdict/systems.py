@@ -24,6 +24,8 @@ TEACHER = "teacher:"
 LAST = "fine-tuned, last step"
 BEST = "fine-tuned, best step"
 CALIBRATED = ", calibrated"
+ALONE = "student of "
+"""Before the name of the one teacher that a student learnt from alone."""
 
 # What every verdict says, whatever else a recipe asks for.
 MEASURES = ("nll", "brier", "ece", "agreement", "kl_to_ensemble")
@@ -107,6 +109,38 @@ def student_systems(
         _scaled(training, temperature) for training, temperature in zip(raw.trainings, fitted, strict=True)
     )
     return [raw, System(name + CALIBRATED, calibrated, fitted)]
+
+
+def best_teacher(teachers: Answers) -> str | None:
+    """The name of the teacher that is right on most rows, the first of equals; None where none has every class.
+
+    Args:
+        teachers: What the teachers answered, as ``teacher:NAME``.
+
+    Example:
+        >>> logs = {"teacher:a": np.log([[0.4, 0.6]]), "teacher:b": np.log([[0.7, 0.3]])}
+        >>> best_teacher(Answers(np.array([7]), np.array([0]), logs))
+        'b'
+    """
+    labelled = teachers.labels != UNLABELLED
+    right = {
+        name.removeprefix(TEACHER): int((logs.argmax(1) == teachers.labels)[labelled].sum())
+        for name, logs in teachers.log_probs.items()
+        # Which classes a teacher has does not depend on the row.
+        if name.startswith(TEACHER) and not np.isneginf(logs).all(0).any()
+    }
+    return max(right, key=right.__getitem__) if right else None
+
+
+def is_small(name: str) -> bool:
+    """Whether a system is a training of the student, and costs what the student costs.
+
+    Example:
+        >>> is_small("student of bert"), is_small("fine-tuned, last step, calibrated"), is_small("ensemble")
+        (True, True, False)
+    """
+    name = name.removesuffix(CALIBRATED)
+    return name in (STUDENT, LAST, BEST) or name.startswith(ALONE)
 
 
 def teacher_systems(students: Sequence[Answers], teachers: Answers) -> list[System]:
