@@ -12,10 +12,10 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from .lookup import build, suggest
 from .onnx_files import open_session, quantize, refuse_missing, run_session, write_onnx
 from .table import markdown_table
 from .tasks import TASKS, Task
-from .timing import take_turns
+from .timing import time_rows, timed_rows
 from .views import TokenView, input_length, named_inputs
 
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
@@ -46,8 +46,8 @@ TOLERANCE = 1e-3
 """Most by which a float32 logit may differ from the student's: KL(student‖exported) stays below half its square, 5e-7."""
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-_BATCH, _LENGTH, _ROUNDS = 32, 64, 200
-_RANDOM_ROWS = 64
+_BATCH, _SECONDS = 32, 5.0
+_LENGTH, _RANDOM_ROWS = 64, 64
 # Enough to tell a wrong graph from a right one before it is quantised; the file that is kept is compared on all rows.
 _CHECKED_ROWS = 256
 
@@ -70,6 +70,20 @@ class Served:
     rows_per_second: float
 
 
+class Answered(NamedTuple):
+    """What student and exported student say of the rows they were compared on.
+
+    Attributes:
+        example_ids: (N,) int64, a hash of each row's text columns.
+        labels: (N,) int64, -100 where a row has none.
+        logits: (N, C) float32 by system.
+    """
+
+    example_ids: np.ndarray
+    labels: np.ndarray
+    logits: Mapping[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class ExportReport:
     """What `export_student` wrote and found; ``str()`` is a table.
@@ -88,6 +102,7 @@ class ExportReport:
         measured: Where and how times were taken.
         versions: Of the packages that wrote it.
         notes: What a reader must know to trust the figures.
+        answers: Row by row; in no file.
     """
 
     format: str
@@ -103,13 +118,15 @@ class ExportReport:
     measured: str
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    answers: Answered | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in export.json; a value that is not finite is None."""
-        content = asdict(self)
-        for system in content["systems"].values():
+        content = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "answers"}
+        systems = {name: asdict(system) for name, system in self.systems.items()}
+        for system in systems.values():
             system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
-        return {"version": 1, **content}
+        return {"version": 1, **content, "systems": systems}
 
     def table(self) -> str:
         """Student and exported student as a Markdown table."""
@@ -196,9 +213,19 @@ def export_student(
     labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     columns = task.text_columns if text_columns is None else text_columns
     if rows is None:
-        batches, dataset_name = _random_batches(view, model.config.vocab_size, batch_size), "random tokens"
+        prepared, dataset_name = _random_rows(view, model.config.vocab_size), "random tokens"
     else:
-        batches = _batches(rows, view, columns, label_column, labels, batch_size, dataset_name)
+        prepared = prepare_dataset(
+            rows,
+            text_columns=columns,
+            label_column=label_column,
+            label_names=labels,
+            student_view=view,
+            teacher_views={},
+            what=dataset_name,
+        )
+    collator = MultiTeacherCollator(DataCollatorWithPadding(tokenizer), {})
+    batches = list(DataLoader(prepared, batch_size=batch_size, collate_fn=collator))
     inputs = [name for name in batches[0] if name in named_inputs(model) - {"labels"}]
     output = Path(folder, format) if output is None else Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -219,8 +246,19 @@ def export_student(
         if format == "int8":
             made = quantize(made, Path(unfinished, FILES["int8"]))
             logits = _session_logits(made, batches, inputs)
-        values = _metrics(metrics or task.metrics, {"student": reference, format: logits}, batches)
-        times = _times(model, open_session(made), format, view, inputs)
+        ids, truth = (
+            torch.cat([batch[key] for batch in batches]).numpy() for key in ("example_id", "labels")
+        )
+        answers = Answered(ids, truth, {"student": reference, format: logits})
+        values = _metrics(metrics or task.metrics, answers)
+        _, first = np.unique(ids, return_index=True)
+        chosen = set(timed_rows(np.sort(first).tolist()))
+        timed = [row for i, row in enumerate(prepared) if i in chosen]
+        calls = {
+            "student": functools.partial(_forward, model, inputs=inputs),
+            format: functools.partial(run_session, open_session(made), inputs=inputs),
+        }
+        times = _times(calls, timed, collator, inputs)
         weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         sizes = {"student": weights, format: sum(f.stat().st_size for f in made.parent.iterdir())}
         report = ExportReport(
@@ -235,11 +273,13 @@ def export_student(
             max_difference=float(np.abs(logits - reference).max()),
             agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
             measured=(
-                f"Latency of 1 row and throughput of {_BATCH} rows of {_length(view)} tokens, medians and 95th percentile, "
-                f"both in turns, on cpu ({platform.machine()}, {torch.get_num_threads()} thread(s)), tokenization not counted"
+                f"Latency of single rows, medians and 95th percentiles, and throughput of batches of {_BATCH}, over "
+                f"{len(timed)} of these rows, student and exported student in turns, on cpu ({platform.machine()}, "
+                f"{torch.get_num_threads()} thread(s)), tokenization not counted"
             ),
             versions={name: importlib.metadata.version(name) for name in ("torch", *_PACKAGES)},
             notes=tuple(notes),
+            answers=answers,
         )
         tokenizer.save_pretrained(unfinished)
         model.config.save_pretrained(unfinished)
@@ -300,52 +340,30 @@ class OnnxStudent:
         return np.concatenate(found)
 
 
-def _batches(
-    rows: Any,
-    view: TokenView,
-    text_columns: Sequence[str],
-    label_column: str,
-    labels: Sequence[str],
-    batch_size: int,
-    what: str,
-) -> list[Mapping[str, Tensor]]:
-    prepared = prepare_dataset(
-        rows,
-        text_columns=text_columns,
-        label_column=label_column,
-        label_names=labels,
-        student_view=view,
-        teacher_views={},
-        what=what,
-    )
-    collator = MultiTeacherCollator(DataCollatorWithPadding(view.tokenizer), {})
-    return list(DataLoader(prepared, batch_size=batch_size, collate_fn=collator))
-
-
-def _random_batches(view: TokenView, vocabulary: int, batch_size: int) -> list[Mapping[str, Tensor]]:
-    """Batches of rows of 1 to 64 tokens that are no special ones, the same whenever they are drawn."""
+def _random_rows(view: TokenView, vocabulary: int) -> list[dict[str, Any]]:
+    """Prepared rows of 1 to 64 tokens that are no special ones, the same whenever they are drawn."""
     tokenizer, generator = view.tokenizer, np.random.default_rng(0)
     known = sorted(
         set(range(vocabulary)) & set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     )
     rows = []
-    for _ in range(_RANDOM_ROWS):
-        ids = generator.choice(known, int(generator.integers(1, _length(view) + 1))).tolist()
-        kinds = {"attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
-        rows.append(
-            {"input_ids": ids, **{k: v for k, v in kinds.items() if k in tokenizer.model_input_names}}
-        )
-    return [
-        view.collate(rows[i : i + batch_size], torch.arange(batch_size))
-        for i in range(0, len(rows), batch_size)
-    ]
+    for number in range(_RANDOM_ROWS):
+        length = int(generator.integers(1, min(_LENGTH, view.max_length or _LENGTH) + 1))
+        ids = generator.choice(known, length).tolist()
+        kinds = {"attention_mask": [1] * length, "token_type_ids": [0] * length}
+        own = {kind: values for kind, values in kinds.items() if kind in tokenizer.model_input_names}
+        rows.append({"input_ids": ids, **own, "labels": UNLABELLED, "example_id": number})
+    return rows
+
+
+def _forward(model: PreTrainedModel, batch: Mapping[str, Tensor], inputs: Sequence[str]) -> np.ndarray:
+    """Logits (B, C) float32."""
+    with torch.inference_mode():
+        return model(**{name: batch[name] for name in inputs}).logits.numpy()
 
 
 def _logits(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str]) -> Any:
-    with torch.inference_mode():
-        return np.concatenate(
-            [model(**{name: batch[name] for name in inputs}).logits.numpy() for batch in batches]
-        )
+    return np.concatenate([_forward(model, batch, inputs) for batch in batches])
 
 
 def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs: Sequence[str]) -> np.ndarray:
@@ -354,47 +372,28 @@ def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs:
     return np.concatenate([run_session(session, batch, inputs) for batch in rows])
 
 
-def _metrics(
-    metrics: Sequence[Any], logits: Mapping[str, np.ndarray], batches: Sequence[Mapping[str, Tensor]]
-) -> dict[str, dict[str, float]]:
+def _metrics(metrics: Sequence[Any], answers: Answered) -> dict[str, dict[str, float]]:
     """Values of each system on the labelled rows; none where there are no labels."""
-    labels = [batch["labels"].numpy() for batch in batches if "labels" in batch]
-    if not labels or not (np.concatenate(labels) != UNLABELLED).any():
-        return {name: {} for name in logits}
+    if not (answers.labels != UNLABELLED).any():
+        return {name: {} for name in answers.logits}
     compute = compute_metrics_from(metrics)
-    return {name: compute(EvalPrediction(values, np.concatenate(labels))) for name, values in logits.items()}
+    return {name: compute(EvalPrediction(own, answers.labels)) for name, own in answers.logits.items()}
 
 
 def _times(
-    model: PreTrainedModel, session: Any, name: str, view: TokenView, inputs: Sequence[str]
+    calls: Mapping[str, Callable[[Mapping[str, Tensor]], Any]],
+    rows: Sequence[Mapping[str, Any]],
+    collator: MultiTeacherCollator,
+    inputs: Sequence[str],
 ) -> dict[str, tuple[float, float, float]]:
-    """p50 and p95 in milliseconds, and rows per second, of student and session in turns on inputs of the same shape."""
-    times = {}
-    for size, rounds in ((1, _ROUNDS), (_BATCH, _ROUNDS // 10)):
-        batch = _full_batch(view, inputs, size)
-        calls = {
-            "student": functools.partial(_logits, model, [batch], inputs),
-            name: functools.partial(run_session, session, batch, inputs),
-        }
-        times[size] = take_turns(calls, rounds=rounds)
-    return {
-        system: (
-            1000 * float(np.median(one)),
-            1000 * float(np.percentile(one, 95)),
-            _BATCH / float(np.median(times[_BATCH][system])),
-        )
-        for system, one in times[1].items()
-    }
+    """p50 and p95 of single rows in milliseconds, and rows per second in batches, by system."""
 
+    def batches(size: int) -> list[dict[str, Tensor]]:
+        made = (collator(rows[i : i + size]) for i in range(0, len(rows), size))
+        return [{name: batch[name] for name in inputs} for batch in made]
 
-def _full_batch(view: TokenView, inputs: Sequence[str], size: int) -> dict[str, Tensor]:
-    """(B, L) tokens, none of them padding."""
-    tokenizer = view.tokenizer
-    token = next(i for i in sorted(tokenizer.get_vocab().values()) if i not in tokenizer.all_special_ids)
-    values = {"input_ids": token, "attention_mask": 1}
-    shape = (size, _length(view))
-    return {name: torch.full(shape, values.get(name, 0), dtype=torch.int64) for name in inputs}
-
-
-def _length(view: TokenView) -> int:
-    return min(_LENGTH, view.max_length or _LENGTH)
+    found = {}
+    for name, pace in time_rows(calls, batches(1), batches(_BATCH), seconds=_SECONDS, show=True).items():
+        p50, p95 = 1000 * np.quantile(pace.singles, [0.5, 0.95])
+        found[name] = (float(p50), float(p95), pace.throughput)
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .errors import ConfigurationError
 
@@ -66,7 +68,7 @@ def write_onnx(model: nn.Module, example: Mapping[str, Tensor], path: Path) -> P
     inputs = {name: value.repeat(2, 2)[:2, : max(2, value.shape[1])] for name, value in example.items()}
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     try:
-        with _quietly():
+        with _quietly(), _waiting("Writing the graph"):
             torch.onnx.export(
                 _Logits(model, list(inputs)).eval(),
                 tuple(inputs.values()),
@@ -109,7 +111,7 @@ def quantize(path: Path, to: Path) -> Path:
     model.graph.value_info.extend(kept)
     beside = path.with_name(f"{path.name}.data")
     external = beside.is_file()
-    with _quietly():
+    with _quietly(), _waiting("Quantising"):
         quantize_dynamic(
             model,
             to,
@@ -162,3 +164,22 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """A line with the time that has passed, on a terminal, for what does not say how far it is."""
+    done = threading.Event()
+    with tqdm(desc=what, bar_format="{desc}: {elapsed}", leave=False, disable=None) as line:
+
+        def tick() -> None:
+            while not done.wait(0.5):
+                line.refresh()
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

@@ -35,16 +35,34 @@ def save_figure(draw: Callable[..., Figure], path: Path, *arguments: Any) -> Pat
     Returns:
         The path.
     """
-    import matplotlib.style
-
     unfinished = path.with_name(f".{path.name}.unfinished")
-    with warnings.catch_warnings(), matplotlib.style.context("default"):
-        # A name in a script that the font lacks becomes boxes, which its reader understands without a warning.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = draw(*arguments)
-        figure.savefig(unfinished, format="png", dpi=150)
+    unfinished.write_bytes(png(draw, *arguments))
     unfinished.replace(path)
     return path
+
+
+def png(draw: Callable[..., Figure], *arguments: Any, style: Mapping[str, Any] | None = None) -> bytes:
+    """Draw a figure as PNG, on white; see `save_figure`.
+
+    Args:
+        draw: Makes the figure.
+        arguments: For `draw`.
+        style: Settings of matplotlib's that the figure is drawn with.
+
+    Example:
+        >>> png(reliability_diagram, {"bert": [ReliabilityBin(0.9, 0.8, 40)]})[1:4]
+        b'PNG'
+    """
+    import io
+
+    import matplotlib.style
+
+    file = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.style.context(["default", dict(style or {})]):
+        # A name in a script that the font lacks becomes boxes, which its reader understands without a warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        draw(*arguments).savefig(file, format="png", dpi=150)
+    return file.getvalue()
 
 
 def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
@@ -61,7 +79,7 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
     """
     from matplotlib.figure import Figure
 
-    columns = min(len(systems), 4) if len(systems) <= 8 else 5
+    columns = {5: 3, 6: 3}.get(len(systems), min(len(systems), 4 if len(systems) <= 8 else 5))
     rows = math.ceil(len(systems) / columns)
     figure = Figure(figsize=(2.5 * columns + 0.6, 2.6 * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
@@ -73,8 +91,8 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
         axes.plot(confidence, accuracy, color=_BLUE, linewidth=0.8, alpha=0.5)
         # Area by rows: a bin of two rows is no evidence and must not look like any.
         sizes = 8 + 130 * share
-        axes.scatter(confidence, accuracy, sizes, color=_BLUE, zorder=3, label="share of them right")
-        _plainly(axes.set_title(shortened(name, 26), fontsize=9))
+        axes.scatter(confidence, accuracy, sizes, color=_BLUE, zorder=3)
+        _plainly(axes.set_title(shortened(name, 34), fontsize=9))
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.04), aspect="equal")
         axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
         axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
@@ -84,6 +102,8 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
     for i, axes in enumerate(grid[: len(systems)]):
         axes.xaxis.set_tick_params(labelbottom=i + columns >= len(systems))
     handles, labels = grid[0].get_legend_handles_labels()
+    handles += grid[0].plot([], [], color=_BLUE, marker="o", markersize=5, linewidth=0.8)
+    labels.append("share of them right")
     figure.legend(
         handles, labels, loc="outside upper center", ncols=min(3, columns), fontsize=8, frameon=False
     )

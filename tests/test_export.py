@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 import hf_distill.export as export
 from conftest import make_student
 from hf_distill.cli import app
+from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, UnsafeFileError
-from hf_distill.export import OnnxStudent, export_student
+from hf_distill.export import ExportReport, OnnxStudent, Served, export_student
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.building import write_recipe
 from hf_distill.recipe.exporting import export_run
@@ -26,8 +27,8 @@ WHY = "the extra hf-distill[onnx] is not installed"
 
 
 @pytest.fixture(autouse=True)
-def _few_rounds(monkeypatch):
-    monkeypatch.setattr(export, "_ROUNDS", 10)
+def _little_time(monkeypatch):
+    monkeypatch.setattr(export, "_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +96,20 @@ def test_a_float_export_answers_as_the_student(export_once, checkpoints, held_ou
         "onnx": {"accuracy": pytest.approx(accuracy)},
     }
     assert report.systems["onnx"].bytes == (out / "model.onnx").stat().st_size
+    np.testing.assert_allclose(report.answers.logits["student"], reference, atol=1e-5)
+    np.testing.assert_allclose(report.answers.logits["onnx"], reference, atol=1e-5)
+    assert report.answers.labels.tolist() == held_out["label"][:]
+    assert report.answers.example_ids.tolist() == [example_id([text]) for text in held_out["text"][:]]
     assert all(0 < s.p50_ms <= s.p95_ms and s.rows_per_second > 0 for s in report.systems.values())
     assert json.loads((out / "export.json").read_text()) == json.loads(json.dumps(report.to_dict()))
-    assert "100.00% of 33 rows" in (out / "export.md").read_text()
+    text = (out / "export.md").read_text()
+    assert "100.00% of 33 rows" in text and "over 33 of these rows" in text
+
+
+def test_a_stream_of_rows_is_as_good(export_once, checkpoints, held_out, tmp_path):
+    rows = held_out.to_iterable_dataset()
+    report = export_student(checkpoints["bert"], rows=rows, max_length=12, output=tmp_path / "out")
+    assert report.rows == 33 and "over 33 of these rows" in report.measured
 
 
 def test_int8_is_smaller_and_nearly_the_same_and_needs_no_rows(export_once, checkpoints, tmp_path):
@@ -176,7 +188,15 @@ def test_pickled_weights_are_refused(checkpoints, tmp_path, monkeypatch, bert_to
 def exported(monkeypatch):
     """What `export_run` asks for, without exporting."""
     asked = []
-    monkeypatch.setattr(export, "export_student", lambda folder, **options: asked.append((folder, options)))
+
+    def export_student(folder, *, notes=(), **options):
+        asked.append((folder, {"notes": notes, **options} if notes else options))
+        Path(folder, options["output"] or options["format"]).mkdir()
+        return ExportReport(
+            "onnx", "f", (), 9, (), {"student": Served({}, 1, 1, 1, 1)}, "test", 9, 0, 1, "", {}, notes
+        )
+
+    monkeypatch.setattr(export, "export_student", export_student)
     return asked
 
 
@@ -198,12 +218,13 @@ def recipe(tmp_path: Path, held_out, **evaluation) -> None:
 
 def test_a_run_is_compared_on_the_rows_of_its_report(exported, tmp_path, held_out):
     recipe(tmp_path, held_out, batch_size=4, metrics=["nll"])
-    export_run(tmp_path, format="int8", output="there")
+    there = tmp_path / "there"
+    report = export_run(tmp_path, format="int8", output=there)
     ((folder, options),) = exported
     assert len(options.pop("rows")) == 9
     assert options == {
         "format": "int8",
-        "output": "there",
+        "output": there,
         "text_columns": ("text",),
         "label_column": "label",
         "metrics": ("nll",),
@@ -212,6 +233,9 @@ def test_a_run_is_compared_on_the_rows_of_its_report(exported, tmp_path, held_ou
         "max_length": 20,
         "task": "text-classification",
     }
+    # There is no verdict that the exported student could be added to.
+    assert report.notes == ("The run's verdict was left alone: the run has none.",)
+    assert f"Note: {report.notes[0]}" in (there / "export.md").read_text()
 
 
 def test_training_rows_are_named_as_such(exported, tmp_path, held_out):
@@ -226,7 +250,7 @@ def test_a_run_without_recipe_or_rows_is_compared_on_random_tokens(exported, tmp
     export_run(tmp_path)
     recipe(tmp_path, held_out)
     (tmp_path / "test.jsonl").unlink()
-    export_run(tmp_path)
+    export_run(tmp_path, format="int8")
     (_, without_recipe), (_, without_rows) = exported
     assert "rows" not in without_recipe and "no recipe.yaml" in without_recipe["notes"][0]
     assert "rows" not in without_rows and "there is no file" in without_rows["notes"][0]

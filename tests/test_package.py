@@ -31,6 +31,7 @@ LAYERS = (
     {"student_trainer"},
     {"trainer_pushes"},
     {"hub"},
+    {"pushed_files"},
     {"verdict", "export", "attention"},
     {"evaluation", "preparation", "audit", "hidden", "resuming"},
     {"ensemble", "accounting", "student", "student_building", "student_speed", "cache"},
@@ -44,7 +45,7 @@ LAYERS = (
     {"views", "tasks", "row_weights", "states"},
     {"fusion", "losses", "metrics", "schedules", "plots"},
     {"alignment", "layer_map", "word_alignment", "comparison"},
-    {"lookup", "table", "store", "processes", "timing", "onnx_files", "pushed_files", "markdown", "hub_ids"},
+    {"lookup", "table", "store", "processes", "timing", "onnx_files", "markdown", "hub_ids"},
     {"errors"},
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 from scipy.stats import binomtest, t
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.comparison import Interval, paired_bootstrap
+from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, HfDistillError
-from hf_distill.verdict import Answers, SavedRows, best_teacher, compare_runs, judge, show_losses
+from hf_distill.verdict import Answers, SavedRows, best_teacher, judge, show_losses
 from hf_distill.verdict.cost import Timing, measure_costs
 from hf_distill.verdict.figures import Claim, Cost
 from hf_distill.verdict.jobs import LOG_FILE, Job, places, run_jobs
@@ -90,6 +92,33 @@ def test_a_label_held_impossible_leaves_no_interval():
     assert math.isnan(found.value.value) and not found.better and not found.worse
 
 
+@pytest.mark.parametrize(
+    ("student", "baseline", "seeds", "proven"),
+    [
+        (4, 0, 1, False),  # the interval leaves zero out, p = 0.125
+        (5, 0, 1, False),  # p = 0.063
+        (7, 1, 1, False),  # p = 0.070
+        (6, 0, 1, True),  # p = 0.031
+        (9, 1, 1, True),  # p = 0.021
+        (5, 0, 5, False),
+        (6, 0, 5, True),
+    ],
+)
+def test_few_rows_prove_nothing(student, baseline, seeds, proven):
+    right = np.ones((2, seeds, 500))
+    right[1, :, :student] = 0
+    right[0, :, student : student + baseline] = 0
+    found = difference("accuracy", ("a", "b"), *right)
+    assert found.value.beyond_chance
+    assert found.beyond_chance is found.better is proven and not found.worse
+    assert (found.mcnemar[0] < 0.05) is (student >= 6 and student != 7)
+
+
+def test_all_of_three_rows_prove_nothing():
+    found = difference("accuracy", ("a", "b"), np.ones((5, 3)), np.zeros((5, 3)))
+    assert found.value == (1.0, 1.0, 1.0) and not found.beyond_chance
+
+
 def test_less_nll_is_better():
     down = Difference("nll", "a", "b", Interval(-0.2, -0.3, -0.1), 0.1)
     assert down.better and not down.worse
@@ -121,8 +150,10 @@ def test_intervals_hold_what_the_documentation_says():
 # ---- Words ----
 
 
-def claim(value, low, high, **changes):
-    gain = Difference("accuracy", "student", "fine-tuned, last step", Interval(value, low, high), 0.024)
+def claim(value, low, high, few=False, **changes):
+    gain = Difference(
+        "accuracy", "student", "fine-tuned, last step", Interval(value, low, high), 0.024, enough=not few
+    )
     given = {
         "accuracy": 0.912,
         "spread": 0.002,
@@ -148,13 +179,19 @@ def claim(value, low, high, **changes):
             "chance on these 500 rows; detectable from 2.4 points; keeps 98.6 % of the ensemble at 0.21× its latency",
         ),
         (
+            claim(0.008, 0.002, 0.016, few=True),
+            "distilled student: accuracy 91.2 ± 0.2, +0.8 over fine-tuning (95 % interval +0.2 to +1.6): no gain beyond "
+            "chance on these 500 rows, on too few of which the answers differ; detectable from 2.4 points; keeps 98.6 % of "
+            "the ensemble at 0.21× its latency",
+        ),
+        (
             claim(-0.011, -0.016, -0.006, latency=None),
             "distilled student: accuracy 91.2 ± 0.2, −1.1 against fine-tuning (95 % interval −1.6 to −0.6): distillation "
             "did harm here; keeps 98.6 % of the ensemble",
         ),
         (
             claim(0, 0, 0, gain=None, baseline=None, spread=None, teachers=1),
-            "distilled student: accuracy 91.2 on 500 rows, compared with no fine-tuning, keeps 98.6 % of its teacher at "
+            "distilled student: accuracy 91.2 (one seed) on 500 rows, compared with no fine-tuning, keeps 98.6 % of its teacher at "
             "0.21× its latency",
         ),
     ],
@@ -534,60 +571,6 @@ def test_the_page_renders(folder, tmp_path):
         assert part.std() > 5, "an empty stretch"
 
 
-# ---- Comparing runs ----
-
-
-@pytest.fixture
-def two_runs(run, tmp_path):
-    for saved in run.students:
-        saved.save(tmp_path / "a")
-    for saved in _renamed(run.baselines)[:1]:
-        saved.save(tmp_path / "b")
-    return tmp_path
-
-
-def test_runs_are_compared_on_the_same_rows(two_runs, run):
-    found = compare_runs([two_runs / "b", two_runs / "a"])
-    known = run.labels >= 0
-    right = [
-        np.mean([(s.rows.log_probs[name].argmax(1) == run.labels)[known] for s in rows])
-        for rows, name in ((run.baselines[:1], "last"), (run.students, "student"))
-    ]
-    (accuracy,) = (d for d in found.differences if d.measure == "accuracy")
-    assert accuracy.value.value == pytest.approx(right[1] - right[0]) and accuracy.better
-    assert found.rows == 299 and list(found.seeds.values()) == [1, 3]
-    assert f"{two_runs / 'a'} is better than {two_runs / 'b'}" in found.sentence
-    again = compare_runs([two_runs / "a", two_runs / "b"])
-    assert f"{two_runs / 'b'} is worse" in again.sentence and "one seed" in again.sentence
-    assert json.loads((again.save(two_runs / "out").parent / "comparison.json").read_text())["rows"] == 299
-
-
-def test_runs_that_cannot_be_compared(two_runs, run):
-    from hf_distill.cli import app
-
-    first = run.students[0]
-    other = first.rows._replace(example_ids=first.rows.example_ids + 1)
-    SavedRows(**{**vars(first), "rows": other}).save(two_runs / "c")
-    SavedRows(**{**vars(first), "split": "validation"}).save(two_runs / "d")
-    moved = np.where(first.rows.labels == 0, 1, first.rows.labels)
-    SavedRows(**{**vars(first), "rows": first.rows._replace(labels=moved)}).save(two_runs / "e")
-    for name, words in {"c": "evaluated on other rows: 300 of its own, 300 here, 0 in common", "d": "on its validation split",
-                        "e": "with other labels", "none": "has no verdict/rows-student"}.items():  # fmt: skip
-        done = CliRunner().invoke(app, ["compare", str(two_runs / "a"), str(two_runs / name)])
-        assert done.exit_code == 3 and words in done.stderr
-        assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
-    for given in ([two_runs / "a"], [two_runs / "a", two_runs / "a"]):
-        with pytest.raises(ConfigurationError):
-            compare_runs(given)
-
-
-def test_rows_of_an_earlier_recipe_are_not_compared(two_runs, run):
-    os.utime(two_runs / "a" / "verdict" / "rows-student-4.npz", (1, 1))
-    stale = SavedRows(**{**vars(run.students[0]), "seed": 99, "key": "older"}).save(two_runs / "a")
-    os.utime(stale, (2, 2))
-    assert compare_runs([two_runs / "b", two_runs / "a"]).seeds[str(two_runs / "a")] == 3
-
-
 # ---- While it trains ----
 
 
@@ -772,10 +755,19 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     np.testing.assert_array_equal(before, again.rows.log_probs["last"])
     assert again.key == key and "log" in again.facts
 
-    # Another recipe is another training.
-    printed = train(recipe, "losses.temperature=5")
-    assert trained[-3:] == [("baseline", 3), ("student", 4), ("baseline", 4)]
-    assert "is not trained again" not in printed
+    # Another recipe is another training; so are other steps at which the best could be chosen.
+    everything = [("baseline", 3), ("student", 4), ("baseline", 4)]
+    for change in ("losses.temperature=5", "training.eval_steps=3"):
+        printed = train(recipe, change)
+        assert trained[-3:] == everything and "is not trained again" not in printed
+    del trained[:]
+    train(recipe, "training.eval_steps=3", "training.hub_private_repo=true", "training.logging_steps=1")
+    assert trained == []
+
+    # A student that another training left in the folder is not the one that the rows are of.
+    train(recipe, "losses.temperature=7", "training.eval_steps=3", "evaluation={verdict: false}")
+    printed = train(recipe, "training.eval_steps=3")
+    assert "is not trained again" not in printed.partition("Finished before")[0]
 
 
 def test_one_seed_and_what_has_no_verdict(recipe):
@@ -841,16 +833,64 @@ def test_a_single_teacher_is_one_of_several(recipe, changes, words):
         load_recipe(recipe, ["evaluation.seeds=1", "evaluation.single_teacher=true", *changes])
 
 
+def test_both_are_chosen_by_the_rows_of_the_report_or_neither(recipe):
+    train(
+        recipe,
+        "evaluation={seeds: 1, split: validation}",
+        "training.load_best_model_at_end=true",
+        "training.save_strategy=steps",
+        "training.save_steps=2",
+    )
+    baseline = load_rows(Path("out/verdict/rows-baseline-3.npz"))
+    assert set(baseline.rows.log_probs) == {"last", "best"} and baseline.validation is None
+
+
+def test_lengths_follow_the_rows(recipe, checkpoints):
+    train(recipe, "evaluation={seeds: 1}", "training.train_sampling_strategy=group_by_length")
+    saved = load_rows(Path("out/verdict/rows-student-3.npz"))
+    texts = datasets.Dataset.from_json("test.jsonl")["text"]
+    found = dict(zip(saved.rows.example_ids.tolist(), saved.lengths.tolist(), strict=True))
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints["student"])
+    assert found == {example_id((text,)): len(tokenizer(text)["input_ids"]) for text in texts}
+
+
+def test_a_wrong_label_is_said_before_the_training(recipe):
+    from hf_distill.cli import app
+
+    rows = [{"text": "a film", "label": "positive"}, {"text": "a plot", "label": "neutral"}]
+    datasets.Dataset.from_list(rows).to_json("test.jsonl")
+    done = CliRunner().invoke(app, ["train", recipe])
+    assert done.exit_code == 3 and "neutral" in done.output and not Path("out/model.safetensors").exists()
+
+
+def test_a_teacher_that_is_gone_costs_a_note(recipe, checkpoints, tmp_path, monkeypatch):
+    shutil.copytree(checkpoints["roberta"], "gone")
+    from hf_distill.recipe import verdict as recipe_side
+
+    answered = recipe_side.answers_of_all
+    monkeypatch.setattr(recipe_side, "answers_of_all", lambda *a: (answered(*a), shutil.rmtree("gone"))[0])
+    train(
+        recipe,
+        "evaluation={seeds: 1}",
+        f"teachers={{models: [{checkpoints['bert']}, ./gone], cache_dir: cache}}",
+    )
+    content = json.loads(Path("out/report.json").read_text())
+    assert set(content["cost"]["systems"]) == {"student", "teacher:bert"}
+    assert any("Teacher 'gone' could not be timed on this machine" in note for note in content["notes"])
+    assert content["systems"]["ensemble"]["metrics"]["accuracy"] > 0 and content["claim"]["latency"] is None
+
+
 def test_no_labels_no_baseline(recipe, monkeypatch):
     from hf_distill.recipe import load_data, load_recipe
-    from hf_distill.recipe.trainings import labelled_rows
+    from hf_distill.recipe.trainings import has_labels, labelled_rows
 
     checked = load_recipe(recipe)
     raw = load_data(checked)["train"]
     assert len(labelled_rows(checked, raw, ["negative", "positive"])) == 24
     blank = datasets.Dataset.from_list([{"text": "a film", "label": None}] * 3)
-    with pytest.raises(DataError, match="none of the 3 train rows"):
-        labelled_rows(checked, blank, ["negative", "positive"])
+    assert has_labels(checked, raw, ["negative", "positive"])
+    assert not has_labels(checked, blank, ["negative", "positive"])
+    assert not has_labels(checked, blank.remove_columns("label"), ["negative", "positive"])
     datasets.Dataset.from_list([{"text": row["text"], "label": -100} for row in raw]).to_json("train.jsonl")
     train(recipe, "losses={task_weight: 0, distill_weight: 1}", "evaluation.seeds=1")
     content = json.loads(Path("out/report.json").read_text())

@@ -107,18 +107,23 @@ def compare(
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Write comparison.json and comparison.md there.", show_default=False
+            metavar="DIR",
+            help="Write comparison.json, comparison.md and comparison.html there; of one run, its report.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Say whose student is better beyond chance: runs on the same rows, each compared with the first."""
+    """Say whose student is better beyond chance: runs on the same rows, each compared with the first and with its own
+    fine-tuning. Of one run, show its verdict again."""
     with reporting():
-        from ..verdict import compare_runs
+        from ..verdict.compare import compare_runs
+        from ..verdict.opening import saved_verdict
 
-        report = compare_runs(runs)
-        if output is not None:
-            report.save(output)
+        report = saved_verdict(runs[0]) if len(runs) == 1 else compare_runs(runs)
+        page = None if output is None else report.save(output)
         say(str(report))
+        if page is not None:
+            say(f"\nThe page is {page}")
 
 
 def _numbers(layers: str | None) -> list[int] | None:

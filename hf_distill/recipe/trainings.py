@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
 from .building import build_arguments, build_trainer, teacher_specs
 from .sections import Losses, Recipe
 from .student_section import build_recipe_student
@@ -158,7 +157,9 @@ def _train_baseline(
     training |= {**_OWN, "seed": seed, "output_dir": str(folder), "max_steps": facts["steps"]}
     # Weights that are spread over processes cannot be kept aside.
     whole = not (training.get("fsdp") or training.get("deepspeed"))
-    selects = "validation" in rows and split != "validation" and whole
+    # Where the report's own rows chose the student's step, they choose the baseline's too: both are flattered alike.
+    alike = split != "validation" or bool(recipe.training.get("load_best_model_at_end"))
+    selects = "validation" in rows and alike and whole
     training |= {"eval_strategy": "steps" if selects else "no", "eval_steps": facts["eval_steps"]}
     args = build_arguments(
         recipe.model_copy(
@@ -206,8 +207,8 @@ def _choice(recipe: Recipe, metrics: Any) -> tuple[str, bool]:
     return ("accuracy", True) if "accuracy" in metrics else ("loss", False)
 
 
-def labelled_rows(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> datasets.Dataset:
-    """Returns the rows that have a label.
+def has_labels(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> bool:
+    """Whether any row has a label.
 
     Args:
         recipe: names the column.
@@ -215,20 +216,30 @@ def labelled_rows(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> d
         label_names: of the classes.
 
     Raises:
-        DataError: none has.
+        DataError: a label is none of the classes.
+    """
+    return recipe.data.label_column in rows.column_names and len(labelled_rows(recipe, rows, label_names)) > 0
+
+
+def labelled_rows(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> datasets.Dataset:
+    """Returns the rows that have a label.
+
+    Args:
+        recipe: names the column, which they have.
+        rows: raw rows.
+        label_names: of the classes.
+
+    Raises:
+        DataError: a label is none of the classes.
     """
     import numpy as np
 
     from ..data import UNLABELLED, label_encoder
 
     column = recipe.data.label_column
-    if column not in rows.column_names:
-        raise DataError(f"the train rows have no column {column!r}")
     encode = label_encoder(rows.features[column], tuple(label_names), column)
     labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
     kept = np.flatnonzero(labels != UNLABELLED)
-    if not len(kept):
-        raise DataError(f"none of the {len(rows)} train rows has a label in column {column!r}")
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
@@ -340,12 +351,13 @@ def _saved(
         label_names=tuple(trainer.student_labels),
         rows=answers[0],
         validation=answers[1] if len(answers) > 1 else None,
-        lengths=_lengths(trainer, rows[split]),
+        lengths=_lengths(trainer, rows[split], answers[0].example_ids),
         facts={
             "steps": state.global_step,
             "seconds": runtimes[-1] if runtimes else None,
             "best_step": best_step,
             "eval_steps": _eval_steps(trainer),
+            "weights": weights_digest(trainer.student),
             "label_names": list(trainer.student_labels),
             "log": kept,
         },
@@ -362,11 +374,31 @@ def _eval_steps(trainer: MultiTeacherDistillationTrainer) -> int:
     return max(1, min(round(state.global_step / epochs), state.global_step))
 
 
-def _lengths(trainer: MultiTeacherDistillationTrainer, rows: datasets.Dataset) -> np.ndarray | None:
-    """(N,) tokens of each row as the student reads it."""
+def weights_digest(student: PreTrainedModel) -> str:
+    """What weights are known by, in whichever floating type they are kept."""
+    import torch
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for name, tensor in student.state_dict().items():
+        tensor = tensor.detach().cpu()
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(name.encode())
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _lengths(
+    trainer: MultiTeacherDistillationTrainer, rows: datasets.Dataset, example_ids: np.ndarray
+) -> np.ndarray | None:
+    """(N,) tokens of each row as the student reads it, in the order of its answers, which is the sampler's."""
     import numpy as np
 
     prepared = trainer.get_eval_dataloader(rows).dataset
     if "input_ids" not in prepared.column_names:
         return None
-    return np.array([len(tokens) for tokens in prepared.with_format(None)["input_ids"][:]], dtype=np.int64)
+    columns = prepared.with_format(None)
+    tokens = {
+        row: len(ids) for row, ids in zip(columns["example_id"][:], columns["input_ids"][:], strict=True)
+    }
+    return np.array([tokens[row] for row in example_ids.tolist()], dtype=np.int64)

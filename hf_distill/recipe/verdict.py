@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
 from .building import recipe_fusion, teacher_specs
 from .loading import evaluation_split, load_data
-from .pushing import pushes
 from .sections import Recipe
 from .trainings import (
     answers_of_all,
     first_seed,
-    labelled_rows,
+    has_labels,
     part_folder,
     student_rows,
     train_part,
+    weights_digest,
 )
 
 if TYPE_CHECKING:
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
     from ..verdict import SavedRows, VerdictReport
     from ..verdict.figures import Cost
 
-# What of `training` decides neither the weights nor what they are evaluated on.
+# What of `training` decides neither the weights nor what they are evaluated on; whatever the Hub is told neither. Which
+# steps are evaluated and which may be kept is looked up where the arguments are complete.
 _IRRELEVANT = {
     "output_dir", "seed", "disable_tqdm", "log_level", "logging_dir", "logging_first_step", "logging_steps",
     "logging_strategy", "report_to", "run_name", "save_steps", "save_total_limit", "dataloader_num_workers",
-    "dataloader_pin_memory", "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_strategy",
+    "dataloader_pin_memory", "per_device_eval_batch_size", "push_to_hub",
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ class Verdict:
         from ..errors import HfDistillError
         from ..processes import once
         from ..student import load_trained
-        from ..verdict.rows import finished_rows
+        from ..verdict.rows import finished_rows, load_rows, rows_file
 
         def is_there() -> bool:
             found = finished_rows(self.folder, "student", self.seeds[0], self.key)
@@ -89,6 +89,9 @@ class Verdict:
             return False
         try:
             trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
+            own = load_rows(rows_file(self.folder, "student", self.seeds[0]))
+            if weights_digest(trained) != own.facts.get("weights"):
+                return False  # of another training, which left the rows of this one behind
             trainer.student.load_state_dict(trained.state_dict())
             trainer.state = TrainerState.load_from_json(str(self.folder / "trainer_state.json"))
         except (HfDistillError, OSError, RuntimeError, ValueError, KeyError):
@@ -147,7 +150,7 @@ class Verdict:
         from ..verdict.rows import finished_rows, load_rows, rows_file
 
         teacher = best_teacher(teachers.rows) if self.recipe.evaluation.single_teacher else None
-        others = ["baseline"] if self._has_labels(trainer) else []
+        others = ["baseline"] if has_labels(self.recipe, self.rows["train"], trainer.student_labels) else []
         others += ["single"] if teacher is not None else []
         parts = [(part, seed) for seed in self.seeds for part in ("student", *others)][1:]
         found = {("student", self.seeds[0]): own}
@@ -157,6 +160,8 @@ class Verdict:
 
         there = once(finished, trainer.accelerator)
         missing = [part for part in parts if part not in there]
+        if missing:
+            _release(trainer)
         main = trainer.is_world_process_zero()
         if there and main:
             named = ", ".join(f"{part} of seed {seed}" for part, seed in there)
@@ -188,14 +193,6 @@ class Verdict:
         name = f"The training of the {part} with seed {seed}"
         return Job(name, tuple(arguments), part_folder(self.recipe, part, seed), int(own.facts["steps"]))
 
-    def _has_labels(self, trainer: MultiTeacherDistillationTrainer) -> bool:
-        """Whether there is anything to fine-tune on without teachers."""
-        try:
-            labelled_rows(self.recipe, self.rows["train"], trainer.student_labels)
-        except DataError:
-            return False
-        return True
-
     def _report(
         self,
         trainer: MultiTeacherDistillationTrainer,
@@ -214,8 +211,6 @@ class Verdict:
 
         choice, recipe = trainer.fusion_choice, self.recipe
         texts = distinct_rows(self.rows[self.split], recipe.data.text_columns)
-        # A report that is pushed must not publish rows that nobody has published yet.
-        hidden = pushes(recipe) and recipe.data.dataset is None
         prepared = trainer.get_eval_dataloader(self.rows[self.split]).dataset
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
@@ -232,11 +227,8 @@ class Verdict:
             notes.append("No teacher has every class, so there is no student of the best single teacher.")
         if not baselines:
             notes.append("No training row has a label, so there is no fine-tuned baseline.")
-        if hidden:
-            notes.append(
-                "No text of a row is shown, since the report is pushed and the rows are local files."
-            )
-        costs, conditions, crowded = self._costs(trainer, texts)
+        costs, conditions, crowded, failed = self._costs(trainer, texts)
+        notes += failed
         own = found["student", self.seeds[0]]
         share = teacher_share(
             costs,
@@ -252,7 +244,7 @@ class Verdict:
             task=recipe.task,
             metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
             fusion=summary(choice.fusion),
-            texts=None if hidden else texts,
+            texts=texts,
             left_out=fitted if seen else None,
             costs=costs,
             conditions=conditions,
@@ -264,23 +256,35 @@ class Verdict:
 
     def _costs(
         self, trainer: MultiTeacherDistillationTrainer, texts: Mapping[int, tuple[str, ...]]
-    ) -> tuple[dict[str, Cost], str, str]:
-        """Student and teachers timed alone, one after another; teachers that are cached are loaded for it, one at a time."""
+    ) -> tuple[dict[str, Cost], str, str, list[str]]:
+        """Student and teachers timed alone, one after another; teachers that are cached are loaded for it, one at a time.
+
+        A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
+        """
+        from ..errors import HfDistillError
         from ..teachers import Teacher
-        from ..verdict.cost import busy, conditions, measure_costs, time_model, timed_rows
+        from ..timing import timed_rows
+        from ..verdict.cost import busy, conditions, measure_costs, time_model
 
         device, rows = trainer.args.device, timed_rows(texts.values())
         live = {teacher.name: teacher for teacher in trainer.teachers if isinstance(teacher, Teacher)}
 
+        failed: list[str] = []
+
         def timing(teacher: Any) -> Any:
-            loaded = live.get(teacher.called) or teacher.load(self.recipe.task)
-            return time_model(loaded.model, loaded.view, rows, device=device)
+            try:
+                loaded = live.get(teacher.called) or teacher.load(self.recipe.task)
+                return time_model(loaded.model, loaded.view, rows, device=device)
+            except (HfDistillError, OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                failed.append(f"Teacher {teacher.called!r} could not be timed on this machine: {reason}")
+                return None
 
         waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in teacher_specs(self.recipe)}
         costs = measure_costs(
             lambda: time_model(trainer.student, trainer.student_view, rows, device=device), waiting
         )
-        return costs, conditions(device, self.split, len(rows)), busy()
+        return costs, conditions(device, self.split, len(rows)), busy(), failed
 
 
 def open_verdict(
@@ -289,6 +293,9 @@ def open_verdict(
     """Returns the verdict that a run is to end with, or None where there is to be none.
 
     There is none without a test or validation split, where that has no labels, and where `evaluation.verdict` is false.
+
+    Raises:
+        DataError: a label of the split is none of the student's.
 
     Args:
         recipe: a recipe of `load_recipe`.
@@ -299,9 +306,7 @@ def open_verdict(
     if not recipe.evaluation.verdict or split in (None, "train"):
         return None
     assert split is not None
-    try:
-        labelled_rows(recipe, rows[split], trainer.student_labels)
-    except DataError:
+    if not has_labels(recipe, rows[split], trainer.student_labels):
         return None
     return Verdict(recipe, rows, split, _key(recipe, rows, trainer, split))
 
@@ -322,8 +327,9 @@ def train_verdict_part(recipe: Recipe, part: str, seed: int, key: str) -> None:
     split = evaluation_split(recipe, rows)
     assert split is not None
     own = load_rows(rows_file(recipe.training["output_dir"], "student", first_seed(recipe)))
-    teachers = load_rows(rows_file(recipe.training["output_dir"], "teachers", None))
-    teacher = best_teacher(teachers.rows) if part == "single" else None
+    teacher = None
+    if part == "single":
+        teacher = best_teacher(load_rows(rows_file(recipe.training["output_dir"], "teachers", None)).rows)
     train_part(recipe, rows, split, part, seed, key, own.facts, teacher)
 
 
@@ -334,18 +340,15 @@ def _key(
     split: str,
 ) -> str:
     """What decides the trainings of a verdict: the run as a checkpoint describes it, the start, and the rows."""
-    import torch
     import xxhash
 
     from .. import __version__
     from ..processes import once
     from ..resuming import describe_run
 
+    args = trainer.args
     run = {k: v for k, v in describe_run(trainer, recipe_fusion(recipe, split)).items() if k != "seed"}
-    digest = xxhash.xxh3_128()
-    for name, tensor in trainer.student.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest = xxhash.xxh3_128(weights_digest(trainer.student).encode())
     for name in dict.fromkeys((split, "validation")):
         if name in rows:
             prepared = trainer.get_eval_dataloader(rows[name]).dataset.with_format("numpy")
@@ -354,7 +357,12 @@ def _key(
     about = {
         "version": __version__,
         "run": run,
-        "training": {k: v for k, v in recipe.training.items() if k not in _IRRELEVANT},
+        "training": {
+            k: v for k, v in recipe.training.items() if k not in _IRRELEVANT and not k.startswith("hub_")
+        },
+        "evaluated": [str(args.eval_strategy), args.eval_steps, args.metric_for_best_model],
+        "kept": [str(args.save_strategy), args.save_steps] if args.load_best_model_at_end else None,
+        "metrics": recipe.evaluation.metrics,
         "student": recipe.student.model_dump(),
         "split": split,
         "sources": _sources(recipe),
@@ -362,6 +370,13 @@ def _key(
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     # Weights may differ between processes before the first step spreads those of the main one.
     return once(digest.hexdigest, trainer.accelerator)
+
+
+def _release(trainer: MultiTeacherDistillationTrainer) -> None:
+    """Frees what a finished training holds on its device, for those that follow."""
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.accelerator.free_memory()
 
 
 def _sources(recipe: Recipe) -> dict[str, str]:

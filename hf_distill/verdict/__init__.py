@@ -1,10 +1,12 @@
 """Was distillation worth it? Student, the same student without teachers, teachers and ensemble on the same rows."""
 
-from .compare import RunComparison, compare_runs
+from .compare import compare_runs
 from .judging import judge
 from .live_table import show_losses
+from .reading import load_report
 from .report import VerdictReport
 from .rows import Answers, SavedRows
+from .run_comparison import RunComparison
 from .systems import best_teacher
 
 __all__ = [
@@ -15,5 +17,6 @@ __all__ = [
     "best_teacher",
     "compare_runs",
     "judge",
+    "load_report",
     "show_losses",
 ]

@@ -5,10 +5,8 @@ Shapes: B rows of a batch.
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..timing import time_rows
 from ..views import TokenView, named_inputs
 from .figures import Cost
 from .systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
@@ -26,12 +25,6 @@ SECONDS = 5.0
 
 BATCH_SIZE = 32
 """B of the throughput."""
-
-_MOST_ROWS = 256
-# Forwards before those that count: allocators, caches and the choice of kernels settle.
-_WARM_UP = 3
-# As many latencies are enough for a median and a 95th percentile; of a slow model there are at least a few.
-_MOST, _LEAST = 400, 5
 
 
 class Timing(NamedTuple):
@@ -85,15 +78,12 @@ def time_model(
 
     try:
         with torch.inference_mode():
-            run = _timed(model, device)
-            singles = list(_measured(run, batches(1), seconds / 2, most=min(_MOST, len(texts))))
-            whole = batches(batch_size)
-            taken = list(_measured(run, whole, seconds / 2, most=_MOST))
+            forward = {"": lambda inputs: model(**inputs)}
+            pace = time_rows(forward, batches(1), batches(batch_size), seconds=seconds)[""]
     finally:
         model.to(home).train(training)
-    rows = sum(next(iter(whole[i % len(whole)].values())).shape[0] for i in range(len(taken)))
     size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    return Timing(tuple(singles), rows / sum(taken), model.num_parameters(), size)
+    return Timing(pace.singles, pace.throughput, model.num_parameters(), size)
 
 
 def _collate(
@@ -105,45 +95,9 @@ def _collate(
     return ((key, value.to(device)) for key, value in inputs.items() if key in known)
 
 
-def _timed(model: PreTrainedModel, device: torch.device) -> Callable[[Mapping[str, Tensor]], float]:
-    def run(inputs: Mapping[str, Tensor]) -> float:
-        _finish(device)
-        began = time.perf_counter()
-        model(**inputs)
-        _finish(device)
-        return time.perf_counter() - began
-
-    return run
-
-
-def _finish(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _measured(
-    run: Callable[[Mapping[str, Tensor]], float],
-    inputs: Sequence[Mapping[str, Tensor]],
-    seconds: float,
-    *,
-    most: int,
-) -> Iterator[float]:
-    """Times of the inputs in turn, until the time is over; a few that warm up do not count."""
-    began = time.perf_counter()
-    for _ in range(_WARM_UP):
-        run(inputs[0])
-        if time.perf_counter() - began > seconds / 2:
-            break
-    began = time.perf_counter()
-    for i, batch in enumerate(itertools.islice(itertools.cycle(inputs), most)):
-        if i >= min(_LEAST, most) and time.perf_counter() - began > seconds:
-            break
-        yield run(batch)
-
-
 def measure_costs(
     student: Callable[[], Timing],
-    teachers: Mapping[str, Callable[[], Timing]],
+    teachers: Mapping[str, Callable[[], Timing | None]],
     *,
     show: bool = True,
 ) -> dict[str, Cost]:
@@ -153,7 +107,7 @@ def measure_costs(
 
     Args:
         student: Times the student.
-        teachers: By name.
+        teachers: By name; of one that returns None nothing is known, and nothing of the ensemble.
         show: Whether a bar shows how far it is.
 
     Example:
@@ -165,10 +119,10 @@ def measure_costs(
     """
     waiting = {STUDENT: student, **{f"{TEACHER}{name}": timing for name, timing in teachers.items()}}
     bar = tqdm(waiting.items(), desc="Timing models", leave=False, disable=None if show else True)
-    timings = {name: timing() for name, timing in bar}
+    timings = {name: made for name, timing in bar if (made := timing()) is not None}
     costs = {name: _cost([timing]) for name, timing in timings.items()}
-    each = [timings[f"{TEACHER}{name}"] for name in teachers]
-    if each:
+    each = [timings[name] for name in waiting if name in timings and name != STUDENT]
+    if each and len(each) == len(teachers):
         costs[ENSEMBLE] = _cost(each)
         costs[TOGETHER] = _cost([timings[STUDENT], *each])
     return costs
@@ -186,17 +140,6 @@ def _cost(timings: Sequence[Timing]) -> Cost:
     )
 
 
-def timed_rows(texts: Iterable[Sequence[str]], most: int = _MOST_ROWS) -> list[Sequence[str]]:
-    """Rows to time on, evenly from all of them, in an order that mixes lengths.
-
-    Example:
-        >>> timed_rows([["a"], ["b"], ["c"], ["d"]], 2)
-        [['a'], ['c']]
-    """
-    rows = list(texts)
-    return rows[:: max(1, -(-len(rows) // most))]
-
-
 def conditions(device: torch.device, split: str, rows: int, batch_size: int = BATCH_SIZE) -> str:
     """Under what was measured, as a sentence.
 
@@ -204,15 +147,22 @@ def conditions(device: torch.device, split: str, rows: int, batch_size: int = BA
         >>> conditions(torch.device("cpu"), "test", 64).split(", ")[-2]
         'over up to 64 test rows'
     """
-    where = (
-        f"cpu with {torch.get_num_threads()} thread(s), {os.cpu_count()} cores"
-        if device.type == "cpu"
-        else f"{torch.cuda.get_device_name(device) if device.type == 'cuda' else device}"
-    )
     return (
-        f"Forwards alone, without tokenizing, on {where}: latency of single rows, throughput of batches of {batch_size}, "
+        f"Forwards alone, without tokenizing, on {place(device)}: latency of single rows, throughput of batches of {batch_size}, "
         f"over up to {rows} {split} rows, weights in the type they are stored in. An ensemble's teachers take turns."
     )
+
+
+def place(device: torch.device) -> str:
+    """Where a model runs, as precisely as latencies need it.
+
+    Example:
+        >>> place(torch.device("cpu")).startswith("cpu with 1 thread(s), ")
+        True
+    """
+    if device.type == "cpu":
+        return f"cpu with {torch.get_num_threads()} thread(s), {os.cpu_count()} cores"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def busy(load: float | None = None, cores: int | None = None) -> str:
@@ -226,13 +176,24 @@ def busy(load: float | None = None, cores: int | None = None) -> str:
         >>> busy(load=2.0, cores=2)
         ''
     """
+    much = overload(load, cores)
+    if not much:
+        return ""
+    return (
+        f"The machine was busy with other work while models were timed ({much}): latencies are longer than they need be and "
+        "do not compare well, so the verdict names none."
+    )
+
+
+def overload(load: float | None = None, cores: int | None = None) -> str:
+    """How many processes want how many cores, where that is too many; the arguments are those of `busy`.
+
+    Example:
+        >>> overload(load=5.0, cores=2), overload(load=2.0, cores=2)
+        ('load 5.0 on 2 cores', '')
+    """
     cores = cores or os.cpu_count() or 1
     if load is None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     # What this run did itself before the timing is part of the load, so that a little more than the cores is no sign.
-    if load <= 1.5 * cores:
-        return ""
-    return (
-        f"The machine was busy with other work while models were timed (load {load:.1f} on {cores} cores): latencies are "
-        "longer than they need be and do not compare well, so the verdict names none."
-    )
+    return f"load {load:.1f} on {cores} cores" if load > 1.5 * cores else ""

@@ -1,4 +1,4 @@
-"""The verdict's figures, as SVG that takes its colours from the page: for light and dark screens, and for paper.
+"""The verdict's figures; as SVG they take their colours from the page: for light and dark screens, and for paper.
 
 Names are shown as they are written; long ones lose their middle.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..comparison import Interval
 from ..plots import shortened
-from .figures import Group, Training
+from .figures import TRAINED, Group, Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 # Okabe, Ito: Color Universal Design, 2008.
 _BLUE, _ORANGE, _GREEN, _GREY, _GRID = "#0072b2", "#d55e00", "#009e73", "#666666", "#dddddd"
+_PURPLE = "#b5588c"  # theirs is too light for words on white
+_BACK = "#fffffe"  # that no colour of a text is taken for it
 
 # A page sets these; black is the colour of its text.
 COLOURS = {
     "#000000": "currentColor",
+    _BACK: "var(--back)",
     _BLUE: "var(--blue)",
     _ORANGE: "var(--orange)",
     _GREEN: "var(--green)",
+    _PURPLE: "var(--purple)",
     _GREY: "var(--grey)",
     _GRID: "var(--grid)",
 }
+
+# Of every figure, on the page and as PNG. A $ in a name is no formula.
+STYLE = {"text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
 
 _MOST_GROUPS = 24
 
@@ -42,7 +49,7 @@ class Point(NamedTuple):
         name: The system's.
         latency: Median of one row, in milliseconds.
         accuracy: With its interval, as shares of one.
-        kind: ``student``, ``baseline``, ``ensemble`` or ``teacher``.
+        kind: ``student``, ``exported``, ``baseline``, ``single``, ``ensemble`` or ``teacher``.
     """
 
     name: str
@@ -74,9 +81,7 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
         "font.family": "sans-serif",
         "figure.facecolor": "none",
         "axes.facecolor": "none",
-        "text.parse_math": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
+        **STYLE,
     }
     file = io.StringIO()
     with warnings.catch_warnings(), matplotlib.style.context(["default", settings]):
@@ -116,8 +121,16 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    colours = {"student": _ORANGE, "baseline": _BLUE, "ensemble": _GREEN, "teacher": _GREY}
-    markers = {"student": "o", "baseline": "s", "ensemble": "D", "teacher": "^"}
+    colours = {"student": _ORANGE, "exported": _ORANGE, "baseline": _BLUE, "single": _PURPLE}
+    colours |= {"ensemble": _GREEN, "teacher": _GREY}
+    markers = {
+        "student": "o",
+        "exported": "P",
+        "baseline": "s",
+        "single": "v",
+        "ensemble": "D",
+        "teacher": "^",
+    }
     best, frontier = -math.inf, []
     for point in sorted(points, key=lambda p: (p.latency, -p.accuracy.value)):
         if point.accuracy.value > best:
@@ -130,6 +143,7 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
         color=_GREY,
         linewidth=1,
         linestyle=":",
+        zorder=1.5,
     )
     # Systems of one size stand above each other: they are moved apart on the paper so that each can be seen.
     axes.set_xscale("log")
@@ -138,7 +152,7 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
         shift = ScaledTranslation(steps * 7 / 72, 0, figure.dpi_scale_trans)
         value, low, high = (100 * part for part in point.accuracy)
         style = {"color": colours[point.kind], "transform": axes.transData + shift}
-        axes.plot([point.latency] * 2, [low, high], linewidth=1.2, alpha=0.6, **style)
+        axes.plot([point.latency] * 2, [low, high], linewidth=1.2, alpha=0.6, zorder=1.6, **style)
         axes.plot(point.latency, value, marker=markers[point.kind], markersize=6, **style)
     axes.set_ylim(*_with_room(points))
     for y, point in _labels(points):
@@ -151,6 +165,9 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
             fontsize=9,
             va="center",
             color=colours[point.kind],
+            # Names hide frontier and bars that would strike them out, and no point.
+            bbox={"facecolor": _BACK, "edgecolor": "none", "pad": 0.5},
+            zorder=1.8,
         )
     low, high = axes.get_xlim()
     axes.set_xlim(low * 0.95, high * (high / low) ** 0.35)
@@ -181,44 +198,46 @@ def _labels(points: Sequence[Point]) -> list[tuple[float, Point]]:
     """At which height the names stand: beside their points, moved up where another stands near."""
     low, high = _with_room(points)
     room, made = 0.045 * (high - low), []
+    # A long name takes a third of the axis, which is a third longer than they lie apart.
+    wide = max(0.5, 0.45 * math.log(max(p.latency for p in points) / min(p.latency for p in points)))
     for point in sorted(points, key=lambda p: p.accuracy.value):
         y = 100 * point.accuracy.value
         for other, neighbour in sorted(made, key=lambda pair: pair[0]):
-            if abs(math.log(neighbour.latency / point.latency)) < 0.5 and abs(other - y) < room:
+            if abs(math.log(neighbour.latency / point.latency)) < wide and abs(other - y) < room:
                 y = other + room
         made.append((y, point))
     return made
 
 
 def learning_curves(trainings: Sequence[Training], measures: Sequence[str]) -> Figure:
-    """How the trainings went: the loss on the labels, and what the validation rows said, one line per seed.
+    """How the trainings went, a panel for each measure and a line per training.
 
     Args:
-        trainings: Of student and baseline.
-        measures: Metrics of the validation rows to draw, each in a panel.
+        trainings: Of student, baseline and the student of one teacher.
+        measures: What to draw of their logs, see `measures_of`.
 
     Example:
         >>> log = ({"step": 1, "loss_task": 1.0}, {"step": 2, "loss_task": 0.5, "eval_nll": 0.7})
-        >>> len(learning_curves([Training("student", 0, 2, 1.0, None, log)], ["nll"]).axes)
+        >>> len(learning_curves([Training("student", 0, 2, 1.0, None, log)], ["loss_task", "eval_nll"]).axes)
         2
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    panels = [("loss_task", "cross-entropy with the training labels, nats"), *(
-        (f"eval_{name}", f"validation {name}") for name in measures
-    )]  # fmt: skip
+    titles = {"loss_task": "cross-entropy with the training labels, nats", "eval_nll": "validation NLL, nats"}
+    panels = [(name, titles.get(name, name.replace("eval_", "validation "))) for name in measures]
     figure = Figure(figsize=(3.5 * len(panels) + 0.4, 3.2), layout="constrained")
+    colours = {"student": _ORANGE, "baseline": _BLUE, "single": _PURPLE}
     for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         named = set()
         for training in trainings:
-            line = [(e["step"], e[key]) for e in training.log if key in e and math.isfinite(e[key])]
+            line = _line(training, key)
             if not line:
                 continue
-            colour = _ORANGE if training.part == "student" else _BLUE
-            label = {"student": "distilled", "baseline": "fine-tuned"}[training.part]
+            label = TRAINED.get(training.part, training.part)
             axes.plot(
                 *zip(*line, strict=True),
-                color=colour,
+                color=colours.get(training.part, _GREY),
                 linewidth=1.3,
                 alpha=0.85,
                 marker="." if len(line) < 3 else "",
@@ -227,17 +246,22 @@ def learning_curves(trainings: Sequence[Training], measures: Sequence[str]) -> F
             named.add(label)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("optimizer step", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
         _tidy(axes)
-        if named:
-            axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def class_gains(groups: Sequence[Group]) -> Figure:
+def _line(training: Training, key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in training.log if math.isfinite(entry.get(key, math.nan))]
+
+
+def class_gains(groups: Sequence[Group], what: str = "distilled minus fine-tuned") -> Figure:
     """What each class gains in the share of its rows that is right, with its interval, largest gain on top.
 
     Args:
         groups: Classes with a gain; of many, those that gain and lose most.
+        what: Which student minus which.
 
     Example:
         >>> figure = class_gains([Group("good", 30, {}, Interval(0.1, 0.0, 0.2), {})])
@@ -254,16 +278,14 @@ def class_gains(groups: Sequence[Group]) -> Figure:
     for y, group in enumerate(order):
         assert group.gain is not None
         value, low, high = (100 * part for part in group.gain)
-        colour = _GREY if low <= 0 <= high else _ORANGE if value > 0 else _BLUE
+        colour = _GREY if not group.beyond_chance else _ORANGE if value > 0 else _BLUE
         axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
         axes.plot(value, y, color=colour, marker="o", markersize=5)
     axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(order)), [f"{shortened(g.name, 32)} ({g.rows})" for g in order], fontsize=8)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlabel(
-        "points: share of the class's rows that is right, distilled minus fine-tuned; 95 % interval",
-        fontsize=9,
-    )
+    label = f"points: share of the class's rows that is right, {what}; 95 % interval"
+    axes.set_xlabel(label, fontsize=9)
     _tidy(axes)
     return figure
 
@@ -274,12 +296,18 @@ def _tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def measures_of(trainings: Sequence[Training], wanted: Sequence[str]) -> list[str]:
-    """Which metrics the validation rows were asked for while training.
+def measures_of(trainings: Sequence[Training]) -> list[str]:
+    """What learning curves can show of the logs: the loss on the labels, and what validation rows said of the student.
 
     Example:
-        >>> measures_of([Training("student", 0, 2, 1.0, None, ({"step": 1, "eval_nll": 0.7},))], ["accuracy", "nll"])
-        ['nll']
+        >>> measures_of([Training("student", 0, 2, 1.0, None, ({"step": 1, "eval_nll": 0.7, "eval_loss": 2.0},))])
+        ['eval_nll']
     """
-    seen = {key for training in trainings for entry in training.log for key in entry}
-    return [name for name in wanted if f"eval_{name}" in seen]
+    there = [
+        name
+        for name in ("loss_task", "eval_nll", "eval_accuracy", "eval_loss")
+        if any(_line(training, name) for training in trainings)
+    ]
+    # The loss of an evaluation is made of several terms, and says less than a metric.
+    metrics = {"eval_nll", "eval_accuracy"} & set(there)
+    return [name for name in there if not (metrics and name == "eval_loss")]

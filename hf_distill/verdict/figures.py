@@ -92,6 +92,7 @@ class Group(NamedTuple):
         accuracy: Share of them that each system gets right, over all seeds.
         gain: The student over the better baseline, None where there is none.
         f1: Of a class, by system; empty for lengths.
+        beyond_chance: Whether the gain is.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Group(NamedTuple):
     accuracy: Mapping[str, float]
     gain: Interval | None
     f1: Mapping[str, float]
+    beyond_chance: bool = False
 
 
 class Disagreement(NamedTuple):

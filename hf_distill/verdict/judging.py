@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from ..comparison import Interval, percentile_interval
 from ..data import UNLABELLED
 from ..errors import DataError
 from ..evaluation import EvaluationReport, SystemResult
@@ -19,7 +19,7 @@ from .figures import Claim, Cost, Disagreement, Group, Training
 from .report import VerdictReport
 from .rows import Answers, SavedRows, in_order
 from .sentences import headline, remarks
-from .statistics import Difference, difference, resampled_means, spread
+from .statistics import Difference, accuracy_interval, difference, spread
 from .systems import (
     ALONE,
     BEST,
@@ -28,6 +28,7 @@ from .systems import (
     LAST,
     STUDENT,
     TEACHER,
+    TOGETHER,
     Measured,
     System,
     is_small,
@@ -123,7 +124,7 @@ def judge(
         *teacher_systems(own, fixed),
     ]
     ensemble = fixed.log_probs.get(ENSEMBLE)
-    for system in systems:
+    for system in tqdm(systems, desc="Judging", leave=False):
         found[system.name] = measure(system, labels, ensemble, modules)
     differences = _differences(found)
     claim = _claim(found, differences, {} if busy else costs, int((labels != UNLABELLED).sum()))
@@ -154,7 +155,7 @@ def judge(
             for name, own in found.items()
         },
         by_seed={
-            name: dict(zip(seeds, own.metrics, strict=True)) if len(own.metrics) == len(seeds) else {}
+            name: dict(zip(seeds, own.metrics, strict=True)) if is_small(name) or name == TOGETHER else {}
             for name, own in found.items()
         },
         claim=claim,
@@ -168,7 +169,11 @@ def judge(
         per_class=tuple(_classes(found, shown, labels, names, claim.baseline)),
         per_length=tuple(_lengths(found, shown, labels, lengths, claim.baseline)),
         reliability={name: found[name].reliability for name in _drawn(found, claim.baseline)},
-        accuracies={name: _accuracy(own) for name, own in found.items() if not name.endswith(CALIBRATED)},
+        accuracies={
+            name: accuracy_interval(own.correct)
+            for name, own in found.items()
+            if not name.endswith(CALIBRATED)
+        },
         disagreements=tuple(_disagreements(own[0], ensemble, texts, names)),
     )
 
@@ -203,12 +208,11 @@ def better_baseline(found: Mapping[str, Measured], measure: str) -> str | None:
 
 def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     """What the report compares: the student, as it is and calibrated, with the better baselines, then with others."""
-    made = []
+    wanted: list[tuple[str, str, str]] = []
 
     def compare(measure: str, first: str, second: str | None) -> None:
         if first in found and second in found:
-            values = found[first].values(measure), found[second].values(measure)
-            made.append(difference(measure, (first, second), *values))
+            wanted.append((measure, first, second))
 
     for name in ("accuracy", "nll", "brier"):
         baseline = better_baseline(found, name)
@@ -222,7 +226,10 @@ def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     for other in (*given, ENSEMBLE, *best):
         for name in ("accuracy", "nll"):
             compare(name, STUDENT, other)
-    return made
+    return [
+        difference(measure, (first, second), found[first].values(measure), found[second].values(measure))
+        for measure, first, second in tqdm(wanted, desc="Resampling", leave=False)
+    ]
 
 
 def _claim(
@@ -250,11 +257,6 @@ def _size(name: str, sizes: Mapping[str, int], costs: Mapping[str, Cost]) -> int
     return sizes.get(alone) or (costs[alone].parameters if alone in costs else None)
 
 
-def _accuracy(own: Measured) -> Interval:
-    replicates = np.clip(resampled_means(own.correct[:, :, None])[:, 0], 0.0, 1.0)
-    return percentile_interval(own.mean("accuracy"), replicates)
-
-
 def _training(saved: SavedRows) -> Training:
     facts = saved.facts
     return Training(
@@ -272,11 +274,12 @@ def _group(
 ) -> Group:
     """What the systems are worth on some of the labelled rows."""
     right = {system: found[system].correct[:, inside] for system in shown if system in found}
-    gain = None
+    gain, beyond_chance = None, False
     if baseline is not None and inside.any():
-        gain = difference("accuracy", (STUDENT, baseline), right[STUDENT], right[baseline]).value
+        found_gain = difference("accuracy", (STUDENT, baseline), right[STUDENT], right[baseline])
+        gain, beyond_chance = found_gain.value, found_gain.beyond_chance
     accuracy = {system: float(values.mean()) if inside.any() else 0.0 for system, values in right.items()}
-    return Group(name, int(inside.sum()), accuracy, gain, {})
+    return Group(name, int(inside.sum()), accuracy, gain, {}, beyond_chance)
 
 
 def _classes(

@@ -23,7 +23,6 @@ _LEFT_OUT = {"total_flos", "epoch", "step"}
 _HEADER_EVERY = 25
 _SHORT = {
     "learning_rate": "lr",
-    "grad_norm": "gradient",
     "teacher_disagreement": "disagreement",
     "loss_task": "task",
     "loss_distill": "distill",
@@ -53,10 +52,10 @@ class LossTable(ProgressCallback):
 
     Example:
         >>> table = LossTable("student")
-        >>> for line in table.lines(50, {"loss": 2.7483, "loss_task": 1.7668, "epoch": 0.3}):
+        >>> for line in table.lines(50, {"loss": 2.7483, "grad_norm": 0.52, "loss_task": 1.7668, "epoch": 0.3}):
         ...     print(line)
-         step  epoch    loss    task
-           50   0.30  2.7483  1.7668
+         step  epoch    loss  grad_norm    task
+           50   0.30  2.7483     0.5200  1.7668
         >>> print(*table.lines(100, {"eval_loss": 1.1, "eval_accuracy": 0.6, "epoch": 0.6}))
           100   0.60  validation: loss 1.1000, accuracy 0.6000
     """

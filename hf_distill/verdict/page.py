@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from html import escape
 
 from ..markdown import plain
-from ..plots import reliability_diagram
-from .drawing import Point, class_gains, learning_curves, measures_of, quality_against_latency, svg
+from .pictures import Picture, pictures
 from .report import Section, VerdictReport
-from .systems import BEST, ENSEMBLE, LAST, STUDENT, TOGETHER
+from .systems import STUDENT
 
 # Tables longer than this are folded away.
 _LONG = 12
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa;
-  --blue: #0072b2; --orange: #c04f00; --green: #007f5b; --grey: #6e7781; --grid: #e3e7eb; }
+  --blue: #0072b2; --orange: #c04f00; --green: #007f5b; --purple: #a3457b; --grey: #6e7781; --grid: #e3e7eb; }
 @media (prefers-color-scheme: dark) { :root { --back: #0f1216; --text: #e4e8ec; --soft: #9aa4ae; --line: #343b43;
-  --card: #181d23; --blue: #5ab4ec; --orange: #f08a4b; --green: #3ecf9e; --grey: #98a2ac; --grid: #2a3037; } }
+  --card: #181d23; --blue: #5ab4ec; --orange: #f08a4b; --green: #3ecf9e; --purple: #e29cc4;
+  --grey: #98a2ac; --grid: #2a3037; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
 main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
@@ -38,7 +38,7 @@ th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
 td small { color: var(--soft); font-size: .85em; font-weight: 400; }
 th:first-child, td:first-child { padding-left: .35rem; }
-.words1 :is(th, td):nth-child(-n+1), .words3 :is(th, td):nth-child(-n+3), .words4 :is(th, td):nth-child(-n+4) { text-align: left; }
+.words1 :is(th, td):nth-child(-n+1), .words2 :is(th, td):nth-child(-n+2), .words3 :is(th, td):nth-child(-n+3), .words4 :is(th, td):nth-child(-n+4) { text-align: left; }
 .words4 td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 18rem; }
 tr.own td { background: var(--card); font-weight: 600; }
 summary { cursor: pointer; color: var(--soft); margin: .3rem 0; }
@@ -58,18 +58,48 @@ def page(report: VerdictReport) -> str:
     Args:
         report: The verdict.
     """
-    claim = report.claim
+    return document(
+        title=f"Verdict: {report.evaluation.dataset}, {report.claim.outcome}",
+        head=report.head(),
+        outcome=report.claim.outcome.split()[0],
+        sentences=report.sentences,
+        sections=report.sections(),
+        pictures=pictures(report),
+        notes=report.evaluation.notes,
+    )
+
+
+def document(
+    *,
+    title: str,
+    head: str,
+    outcome: str,
+    sentences: Sequence[str],
+    sections: Sequence[Section],
+    pictures: Sequence[Picture],
+    notes: Sequence[str],
+) -> str:
+    """A report as one page; every text is escaped.
+
+    Args:
+        title: Of the window.
+        head: What was evaluated.
+        outcome: ``gain`` and ``loss`` colour the verdict.
+        sentences: The verdict in words, the sentence to quote first.
+        sections: The tables, the first of which stands before the pictures and is never folded away.
+        pictures: The figures.
+        notes: What a reader must know.
+    """
     parts = [
-        f"<h1>{_text(report.head())}</h1>",
-        f'<div class="verdict {claim.outcome.split()[0]}"><p>{_text(report.sentences[0])}</p></div>',
-        _items(report.sentences[1:]),
+        f"<h1>{_text(head)}</h1>",
+        f'<div class="verdict {outcome}"><p>{_text(sentences[0])}</p></div>',
+        _items(sentences[1:]),
+        _section(sections[0], fold=False),
+        *(_figure(picture) for picture in pictures),
+        *(_section(section, fold=len(section.rows) > _LONG) for section in sections[1:]),
     ]
-    sections = {section.title: section for section in report.sections()}
-    parts.append(_section(sections.pop("Systems")))
-    parts += _figures_of(report)
-    parts += [_section(section) for section in sections.values()]
-    if report.evaluation.notes:
-        parts += ["<h2>Notes</h2>", _items(report.evaluation.notes)]
+    if notes:
+        parts += ["<h2>Notes</h2>", _items(notes)]
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return "\n".join(
         [
@@ -77,7 +107,7 @@ def page(report: VerdictReport) -> str:
             '<html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{_text(f'Verdict: {report.evaluation.dataset}, {claim.outcome}')}</title>",
+            f"<title>{_text(title)}</title>",
             f"<style>{_STYLE}</style></head><body><main>",
             *parts,
             "</main></body></html>",
@@ -85,53 +115,7 @@ def page(report: VerdictReport) -> str:
     )
 
 
-def _figures_of(report: VerdictReport) -> list[str]:
-    parts = []
-    points = [
-        Point(name, 1000 * seconds, accuracy, _kind(name))
-        for name, accuracy in report.accuracies.items()
-        if (seconds := _latency(report, name)) is not None
-    ]
-    if len(points) > 1:
-        picture = svg(quality_against_latency, "Quality against latency", points)
-        caption = "Bars: 95 % interval over rows and seeds. Dotted: what no other system beats in both. Left and up is better."
-        parts.append(_figure("Quality against latency", picture, caption))
-    if report.reliability:
-        picture = svg(reliability_diagram, "Reliability", report.reliability)
-        caption = "Below the diagonal: surer than right. All seeds together; a point's area is its share of the rows."
-        parts.append(_figure("Reliability", picture, caption))
-    if any(training.log for training in report.trainings):
-        measures = measures_of(report.trainings, ["nll", "accuracy"])
-        if not measures:
-            measures = measures_of(report.trainings, ["loss"])
-        picture = svg(learning_curves, "Learning curves", report.trainings, measures)
-        caption = "One line per training. The distilled student's loss on the labels is only part of what it learns from."
-        parts.append(_figure("Learning curves", picture, caption))
-    gains = [group for group in report.per_class if group.gain is not None]
-    if gains:
-        picture = svg(class_gains, "Gains by class", gains)
-        parts.append(
-            _figure(
-                "Gains by class",
-                picture,
-                "Coloured where the interval leaves zero out; of many classes some do by chance.",
-            )
-        )
-    return parts
-
-
-def _latency(report: VerdictReport, name: str) -> float | None:
-    cost = report.costs.get(STUDENT if name in (LAST, BEST) else name)
-    return None if cost is None else cost.p50
-
-
-def _kind(name: str) -> str:
-    if name in (LAST, BEST):
-        return "baseline"
-    return {STUDENT: "student", ENSEMBLE: "ensemble", TOGETHER: "ensemble"}.get(name, "teacher")
-
-
-def _section(section: Section) -> str:
+def _section(section: Section, *, fold: bool) -> str:
     head = "".join(f"<th>{_text(name)}</th>" for name in section.header)
     rows = "\n".join(
         '<tr class="own">' * (row[0] == STUDENT)
@@ -144,7 +128,7 @@ def _section(section: Section) -> str:
         f'<div class="scroll"><table class="words{section.words}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{rows}</tbody></table></div>"
     )
-    if len(section.rows) > _LONG and section.header[0] != "text":
+    if fold and section.header[0] != "text":
         table = f"<details><summary>{len(section.rows)} rows</summary>{table}</details>"
     note = f'<p class="note">{_text(section.note)}</p>' if section.note else ""
     return f"<h2>{_text(section.title)}</h2>\n{table}\n{note}"
@@ -156,8 +140,9 @@ def _cell(text: str) -> str:
     return _text(text) if found is None else f"{found[1]} <small>{found[2]}</small>"
 
 
-def _figure(title: str, picture: str, caption: str) -> str:
-    return f"<h2>{_text(title)}</h2>\n<figure>{picture}<figcaption>{_text(caption)}</figcaption></figure>"
+def _figure(picture: Picture) -> str:
+    caption = f"<figcaption>{_text(picture.caption)}</figcaption>"
+    return f"<h2>{_text(picture.title)}</h2>\n<figure>{picture.svg()}{caption}</figure>"
 
 
 def _items(sentences: Sequence[str]) -> str:

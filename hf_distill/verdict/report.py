@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ from .systems import BEST, CALIBRATED, ENSEMBLE, LAST
 VERSION = 1
 """Of report.json; raised whenever a key changes its meaning or goes away."""
 
-JSON, HTML = "report.json", "report.html"
-"""For programs, and the page beside it."""
+JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
+"""For programs, for people, and the page beside them."""
 
 # Tables of a terminal; the files have all rows.
 _MOST_ROWS = 12
@@ -50,7 +50,7 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class VerdictReport:
-    """Whether distillation was worth it; ``str()`` is tables and a verdict, `save` writes three files.
+    """Whether distillation was worth it; ``str()`` is tables and a verdict, `save` writes files.
 
     Attributes:
         evaluation: Every system's metrics, means over the seeds, as `evaluate_ensemble` reports them.
@@ -104,9 +104,7 @@ class VerdictReport:
                 "sentences": self.sentences,
                 "seeds": self.seeds,
                 "claim": self.claim,
-                "differences": [
-                    {**d._asdict(), "beyond_chance": d.value.beyond_chance} for d in self.differences
-                ],
+                "differences": [{**d._asdict(), "beyond_chance": d.beyond_chance} for d in self.differences],
                 "temperatures": self.temperatures,
                 "cost": {"conditions": self.conditions, "systems": self.costs},
                 "trainings": self.trainings,
@@ -134,37 +132,55 @@ class VerdictReport:
         return "\n\n".join([*parts, "## Verdict", self.sentences[0], *_listed(self.sentences[1:])])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write report.json, report.md and report.html, which needs no other file.
+        """Write report.json, report.md with its figures, and report.html, which needs no other file.
 
         Args:
-            folder: Made if missing.
+            folder: Made if missing; figures of an older report that this one does not have go.
 
         Returns:
             The path of report.html.
         """
-        from .page import page
+        from .pictures import FILES
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            JSON: json.dumps(self.to_dict(), indent=1, allow_nan=False),
-            "report.md": self.markdown(),
-            HTML: page(self),
-        }
-        for name, text in content.items():
-            unfinished = folder / f".{name}.unfinished"
-            unfinished.write_text(text + "\n", encoding="utf-8")
-            unfinished.replace(folder / name)
+        folder, files = Path(folder), self.files()
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}.unfinished")
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        for name in set(FILES) - set(files):
+            (folder / name).unlink(missing_ok=True)
         return folder / HTML
+
+    def files(self) -> dict[str, bytes]:
+        """What `save` writes, by the names in the run's folder."""
+        from .page import page
+        from .pictures import pictures
+
+        content = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        texts = {JSON: content, MARKDOWN: self.markdown(), HTML: page(self)}
+        return {
+            **{picture.file: picture.png() for picture in pictures(self)},
+            **{name: f"{text}\n".encode() for name, text in texts.items()},
+        }
+
+    def without_texts(self) -> VerdictReport:
+        """The report as it may be published: no row's text, which may be private, only what was answered to it."""
+        return replace(self, disagreements=tuple(row._replace(text="") for row in self.disagreements))
 
     def markdown(self) -> str:
         """The whole report."""
+        from .pictures import pictures
+
         parts = ["# Verdict", f"**{escaped(self.sentences[0])}**", *_listed(map(escaped, self.sentences[1:]))]
-        parts.append(f"{self.head()}. With figures: [{HTML}]({HTML})")
+        parts.append(f"{self.head()}. On one page: [{HTML}]({HTML})")
+        figures = [part for picture in pictures(self) for part in picture.markdown()]
         for section in self.sections():
             rows = [[escaped(cell) for cell in row] for row in section.rows]
             parts += [f"## {section.title}", markdown_table([escaped(name) for name in section.header], rows)]
             parts += [section.note] if section.note else []
+            parts, figures = [*parts, *figures], []  # behind the first table, as on the page
         if self.evaluation.notes:
             parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in self.evaluation.notes)]
         return "\n\n".join(parts)
@@ -287,7 +303,9 @@ class VerdictReport:
             for t in self.trainings
         ]
         header = ["student", "seed", "steps", "best validation step", "time"]
-        return Section("Trainings", header, rows, self.teachers_share)
+        shared = "Trainings after the first may have run side by side, each on its share of the machine. "
+        note = shared * (len(rows) > 1) + self.teachers_share
+        return Section("Trainings", header, rows, note)
 
     def _groups(self, title: str, what: str, groups: Sequence[Group]) -> Section:
         systems = list(groups[0].accuracy) if groups else []
@@ -304,9 +322,10 @@ class VerdictReport:
         return Section(title, [what, "rows", *heads], rows, note)
 
     def _disagreements(self) -> Section:
+        texts = any(row.text for row in self.disagreements)
         rows = [
             [
-                row.text,
+                *([row.text] if texts else []),
                 row.label or "–",
                 f"{row.ensemble[0]} {row.ensemble[1]:.2f}",
                 f"{row.student[0]} {row.student[1]:.2f}",
@@ -316,7 +335,10 @@ class VerdictReport:
         ]
         title = "Where student and ensemble disagree most"
         note = f"Student of seed {self.seeds[0]}; KL(ensemble ‖ student) of the row, in nats."
-        return Section(title, ["text", "label", "ensemble", "student", "KL"], rows, note, words=4)
+        hidden = " Texts of rows are not published: the report in the run's own folder shows them."
+        note += hidden * (not texts)
+        header = [*(["text"] if texts else []), "label", "ensemble", "student", "KL"]
+        return Section(title, header, rows, note, words=len(header) - 1)
 
 
 def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | None, seconds: float) -> str:

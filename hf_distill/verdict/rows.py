@@ -152,16 +152,23 @@ def finished_rows(run: str | os.PathLike[str], part: str, seed: int | None, key:
     return saved if saved.key == key else None
 
 
-def in_order(saved: SavedRows, example_ids: np.ndarray, label_names: Iterable[str], what: str) -> Answers:
+def in_order(
+    saved: SavedRows,
+    example_ids: np.ndarray,
+    label_names: Iterable[str],
+    what: str,
+    labels: np.ndarray | None = None,
+) -> Answers:
     """Answers on the same rows in another order, columns by the classes' names.
 
-    Rows that stand twice are told apart by which comes first.
+    Rows that stand twice are told apart by their labels where these are known, and then by which comes first.
 
     Args:
         saved: The answers.
         example_ids: (N,) the rows that are wanted.
         label_names: The C classes that are wanted.
         what: Whose they are, for the message.
+        labels: (N,) of the rows that are wanted, as indices of their classes; None where both were read in one order.
 
     Raises:
         DataError: They are answers on other rows, or over other classes.
@@ -179,7 +186,14 @@ def in_order(saved: SavedRows, example_ids: np.ndarray, label_names: Iterable[st
             f"{what} answers with the classes {list(saved.label_names)}, not with {list(wanted)}, so its rows cannot be "
             "paired: compare runs over the same classes."
         )
-    own, other = np.argsort(rows.example_ids, kind="stable"), np.argsort(example_ids, kind="stable")
+    columns = [saved.label_names.index(name) for name in wanted]
+    number = np.array([wanted.index(name) for name in saved.label_names])
+    renamed = np.where(rows.labels < 0, rows.labels, number[np.clip(rows.labels, 0, None)])
+
+    def order(ids: np.ndarray, told: np.ndarray | None) -> np.ndarray:
+        return np.argsort(ids, kind="stable") if labels is None else np.lexsort((told, ids))
+
+    own, other = order(rows.example_ids, renamed), order(example_ids, labels)
     if len(own) != len(other) or not np.array_equal(rows.example_ids[own], example_ids[other]):
         common = len(np.intersect1d(rows.example_ids, example_ids))
         raise DataError(
@@ -188,10 +202,8 @@ def in_order(saved: SavedRows, example_ids: np.ndarray, label_names: Iterable[st
         )
     place = np.empty(len(own), dtype=np.int64)
     place[other] = own
-    columns = [saved.label_names.index(name) for name in wanted]
-    number = np.array([wanted.index(name) for name in saved.label_names])
-    labels = rows.labels[place]
-    labels = np.where(labels < 0, labels, number[np.clip(labels, 0, None)])
     return Answers(
-        np.asarray(example_ids), labels, {name: v[place][:, columns] for name, v in rows.log_probs.items()}
+        np.asarray(example_ids),
+        renamed[place],
+        {name: values[place][:, columns] for name, values in rows.log_probs.items()},
     )

@@ -20,15 +20,15 @@ def headline(claim: Claim) -> str:
         distilled student: accuracy 91.2 ± 0.2, +1.1 over fine-tuning (95 % interval +0.6 to +1.6), keeps 98.6 % of the ensemble at 0.21× its latency
     """
     accuracy = f"{100 * claim.accuracy:.1f}"
-    if claim.spread is not None:
-        accuracy += f" ± {100 * claim.spread:.1f}"
+    accuracy += " (one seed)" if claim.spread is None else f" ± {100 * claim.spread:.1f}"
     parts = [f"distilled student: accuracy {accuracy}"]
     if claim.gain is not None:
         value = claim.gain.value
         word = "over" if value.value >= 0 else "against"
         parts[0] += f", {signed_points(value)[0]} {word} fine-tuning ({interval(value)})"
     if claim.outcome == "no difference":
-        parts[0] += f": no gain beyond chance on these {claim.rows:,} rows; {detectable(claim.gain)}"
+        few = ", on too few of which the answers differ" if claim.gain.value.beyond_chance else ""
+        parts[0] += f": no gain beyond chance on these {claim.rows:,} rows{few}; {detectable(claim.gain)}"
     elif claim.outcome == "loss":
         parts[0] += ": distillation did harm here"
     elif claim.outcome == "no baseline":
@@ -112,7 +112,7 @@ def _alone(d: Difference, accuracy: float) -> str:
 def _mcnemar(gain: Difference) -> str:
     values = ", ".join(f"{p:.2g}" for p in gain.mcnemar)
     which = "" if len(gain.mcnemar) == 1 else " (one per seed)"
-    seen = f" {detectable(gain).capitalize()}." if gain.value.beyond_chance else ""
+    seen = f" {detectable(gain).capitalize()}." if gain.beyond_chance else ""
     return f"Exact McNemar test of the accuracies: p = {values}{which}.{seen}"
 
 

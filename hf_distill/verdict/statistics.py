@@ -20,6 +20,9 @@ POWER = 2.8016
 # Fewer rows of a difference in one direction no interval can tell from zero: a resample misses them too often.
 LEAST_ROWS = 4
 
+# Where fewer rows differ at all, no exact test is below 5 %, though all of them speak for the same system: 2 · 2⁻⁵ > 0.05.
+LEAST_DIFFERENT = 6
+
 LESS_IS_BETTER = ("nll", "brier")
 
 
@@ -32,6 +35,8 @@ class Difference(NamedTuple):
         value: The difference, a mean over rows and seeds, and its 95 % interval.
         detectable: The least true difference that four of five such comparisons would find.
         mcnemar: Exact p-values of the accuracies, one per pair of trainings; empty for other measures.
+        enough: Whether enough rows differ to go by the interval, which is too narrow where few do: six, and where each system
+            was trained once so many that McNemar's test agrees at 5 %.
     """
 
     measure: str
@@ -40,16 +45,22 @@ class Difference(NamedTuple):
     value: Interval
     detectable: float
     mcnemar: tuple[float, ...] = ()
+    enough: bool = True
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval leaves zero out, and may be gone by."""
+        return self.enough and self.value.beyond_chance
 
     @property
     def better(self) -> bool:
         """Whether the first system is better beyond chance."""
-        return self.value.beyond_chance and (self.value.value > 0) != (self.measure in LESS_IS_BETTER)
+        return self.beyond_chance and (self.value.value > 0) != (self.measure in LESS_IS_BETTER)
 
     @property
     def worse(self) -> bool:
         """Whether the first system is worse beyond chance."""
-        return self.value.beyond_chance and not self.better
+        return self.beyond_chance and not self.better
 
 
 def resampled_means(
@@ -134,13 +145,33 @@ def difference(
     if measure == "accuracy":
         pairs = np.broadcast_arrays(first, second) if paired_seeds else (first[:1], second[:1])
         p_values = tuple(mcnemar_exact(a > 0.5, b > 0.5) for a, b in zip(*pairs, strict=True))
-    interval = percentile_interval(estimate, replicates)
+    with np.errstate(invalid="ignore"):
+        enough = int((first.mean(0) != second.mean(0)).sum()) >= LEAST_DIFFERENT
+    if p_values and len(first) == len(second) == 1:
+        enough = enough and p_values[0] < 0.05
+    # Few rows of few seeds have deviations that no difference of shares can reach.
+    within = np.clip(replicates, -1.0, 1.0) if measure == "accuracy" else replicates
+    interval = percentile_interval(estimate, within)
     seen = POWER * float(np.std(replicates))
     if (
         measure == "accuracy"
     ):  # where two answer alike everywhere, nothing varies, and yet one row more proves nothing
         seen = max(seen, LEAST_ROWS / first.shape[1])
-    return Difference(measure, *names, interval, seen, p_values)
+    return Difference(measure, *names, interval, seen, p_values, enough)
+
+
+def accuracy_interval(correct: np.ndarray) -> Interval:
+    """An accuracy over rows and seeds, with its interval.
+
+    Args:
+        correct: (S, N) 1.0 where the answer is the label.
+
+    Example:
+        >>> accuracy_interval(np.array([[1.0, 1.0, 1.0, 1.0]]))
+        Interval(value=1.0, low=1.0, high=1.0)
+    """
+    replicates = np.clip(resampled_means(correct[:, :, None])[:, 0], 0.0, 1.0)
+    return percentile_interval(float(correct.mean()), replicates)
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -1,0 +1,259 @@
+"""The exported student as one more system of its run's verdict, measured on the rows of the verdict.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from ..evaluation import SystemResult
+from .cost import overload, place
+from .figures import Cost
+from .opening import fitted_on
+from .reading import load_report
+from .report import VerdictReport
+from .rows import Answers, SavedRows, in_order, load_rows, rows_file
+from .sentences import share, signed_points
+from .statistics import Difference, accuracy_interval, difference
+from .systems import ENSEMBLE, STUDENT, Measured, System, kl_rows, measure, metric_modules
+
+Value = TypeVar("Value")
+
+# Nats of a row's NLL. What float32 leaves of it differs on every row to the same side, and would be called beyond chance.
+_SAME = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """A run's verdict, with what its student and its ensemble answered.
+
+    Attributes:
+        report: The verdict.
+        student: What the student answered that lies in the run's folder, which is the first seed's.
+        teachers: What ensemble and teachers answered.
+        left_out: (n,) int64 ids of the rows that are not reported on.
+    """
+
+    report: VerdictReport
+    student: SavedRows
+    teachers: SavedRows
+    left_out: np.ndarray
+
+
+def exported_name(format: str) -> str:
+    """What the verdict calls an exported student.
+
+    Example:
+        >>> exported_name("int8")
+        'student, int8'
+    """
+    return f"{STUDENT}, {format}"
+
+
+def open_judged(run: str | os.PathLike[str]) -> Judged:
+    """Read a run's verdict and the answers behind it.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        DataError: There is no verdict, or the answers are not those that it was made of.
+        CorruptStateError: One of the files is damaged.
+
+    Example:
+        >>> open_judged(getfixture("tmp_path"))
+        Traceback (most recent call last):
+        hf_distill.errors.DataError: the run has none
+    """
+    report = load_report(run)
+    if report is None:
+        raise DataError("the run has none")
+    files = [rows_file(run, "student", report.seeds[0]), rows_file(run, "teachers", None)]
+    if missing := [str(file.relative_to(run)) for file in files if not file.is_file()]:
+        raise DataError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
+    student, teachers = (load_rows(file) for file in files)
+    if student.key != teachers.key:
+        raise DataError(f"{files[0].name} and {files[1].name} are of different trainings")
+    fitted = fitted_on(Path(run))
+    fitted = np.empty(0, np.int64) if fitted is None else fitted
+    judged = Judged(report, student, teachers, np.intersect1d(student.rows.example_ids, fitted))
+    if (rows := int(_kept(judged).sum())) != report.evaluation.rows:
+        raise DataError(f"it is on {report.evaluation.rows} rows, and the answers beside it on {rows}")
+    return judged
+
+
+def with_exported(
+    judged: Judged,
+    format: str,
+    *,
+    answers: Answers,
+    label_names: Sequence[str],
+    metrics: Sequence[Any],
+    costs: Mapping[str, Cost],
+    rounding: float,
+) -> VerdictReport:
+    """The verdict with the exported student in it, in the place of an earlier export of the same format.
+
+    Args:
+        judged: Of `open_judged`.
+        format: What was exported to.
+        answers: What the student (``student``) and the exported one (`exported_name`) say of the verdict's rows now.
+        label_names: The C classes of the answers.
+        metrics: What is reported besides what always is, as for `judge`.
+        costs: Of both, measured in turns on the CPU.
+        rounding: By how many nats of KL(as judged ‖ now), a mean over rows, the student itself may answer otherwise than it
+            did in the verdict.
+
+    Raises:
+        DataError: They are answers on other rows, with other labels, or of another student.
+    """
+    report, seed, name = judged.report, judged.report.seeds[0], exported_name(format)
+    kept, names = _kept(judged), judged.student.label_names
+    labels, student = judged.student.rows.labels[kept], judged.student.rows.log_probs[STUDENT][kept]
+    now = _in_place(judged, answers, label_names)
+    if apart := int((now.labels != labels).sum()):
+        raise DataError(f"{apart} of its {len(labels)} rows have other labels now")
+    moved = float(kl_rows(student, now.log_probs[STUDENT]).mean())
+    if not moved <= rounding:
+        raise DataError(
+            f"the student in the run's folder is not the one that was judged: KL(judged ‖ this one) is {moved:.2g} nats per "
+            f"row, more than the {rounding:g} that rounding explains"
+        )
+    teachers = in_order(judged.teachers, judged.student.rows.example_ids, names, "the ensemble").log_probs
+    ensemble = teachers[ENSEMBLE][kept] if ENSEMBLE in teachers else None
+    exported = _measured(name, now.log_probs[name], labels, ensemble, metric_modules(metrics))
+    own = _measured(STUDENT, student, labels, None, [])
+    # With several seeds, a row called "student" is a mean over all of them.
+    differences = _differences(
+        (name, STUDENT if len(report.seeds) == 1 else f"{STUDENT}, seed {seed}"), exported, own
+    )
+    same = float((exported.predictions == own.predictions).mean())
+    evaluation = report.evaluation
+    result = SystemResult(exported.metrics[0], evaluation.systems[STUDENT].parameters)
+    notes = [note for note in evaluation.notes if not note.startswith(f"{name}: ")]
+    return dataclasses.replace(
+        report,
+        evaluation=dataclasses.replace(
+            evaluation,
+            systems=_beside(evaluation.systems, name, result),
+            notes=(*notes, *(f"{name}: {note}" for note in _notes(report.conditions))),
+        ),
+        spread=_beside(report.spread, name, {}),
+        by_seed=_beside(report.by_seed, name, {seed: exported.metrics[0]}),
+        sentences=_replaced(report.sentences, _opening(format), _sentence(format, seed, differences[0], exported, same, costs)),
+        differences=(*(d for d in report.differences if d.first != name), *differences),
+        costs=_beside(report.costs, name, costs[name]),
+        conditions="\n".join(_replaced(report.conditions.splitlines(), f"{name}: ", _when(name, costs))),
+        accuracies=_beside(report.accuracies, name, accuracy_interval(exported.correct)),
+    )  # fmt: skip
+
+
+def _kept(judged: Judged) -> np.ndarray:
+    """(N,) bool, which of the answers the verdict is made of."""
+    return ~np.isin(judged.student.rows.example_ids, judged.left_out)
+
+
+def _in_place(judged: Judged, answers: Answers, label_names: Sequence[str]) -> Answers:
+    """The answers in the order of the verdict's rows and classes."""
+    saved = SavedRows("exported", None, judged.student.split, tuple(label_names), answers)
+    ids = judged.student.rows.example_ids[_kept(judged)]
+    return in_order(saved, ids, judged.student.label_names, "the export")
+
+
+def _differences(names: tuple[str, str], exported: Measured, own: Measured) -> list[Difference]:
+    made = []
+    for kind in ("accuracy", "nll"):
+        first, second = exported.values(kind), own.values(kind)
+        alike = np.isclose(first, second, rtol=0, atol=_SAME)
+        made.append(difference(kind, names, np.where(alike, second, first), second))
+    return made
+
+
+def _measured(
+    name: str, log_probs: np.ndarray, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any]
+) -> Measured:
+    return measure(System(name, (lambda: log_probs,)), labels, ensemble, modules)
+
+
+def _beside(entries: Mapping[str, Value], name: str, value: Value) -> dict[str, Value]:
+    """The entries with one more behind the student and what is made of it, in the place of an earlier one.
+
+    Example:
+        >>> _beside({"student": 1, "student, calibrated": 2, "ensemble": 3}, "student, int8", 4)
+        {'student': 1, 'student, calibrated': 2, 'student, int8': 4, 'ensemble': 3}
+    """
+    others = {key: own for key, own in entries.items() if key != name}
+    own = {key: other for key, other in others.items() if key == STUDENT or key.startswith(f"{STUDENT}, ")}
+    return {**own, name: value, **others}
+
+
+def _replaced(texts: Sequence[str], beginning: str, text: str) -> tuple[str, ...]:
+    """Texts with one more at the end, without the one that began as it does."""
+    return (*(own for own in texts if not own.startswith(beginning)), text)
+
+
+def _opening(format: str) -> str:
+    return f"Exported as {format}: "
+
+
+def _sentence(
+    format: str, seed: int, gain: Difference, exported: Measured, same: float, costs: Mapping[str, Cost]
+) -> str:
+    own, other = costs[exported_name(format)], costs[STUDENT]
+    sizes = [_megabytes(cost.bytes) for cost in (own, other)]
+    return (
+        f"{_opening(format)}accuracy {100 * exported.mean('accuracy'):.1f} ({signed_points(gain.value)[0]} against the float "
+        f"student of seed {seed}), {100 * same:.1f} % same answers, {sizes[0]} MB in place of {sizes[1]}, "
+        f"{_ratio(own.p50, other.p50)}× its latency."
+    )
+
+
+def _ratio(first: float | None, second: float | None) -> str:
+    assert first is not None and second
+    return share(first / second)
+
+
+def _megabytes(size: int | None) -> str:
+    """Bytes in millions, with two significant digits at least.
+
+    Example:
+        >>> _megabytes(17_316_888), _megabytes(48_300)
+        ('17.3', '0.048')
+    """
+    assert size is not None
+    return f"{size / 1e6:.1f}" if size >= 1e6 else share(size / 1e6)
+
+
+def _when(name: str, costs: Mapping[str, Cost]) -> str:
+    """What was measured later than the rest, beside what."""
+    p50, throughput = costs[STUDENT].p50, costs[STUDENT].throughput
+    assert p50 is not None and throughput is not None
+    return (
+        f"{name}: measured later, when it was exported, on {place(torch.device('cpu'))}, in turns with the student itself, "
+        f"which then took {1000 * p50:.2f} ms (p50) and gave {throughput:,.0f} rows/s."
+    )
+
+
+def _notes(conditions: str) -> list[str]:
+    """Why the latency of the exported student does not compare with those of the other systems."""
+    found, here = [], place(torch.device("cpu"))
+    if f" on {here}:" not in conditions:
+        found.append(
+            f"it was timed on {here}, the other systems elsewhere (see Cost), so that latencies compare only with the "
+            "student's of that time."
+        )
+    if much := overload():
+        found.append(
+            f"the machine was busy with other work when it was timed ({much}): latencies are long, and their ratio to the "
+            "student's is rough."
+        )
+    return found
