@@ -213,6 +213,110 @@ def test_an_interrupted_trial_is_trained_again_with_its_values(folder, first, wa
     assert (len(watched), len(report.trials)) == (1, done + 1)
 
 
+class _Broken(Exception):
+    """A training that ends as if memory had run out, or somebody had pressed Ctrl-C."""
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Lets trainings raise what is put in; an empty list lets them go through."""
+    from hf_distill import MultiTeacherDistillationTrainer as Trainer
+
+    raised, train = [], Trainer.train
+
+    def broken_train(self, *arguments, **options):
+        if raised:
+            self._hp_search_setup(options["trial"])  # the values are drawn before anything can fail
+            raise raised.pop()
+        return train(self, *arguments, **options)
+
+    monkeypatch.setattr(Trainer, "train", broken_train)
+    return raised
+
+
+def test_a_trial_that_fails_does_not_stand_in_the_way_for_good(folder, tmp_path, broken):
+    recipe = load_recipe(folder / "tiny.yaml")
+    broken.append(_Broken("out of memory"))
+    with pytest.raises(_Broken):
+        search_recipe(recipe, trials=1, output=tmp_path)
+    report = search_recipe(recipe, trials=1, output=tmp_path)
+    (trial,) = report.trials
+    assert (trial.number, report.own) == (1, None)
+    assert trial.values["temperature"] != 2.0  # the recipe's own are the failed trial's, and are left
+
+
+def test_a_trial_that_was_interrupted_by_hand_is_trained_again(folder, tmp_path, broken):
+    recipe = load_recipe(folder / "tiny.yaml")
+    broken.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        search_recipe(recipe, trials=1, output=tmp_path)
+    report = search_recipe(recipe, trials=1, output=tmp_path)
+    assert [trial.number for trial in report.trials] == [1] == [report.own]
+
+
+def test_a_trial_in_which_the_process_dies_again_and_again_is_left(folder):
+    study = optuna.create_study()
+    own, other = {"temperature": 2.0}, {"temperature": 3.0}
+
+    def dies(times: int) -> list[dict[str, float]]:
+        """What was begun by each of some processes that died in it."""
+        begun = []
+        for _ in range(times):
+            searching._enqueue_left(study, own)
+            begun.append({"temperature": study.ask().suggest_float("temperature", 1, 8)})
+        return begun
+
+    study.enqueue_trial(other)  # of a process that died before it began
+    assert dies(1) == [other]
+    begun = dies(6)
+    assert (begun.count(own), begun.count(other)) == (3, 2)
+    assert begun[-1] not in (own, other)
+
+
+def test_the_bar_shows_steps_of_all_trials_while_the_first_one_runs(folder, tmp_path, monkeypatch, capsys):
+    from hf_distill.recipe.search_progress import TrialBar
+
+    seen, step = [], TrialBar.on_step_end
+
+    def watched_step(self, *arguments, **options):
+        step(self, *arguments, **options)
+        seen.append((self.bar.desc, self.bar.n, self.bar.total))
+
+    monkeypatch.setattr(TrialBar, "on_step_end", watched_step)
+    search_recipe(load_recipe(folder / "tiny.yaml"), trials=2, output=tmp_path)
+    assert seen[:2] == [("Trial 1 of 2: ", 1, 12), ("Trial 1 of 2: ", 2, 12)]
+    assert seen[6] == ("Trial 2 of 2: ", 7, 12)
+    monkeypatch.undo()
+    search_recipe(load_recipe(folder / "tiny.yaml"), trials=3, output=tmp_path)
+    last = capsys.readouterr().err.rpartition("Trial")[2]
+    assert last.startswith(" 3 of 3: 100%") and "6/6" in last
+
+
+def test_the_best_recipe_says_what_was_searched_and_whose_learning_rate_it_is(folder, first, tmp_path):
+    head = (folder / "search" / "best.yaml").read_text().partition("\ntask:")[0].splitlines()
+    assert all(line.startswith("# ") for line in head)
+    text = " ".join(line.removeprefix("# ") for line in head)
+    assert "The search chose losses.temperature, training.learning_rate, fusion;" in text
+    assert "the verdict's fine-tuned baseline is trained at this learning rate too" in text
+    assert "the verdict's fine-tuned baseline is trained at this learning rate too" in str(first)
+    others = tuple(knob for knob in first.knobs if knob.name != "learning_rate")
+    assert "baseline" not in str(SearchReport("nll", True, others, first.trials))
+
+
+def test_a_baseline_is_searched_by_itself(folder, tmp_path):
+    alone = ["losses.distill_weight=0", "losses.task_weight=1", "losses.hidden=[]"]
+    alone += [
+        "search={learning_rate: [1e-3, 1e-1, log]}",
+        f"teachers.cache_dir={folder / 'search' / 'cache'}",
+    ]
+    report = search_recipe(load_recipe(folder / "tiny.yaml", alone), trials=1, output=tmp_path)
+    assert [trial.values for trial in report.trials] == [{"learning_rate": 1e-2}]
+    best = load_recipe(tmp_path / "best.yaml")
+    assert (best.losses.distill_weight, best.losses.task_weight) == (0, 1)
+    assert "The search chose training.learning_rate; all else" in (tmp_path / "best.yaml").read_text()
+    assert not (tmp_path / "cache").exists()
+
+
 def test_another_recipe_needs_another_folder(folder, first):
     for override, path in (
         ("losses.distill_weight=0.7", "losses.distill_weight"),

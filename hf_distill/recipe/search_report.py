@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 # Okabe, Ito: Color Universal Design, 2008.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 
+BASELINE_SHARES = (
+    "The learning rate suits the distilled student, and the verdict's fine-tuned baseline is trained at this learning rate "
+    "too: docs/search.md says how to give the baseline one of its own."
+)
+
 
 @dataclass(frozen=True)
 class Trial:
     """One training of a search.
 
     Attributes:
-        number: Counted from 0; those of trainings that were interrupted are left out.
+        number: Counted from 0; those of trainings that were interrupted or failed are left out.
         values: By knob.
         objective: The metric on the validation rows; infinite where the training diverged.
         seconds: How long it took.
@@ -102,6 +107,8 @@ class SearchReport:
             if self.on_report
             else ": the test rows are for the verdict."
         )
+        if any(knob.name == "learning_rate" for knob in self.knobs):
+            caution += f"\n{BASELINE_SHARES}"
         return (
             f"{self.table()}\n\n* Trial {best.number} is the best of {len(self.trials)}: {self.metric} "
             f"{best.objective:.4f} on the validation rows{compared}.\n{caution}"

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, CorruptStateError, DataError
 from . import yaml12
 from .building import build_arguments, build_trainer, recipe_fusion, written
 from .loading import evaluation_split, load_data
-from .search_report import SearchReport, Trial
+from .search_report import BASELINE_SHARES, SearchReport, Trial
 from .search_section import Knob, fusion_name, search_fusions, search_knobs
 from .sections import Hub, Losses, Recipe
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..trainer import MultiTeacherDistillationTrainer
 
 _MINIMIZED = ("nll", "brier")
+_ATTEMPTS = 3
 
 
 def search_recipe(
@@ -37,7 +38,8 @@ def search_recipe(
 
     The teachers run once over every row; a trial costs a training from their stored outputs. What is searched is the
     section `search` of the recipe. The first trial has the recipe's own values, where they lie within the ranges. A
-    search goes on where it was left, also with more trials; one that has them all only reports.
+    search goes on where it was left, also with more trials; one that has them all only reports. An interrupted trial is
+    trained again, one that failed is not.
 
     Args:
         recipe: a recipe of `load_recipe`.
@@ -171,9 +173,9 @@ def _search(
     own: dict[str, Any] | None,
 ) -> None:
     import optuna
-    from tqdm.auto import tqdm
 
     from ..data import count_labelled
+    from .search_progress import TrialBar
 
     rows = load_data(base)
     if "validation" not in rows:
@@ -197,21 +199,32 @@ def _search(
             trainer.teacher_pool.listen(trainer.fusion)
         return values
 
-    for _ in tqdm(range(trials - len(_finished(study))), desc="Trials"):
-        # One trial a call, since the study is in its file. What a training prints is the same every time.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
-            trainer.hyperparameter_search(
-                hp_space=draw,
-                compute_objective=objective,
-                n_trials=1,
-                backend="optuna",
-                direction=study.direction.name.lower(),
-                **_stored(Path(base.training["output_dir"])),
-                # A sampler that begins anew draws as the first did: it is told how many trials there are.
-                sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
-                pruner=optuna.pruners.NopPruner(),
-            )
+    done = len(_finished(study))
+    bar = TrialBar(done, trials)
+    trainer.add_callback(bar)
+    try:
+        for _ in range(trials - done):
+            # One trial a call, since the study is in its file. What a training prints is the same every time.
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
+                trainer.hyperparameter_search(
+                    hp_space=draw,
+                    compute_objective=objective,
+                    n_trials=1,
+                    backend="optuna",
+                    direction=study.direction.name.lower(),
+                    **_stored(Path(base.training["output_dir"])),
+                    # A sampler that begins anew draws as the first did: it is told how many trials there are.
+                    sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
+                    pruner=optuna.pruners.NopPruner(),
+                )
+    except KeyboardInterrupt:  # for Optuna the trial has failed
+        last = study.trials[-1]
+        if last.state is optuna.trial.TrialState.FAIL:
+            study.enqueue_trial(_values(last))
+        raise
+    finally:
+        bar.close()
 
 
 def _choices(
@@ -233,17 +246,26 @@ def _choices(
 
 
 def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None) -> None:
-    """Puts first what is to be trained whatever the sampler thinks: interrupted trials, and the recipe's own values."""
+    """Puts first what is to be trained whatever the sampler thinks: the recipe's own values, and interrupted trials.
+
+    A trial that failed is not trained again: what ran out of memory would do so again, and no other would be reached.
+    For the same reason one in which the process died is begun `_ATTEMPTS` times at most.
+    """
     from optuna.trial import TrialState
 
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+    interrupted = study.get_trials(states=(TrialState.RUNNING,))
+    for trial in interrupted:
         study.tell(trial.number, state=TrialState.FAIL)
-    done = [t.params for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.WAITING)]
-    failed = [t.params for t in study.trials if t.state is TrialState.FAIL and t.params]
-    for values in [*([own] if own else []), *failed]:
-        if values not in done:
+    begun = [_values(trial) for trial in study.trials]
+    first = [own] if own and own not in begun else []
+    for values in [*first, *map(_values, interrupted)]:
+        if values and begun.count(values) < _ATTEMPTS:
             study.enqueue_trial(values)
-            done.append(values)
+
+
+def _values(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """What a trial has drawn, or what it was told to draw and had not yet."""
+    return {**trial.params, **trial.system_attrs.get("fixed_params", {})}
 
 
 class _Objective:
@@ -300,9 +322,13 @@ def _write_best(recipe: Recipe, base: Recipe, report: SearchReport, folder: Path
         }
     )
     path = folder / "best.yaml"
-    header = (
-        f"# Written by hf_distill {__version__}: the best of {len(report.trials)} trials, number {report.best.number}, by "
-        f"{report.metric} on the validation rows ({report.best.objective:.4f}).\n"
-    )
-    path.write_text(header + yaml12.write(written(best)), encoding="utf-8")
+    keys = {**{name: f"losses.{name}" for name in losses}, **{name: f"training.{name}" for name in training}}
+    chosen = [keys.get(name, name) for name in report.best.values]
+    header = [
+        f"Written by hf_distill {__version__}: the best of {len(report.trials)} trials, number {report.best.number}, by "
+        f"{report.metric} on the validation rows ({report.best.objective:.4f}).",
+        f"The search chose {', '.join(chosen)}; all else is as in its recipe.",
+        *([BASELINE_SHARES] if "learning_rate" in training else []),
+    ]
+    path.write_text("".join(f"# {line}\n" for line in header) + yaml12.write(written(best)), encoding="utf-8")
     return path
