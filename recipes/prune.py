@@ -4,9 +4,11 @@
     python recipes/prune.py recipes/local_trec6.yaml --heads 0.5 --epochs 2 training.learning_rate=2e-4
 
 Takes the student of the recipe's output folder, or trains it there first, sets to zero the smallest weights (--sparsity)
-or the least important attention heads (--heads), and lets it learn on from the same teachers, zeros staying zero. The
-pruned student and report.md, with all three in one table, lie in runs/NAME-pruned, or under --output. Overrides are those
-of hf-distill train and count for both trainings; --epochs for the second alone.
+or the least important attention heads (--heads), and lets it learn on from the same teachers, zeros staying zero. Learning
+longer changes a student too, so the unpruned one learns on for as long, from the same start: what pruning costs is the
+difference between these two. The pruned student and report.md, with all of them in one table, lie in runs/NAME-pruned, or
+under --output, the other one in its folder `unpruned`; neither is pushed to the Hub. Overrides are those of hf-distill train
+and count for all trainings; --epochs for the later two.
 
 Han et al.: Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015, arXiv:1506.02626.
 Michel et al.: Are Sixteen Heads Really Better than One?, NeurIPS 2019, arXiv:1905.10650.
@@ -19,6 +21,7 @@ import copy
 import json
 from pathlib import Path
 
+from hf_distill import MultiTeacherDistillationTrainer
 from hf_distill.pruning import (
     KeepPruned,
     Stage,
@@ -42,13 +45,6 @@ options = parser.parse_intermixed_args()
 given = load_recipe(options.recipe, options.overrides)
 dense = Path(given.training["output_dir"])
 root = options.output or Path(f"runs/{options.recipe.stem}-pruned")
-student = {"model": str(dense), "max_length": given.student.max_length}
-changes = {"student": student, "training.output_dir": str(root), "training.num_train_epochs": options.epochs}
-recipe = load_recipe(
-    options.recipe,
-    [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in changes.items())],
-    check_files=False,
-)
 rows = load_data(given)
 split = evaluation_split(given, rows)
 if split is None:
@@ -58,27 +54,48 @@ if not (dense / "config.json").is_file():
     first.train()
     first.save_model()
 
-trainer = build_trainer(recipe, rows=rows)
-stages = {}
+
+def learning_on(folder: Path) -> MultiTeacherDistillationTrainer:
+    """What distils the trained student again, into another folder."""
+    changes = {
+        "student": {"model": str(dense), "max_length": given.student.max_length},
+        "training.output_dir": str(folder),
+        "training.num_train_epochs": options.epochs,
+        "training.push_to_hub": False,
+    }
+    overrides = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
+    return build_trainer(load_recipe(options.recipe, overrides, check_files=False), rows=rows)
 
 
-def evaluated(name: str) -> None:
-    report = trainer.evaluate_ensemble(rows[split], metrics=recipe.evaluation.metrics, dataset_name=split)
-    stages[name] = Stage(copy.deepcopy(trainer.student), report)
+def evaluated(trainer: MultiTeacherDistillationTrainer) -> Stage:
+    """The student as it is now."""
+    metrics = given.evaluation.metrics
+    report = trainer.evaluate_ensemble(rows[split], metrics=metrics, dataset_name=split)
+    return Stage(copy.deepcopy(trainer.student), report)
 
 
-evaluated("unpruned")
+trainer = learning_on(root)
+stages = {"unpruned": evaluated(trainer)}
 if options.heads is not None:
     masks = head_masks(trainer.student, options.heads, head_importance(trainer))
 else:
     masks = magnitude_masks(trainer.student, options.sparsity)
 trainer.add_callback(KeepPruned(trainer.student, masks))
-evaluated("pruned")
+stages["pruned"] = evaluated(trainer)
 trainer.train()
 trainer.save_model()
-evaluated("distilled again")
+stages["distilled again"] = evaluated(trainer)
+
+control = learning_on(root / "unpruned")
+control.train()
+control.save_model()
+stages["unpruned, distilled as long"] = evaluated(control)
+
 if trainer.is_world_process_zero():
-    note = f"The student that is distilled again has learnt {options.epochs:g} epoch(s) longer than the unpruned one."
+    note = (
+        f"The last two students have learnt {options.epochs:g} epoch(s) longer than the first: what pruning costs is the "
+        "difference between these two, what learning longer brings that between the last and the first."
+    )
     text = pruning_report(stages, [note])
     (root / "report.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")

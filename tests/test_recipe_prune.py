@@ -214,6 +214,7 @@ def test_the_recipe_trains_prunes_and_distils_again(run_script, how):
         "unpruned",
         "pruned",
         "distilled again",
+        "unpruned, distilled as long",
         "ensemble",
         "teacher:bert",
         "teacher:second",
@@ -222,12 +223,28 @@ def test_the_recipe_trains_prunes_and_distils_again(run_script, how):
     assert by_name["unpruned"][2] == f"{count_nonzero(dense):,}"
     assert by_name["distilled again"][2] == by_name["pruned"][2] == f"{count_nonzero(pruned):,}"
     assert count_nonzero(pruned) < count_nonzero(dense)
+    longer = AutoModelForSequenceClassification.from_pretrained(root / "unpruned")
+    assert by_name["unpruned, distilled as long"][2] == f"{count_nonzero(longer):,}"
+    assert count_nonzero(longer) > 0.99 * longer.num_parameters()
     # What a student costs does not change, and the table says so.
-    assert len({tuple(by_name[name][i] for i in (1, 3)) for name in list(by_name)[:3]}) == 1
+    assert len({tuple(by_name[name][i] for i in (1, 3)) for name in list(by_name)[:4]}) == 1
     assert "bytes and time stay what they were" in printed
     recipe = load_recipe(root / "recipe.yaml")
     assert (recipe.student.model, recipe.student.config) == ("runs/tiny", None)
     assert (recipe.training["num_train_epochs"], recipe.training["learning_rate"]) == (0.25, 1e-3)
+    # The two that learn on start from the same student, and are told apart by the folder and the masks alone.
+    control = load_recipe(root / "unpruned" / "recipe.yaml")
+    assert control.training == {**recipe.training, "output_dir": str(root / "unpruned")}
+    assert control.model_copy(update={"training": recipe.training}) == recipe
+
+
+def test_who_learns_nothing_gets_no_better(run_script):
+    """Without a learning rate, both that learn on end as they began: one as the pruned student, one as the unpruned."""
+    printed = run_script("--sparsity", "0.5", "training.learning_rate=0", "evaluation.metrics=[nll]")
+    lines = [cells(line) for line in printed.splitlines() if line.startswith("|")]
+    by_name = {line[0]: line[1:4] for line in lines}
+    assert by_name["distilled again"] == by_name["pruned"] != by_name["unpruned"]
+    assert by_name["unpruned, distilled as long"] == by_name["unpruned"]
 
 
 def test_a_student_that_is_there_is_not_trained_again(run_script):
