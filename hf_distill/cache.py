@@ -191,7 +191,8 @@ class TeacherCache:
         """
         rows = distinct_rows(dataset, [text_columns] if isinstance(text_columns, str) else list(text_columns))
         ids = np.fromiter(rows, dtype="<i8", count=len(rows))
-        opened = [self._open(cached, ids) for cached in self.teachers]
+        with PartialState().main_process_first():  # only it speaks, so it has to be the one that finds damage
+            opened = [self._open(cached, ids) for cached in self.teachers]
         self._refuse_too_large([len(missing) for _, _, missing in opened])
         computed = 0
         for given, cached, settings, (store, known, missing) in zip(
@@ -209,10 +210,9 @@ class TeacherCache:
         store = Store(cached.view.folder, cached.view.key)
         known = RowReader(store.shards(), cached.view.what)
         for name, reason in list(store.damaged.items()):
-            tqdm.write(
-                f"Cache of teacher {cached.name!r}: shard {name} is damaged ({reason}) and is built anew.",
-                file=sys.stderr,
-            )
+            if PartialState().is_main_process:
+                where = f"Cache of teacher {cached.name!r}: shard {name}"
+                tqdm.write(f"{where} is damaged ({reason}) and is built anew.", file=sys.stderr)
             store.discard(name)
         return store, known, known.missing(ids)
 

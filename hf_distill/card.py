@@ -76,6 +76,7 @@ def model_card(
     title: str | None = None,
     report: Mapping[str, Any] | None = None,
     files: Sequence[str] = (),
+    captions: Mapping[str, str] = {},  # noqa: B006 - read only
     rows: Rows = Rows(),  # noqa: B008 - immutable
     licences: Mapping[str, str] = {},  # noqa: B006 - read only
 ) -> ModelCard:
@@ -87,6 +88,7 @@ def model_card(
         title: Its headline; None: the last part of ``repo``.
         report: The content of report.json; None where nothing was evaluated.
         files: What else goes into the repository: recipe.yaml, reports and plots are linked where they are named here.
+        captions: What is said of the plots, by their files.
         rows: What it was trained on.
         licences: Those of checkpoints on the Hub, by their ids; `UNKNOWN` where one is missing.
 
@@ -104,7 +106,7 @@ def model_card(
     options = facts.card
     title = plain(title or options.get("model_name") or repo.rpartition("/")[2])
     stated = {
-        origin: origin.licence or licences.get(origin.source or "", UNKNOWN) for origin in _origins(facts)
+        origin: origin.licence or licences.get(origin.source or "", UNKNOWN) for origin in origins(facts)
     }
     systems = _systems(report)
     content = {
@@ -114,7 +116,7 @@ def model_card(
         "task": _word(facts.task),
         "repo": json.dumps(plain(repo).replace("`", "'"), ensure_ascii=False),
         "labels": ", ".join(map(escaped, facts.labels)),
-        "results": _results(report, systems, files) if systems else None,
+        "results": _results(report, systems, files, captions) if systems else None,
         "teachers": _teachers(facts, stated) if facts.teachers else None,
         "fusion": {
             "reason": escaped(facts.reason or "as given").rstrip("."),
@@ -194,11 +196,10 @@ def _data(facts: RunFacts, rows: Rows) -> str:
     given, known = _listed(facts.card.get("dataset")), hub_id(rows.dataset)
     names = [Path(name).name for name in (rows.dataset, *rows.files) if name]
     source = _hub_link(known, "datasets/") if known and not given else ", ".join(map(escaped, given or names))
-    details = [
-        f"{what} {code(value)}"
-        for what, value in (("config", rows.config), ("revision", rows.revision))
-        if value
-    ]
+    named = {"config": rows.config, "revision": rows.revision}
+    if known and facts.data_commit != rows.revision:
+        named["commit"] = facts.data_commit
+    details = [f"{what} {code(value)}" for what, value in named.items() if value]
     counts = []
     if "rows" in facts.rows:
         counts.append(f"{facts.rows['rows']:,} rows")
@@ -268,7 +269,9 @@ def _number(value: Any) -> float | None:
     return float(value) if number else None
 
 
-def _results(report: Mapping[str, Any], systems: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+def _results(
+    report: Mapping[str, Any], systems: Mapping[str, Any], files: Sequence[str], captions: Mapping[str, str]
+) -> dict[str, Any]:
     metrics = list(dict.fromkeys(name for values in systems.values() for name in values))
     table = [
         [
@@ -286,7 +289,11 @@ def _results(report: Mapping[str, Any], systems: Mapping[str, Any], files: Seque
         "table": markdown_table(["system", *map(escaped, metrics), "parameters"], table),
         "notes": [escaped(note) for note in notes] if isinstance(notes, list) else [],
         "plots": [
-            {"text": escaped(Path(name).stem.replace("_", " ")), "file": quote(name)}
+            {
+                "text": escaped(Path(name).stem.replace("_", " ")),
+                "file": quote(name),
+                "caption": escaped(captions.get(name, "")),
+            }
             for name in files
             if name.endswith(".png")
         ],
@@ -310,7 +317,7 @@ def _metadata(
     rows: Rows,
 ) -> ModelCardData:
     options = facts.card
-    data_set = hub_id(rows.dataset)
+    data_set, commit = hub_id(rows.dataset), facts.data_commit or rows.revision
     task, split = _word(facts.task), plain(report.get("dataset", "evaluation set"))
     results = [
         EvalResult(
@@ -319,7 +326,7 @@ def _metadata(
             dataset_name=data_set or split,
             dataset_config=plain(rows.config) if data_set and rows.config else None,
             dataset_split=split if data_set else None,
-            dataset_revision=plain(rows.revision) if data_set and rows.revision else None,
+            dataset_revision=plain(commit) if data_set and commit else None,
             metric_type=plain(name),
             metric_name=plain(name),
             metric_value=mean,
@@ -367,11 +374,17 @@ def _machine_readable(facts: RunFacts, stated: Mapping[Origin, str]) -> dict[str
     }
 
 
-def _origins(facts: RunFacts) -> list[Origin]:
-    """All that the student came from, each once: it may have been made from a teacher."""
+def origins(facts: RunFacts) -> list[Origin]:
+    """All that the student came from, each once: it may have been made from a teacher.
+
+    An adapter is nothing without the model that it is for, which is one of them where it has an id.
+    """
     sources = {teacher.source for teacher in facts.teachers}
     base = [] if facts.base is None or facts.base.source in sources - {None} else [facts.base]
-    return list(dict.fromkeys([*base, *facts.teachers]))
+    found = list(dict.fromkeys([*base, *facts.teachers]))
+    known = {origin.source for origin in found}
+    over = dict.fromkeys(repo for origin in found if (repo := hub_id(origin.over)) and repo not in known)
+    return [*found, *(Origin(repo, repo) for repo in over)]
 
 
 def _word(task: str) -> str:

@@ -1,16 +1,42 @@
 """The errors a user can cause, each with the exit code the command line gives it.
 
 Everything here is a `ValueError`: whoever catches `ValueError` around a call catches ours. Errors that are our
-own mistake stay `AssertionError` or whatever Python raises, with their traceback.
+own mistake stay `AssertionError` or whatever Python raises, with their traceback. No message of ours shows a token of
+the Hub: one that was written into the wrong place would otherwise be in every log.
 """
 
 from __future__ import annotations
+
+import re
+
+# A token is hf_ and 34 letters. Shorter ones are cut or mistyped; but a part of a path (hf_datasets/train.csv) is none, nor is
+# a word without capitals (`hf-distill push hf_experiments me/small`).
+_TOKEN = re.compile(
+    r"hf_(?:[A-Za-z0-9]{20,}"
+    r"|(?<![/\\]hf_)(?:(?<! hf_)|(?=[a-z]*[A-Z0-9]))[A-Za-z0-9]{8,}(?![A-Za-z0-9_/\\-]|\.\w))"
+)
+
+
+def hide_tokens(text: str) -> str:
+    """Returns a text without what looks like a token of the Hub.
+
+    Args:
+        text: of a message.
+
+    Example:
+        >>> hide_tokens("found 'hf_abcdefghijkl', no file data/hf_datasets.csv")
+        "found 'hf_…', no file data/hf_datasets.csv"
+    """
+    return _TOKEN.sub("hf_…", text)
 
 
 class HfDistillError(ValueError):
     """Root of the errors whose message tells the user what to do; the command line prints it without traceback."""
 
     exit_code: int = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(hide_tokens(message))
 
 
 class ConfigurationError(HfDistillError):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shlex
+import traceback
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,9 +27,16 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from . import __version__
-from .card import Rows, model_card
-from .errors import ConfigurationError, CorruptStateError, DataError, HfDistillError, PushError
-from .pushed_files import STALE, documents_to_push, files_to_push
+from .card import Rows, model_card, origins
+from .errors import (
+    ConfigurationError,
+    CorruptStateError,
+    DataError,
+    HfDistillError,
+    PushError,
+    hide_tokens,
+)
+from .pushed_files import STALE, documents_to_push, files_to_push, holding_a_token
 from .run_facts import REPORT, RunFacts, licence_of, load_facts, report_digest
 
 # What cards say that `transformers` and `peft` write by themselves.
@@ -39,13 +46,16 @@ _HUB_TIMEOUT = 10.0
 """Seconds that a look-up for the card may take; the card does without it."""
 
 
-def check_repository(repo: str, *, private: bool = False, token: str | None = None) -> str:
+def check_repository(
+    repo: str, *, private: bool = False, token: str | None = None, read_only: bool = False
+) -> str:
     """Make sure, before anything is trained, that a push will be possible: the repository is made where it is missing.
 
     Args:
         repo: ``user/name``, or a name of the user's own.
         private: Whether it has to be private.
         token: Instead of the login's.
+        read_only: Whether the right to read is enough, as it is for a pull request.
 
     Returns:
         The full id of the repository.
@@ -55,7 +65,7 @@ def check_repository(repo: str, *, private: bool = False, token: str | None = No
             repository exists and is public though it has to be private.
     """
     try:
-        return _open(_api(token), repo, private=private)
+        return _open(_api(token), repo, private=private, read_only=read_only)
     except Exception as error:  # whatever is wrong is said before hours of training
         raise ConfigurationError(
             f"The student could not be pushed to {repo}, so nothing was trained: {reason(error, token)}"
@@ -86,10 +96,11 @@ def push_run(
 
     Raises:
         DataError: There is no student, or nothing says how it was made.
+        CorruptStateError: What says it, or the report, cannot be read.
         PushError: The push failed, with the command that finishes it.
     """
     folder = Path(folder)
-    files_to_push(folder)
+    files_to_push(folder, reports=False)
     write_card(folder, repo=repo, keep_edits=keep_edits)
     return push_folder(folder, repo, private=private, revision=revision, pull_request=pull_request)
 
@@ -107,6 +118,8 @@ def push_folder(
     run: Path | None = None,
 ) -> CommitInfo:
     """One commit of the student, its card and its reports; what the repository has already is not uploaded again.
+
+    No text of a row that the report shows is among it.
 
     Args:
         folder: With the card in it.
@@ -129,9 +142,15 @@ def push_folder(
     facts = load_facts(folder)
     adapter, reports = facts.adapter if facts else None, not _outdated(folder, facts)
     files = files_to_push(folder, adapter=adapter, reports=reports)
-    api = _api(token)
+    api, pushed = _api(token), {**files, **(also or {})}
+    shown = folder if run is None else run
+    command = push_command(shown, repo, private=private, revision=revision, pull_request=pull_request)
     try:
-        _refuse_tokens(files, token or get_token())
+        if holder := holding_a_token(pushed, token or get_token()):
+            raise PushError(
+                f"Nothing was pushed to {repo}: {holder} holds a token of the Hub, which would be published.\n"
+                f"The student is complete in {shown}. Once the token is out of that file, this pushes it:\n    {command}"
+            )
         opened = _open(api, repo, private=private, read_only=pull_request)
         if opened != repo:
             write_card(folder, repo=opened, keep_edits=True)
@@ -143,19 +162,19 @@ def push_folder(
         return api.create_commit(
             opened,
             [
-                *(CommitOperationAdd(name, path) for name, path in {**files, **(also or {})}.items()),
+                *(CommitOperationAdd(name, what) for name, what in pushed.items()),
                 *(CommitOperationDelete(name) for name in stale),
             ],
             commit_message=message,
             revision=branch,
             create_pr=pull_request,
         )
+    except PushError:
+        raise
     except Exception as error:  # whatever fails here, what was trained is complete and must not look lost
-        shown = folder if run is None else run
         raise PushError(
             f"The push to {repo} failed: {reason(error, token)}\n"
-            f"The student is complete in {shown}. This finishes the push:\n"
-            f"    {push_command(shown, repo, private=private, revision=revision, pull_request=pull_request)}"
+            f"The student is complete in {shown}. This finishes the push:\n    {command}"
         ) from without_tokens(error, token)
 
 
@@ -195,11 +214,13 @@ def write_card(
         print(f"{path} was edited, so it is pushed as it is; remove it for a new one.")
         return path
     reports = not _outdated(folder, facts)
+    documents = documents_to_push(folder, reports=reports)
     card = model_card(
         facts,
         repo=repo or folder.absolute().name,
         report=_report(folder) if reports else None,
-        files=documents_to_push(folder, reports=reports),
+        files=list(documents),
+        captions=documents,
         rows=_rows(folder),
         licences=look_up_licences(facts, token),
     )
@@ -211,10 +232,9 @@ def write_card(
 
 
 def look_up_licences(facts: RunFacts, token: str | None = None) -> dict[str, str]:
-    """What the Hub says of the licences of teachers and base model, by id; those that cannot be asked are left out."""
-    origins = [*facts.teachers, *([facts.base] if facts.base else [])]
+    """What the Hub says of the licences of all that a student came from, by id; those that cannot be asked are left out."""
     found: dict[str, str] = {}
-    for origin in origins:
+    for origin in origins(facts):
         if origin.source is None or origin.source in found or is_offline_mode():
             continue
         try:
@@ -290,14 +310,19 @@ def reason(error: BaseException, token: str | None = None) -> str:
 
 
 def without_tokens(error: BaseException, token: str | None = None) -> BaseException | None:
-    """An error to raise from, unless its own text would show a token."""
-    return error if _scrubbed(str(error), token) == _one_line(str(error)) else None
+    """An error to raise from, unless its traceback, with all errors behind it, would show a token."""
+    shown = "".join(traceback.format_exception(error))
+    return error if _hidden(shown, token) == shown else None
 
 
 def _scrubbed(text: str, token: str | None) -> str:
+    return _one_line(_hidden(text, token))[:500]
+
+
+def _hidden(text: str, token: str | None) -> str:
     for secret in filter(None, (token, get_token())):
         text = text.replace(secret, "hf_…")
-    return _one_line(re.sub(r"hf_[A-Za-z0-9]{8,}", "hf_…", text))[:500]
+    return hide_tokens(text)
 
 
 def _one_line(text: str) -> str:
@@ -306,18 +331,6 @@ def _one_line(text: str) -> str:
 
 def _status(error: HfHubHTTPError) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _refuse_tokens(files: Mapping[str, Path], token: str | None) -> None:
-    """No file that people read may hold a token; weights cannot."""
-    for name, path in files.items():
-        if path.suffix == ".safetensors":
-            continue
-        content = path.read_bytes()
-        if (token and token.encode() in content) or re.search(rb"\bhf_[A-Za-z]{34}\b", content):
-            raise ConfigurationError(
-                f"{name} holds a token of the Hub, which would be published; remove it there."
-            )
 
 
 def push_command(

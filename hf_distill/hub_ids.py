@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
@@ -58,3 +60,23 @@ def only_commit(repo: str) -> str | None:
     folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "snapshots")
     found = {path.parent.name for name in _READ for path in folder.glob(f"*/{name}")}
     return found.pop() if len(found) == 1 else None
+
+
+def data_commit(rows: Any) -> str | None:
+    """The commit of the data set on the Hub that rows were really loaded from, without asking the Hub.
+
+    `datasets` keeps them in a folder of that name. Offline it takes the last one that it has, whichever revision is asked for.
+
+    Args:
+        rows: A `datasets.Dataset`.
+
+    Returns:
+        None where they are of no data set or of several, or are not kept in files.
+
+    Example:
+        >>> data_commit(rows) is None
+        True
+    """
+    folders = {Path(kept["filename"]).parent.name for kept in getattr(rows, "cache_files", ())}
+    commits = [name for name in folders if re.fullmatch("[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == 1 else None

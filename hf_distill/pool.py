@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from .alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage
@@ -203,5 +204,8 @@ def _placement(needed: int, device: torch.device) -> str:
         return "resident"  # they would wait in the same memory
     free, _ = torch.cuda.mem_get_info(device)
     chosen = "resident" if needed <= free / 2 else "swap"
-    print(f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}.")
+    if PartialState().is_main_process:
+        print(
+            f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}."
+        )
     return chosen

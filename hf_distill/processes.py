@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 
 from .errors import HfDistillError
 
 
-def once(compute: Callable[[], Any], accelerator: Accelerator) -> Any:
+def once(compute: Callable[[], Any], accelerator: Accelerator | PartialState) -> Any:
     """Run on the main process; every process gets the result, or the same error of ours.
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import xxhash
+from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from .cache import CacheSettings, teacher_key
@@ -120,7 +121,8 @@ def resume(
         kept = load_choice(checkpoint, names)
     path = checkpoint / RUN_FILE
     if not path.is_file():
-        print(f"{checkpoint} has no {RUN_FILE}, so nothing says whether it is of this run.")
+        if PartialState().is_main_process:
+            print(f"{checkpoint} has no {RUN_FILE}, so nothing says whether it is of this run.")
         return kept or choice
     try:
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from .callbacks import AdaptiveStrength, ScheduleCallback
 from .data import count_labelled
 from .errors import CorruptStateError
 from .fusion import summary
-from .hub_ids import hub_id, only_commit
+from .hub_ids import data_commit, hub_id, only_commit
 from .losses import LOSSES
 from .row_weights import ROW_WEIGHTS
 
@@ -33,6 +33,7 @@ REPORT = "report.json"
 """The figures of a run, beside it."""
 
 NO_LICENCE = "none stated"
+_FOLDER = "a folder"
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "huggingface_hub")
 
@@ -47,7 +48,7 @@ class Origin:
         revision: The commit that was loaded; None where nothing says it.
         parameters: How many it has; None where unknown.
         licence: What the README of a folder states; None where the Hub has to be asked.
-        over: The id of the model that an adapter is for; None for a whole model.
+        over: The id of the model that an adapter is for, or ``a folder``; None for a whole model.
     """
 
     name: str
@@ -79,6 +80,7 @@ class RunFacts:
         training: The settings that decide the result, and how long it took.
         versions: Of the packages.
         references: Of the methods that were used.
+        data_commit: The commit of the data set on the Hub that the training rows were loaded from; None where it is unknown.
         older_report: Digest of a report.json that lay there before this training, which says nothing of it.
         card: What the user said for the card: the arguments of `Trainer.create_model_card`.
     """
@@ -99,6 +101,7 @@ class RunFacts:
     training: Mapping[str, Any]
     versions: Mapping[str, str]
     references: tuple[str, ...]
+    data_commit: str | None = None
     older_report: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
 
@@ -137,6 +140,7 @@ def run_facts(trainer: Any) -> RunFacts:
         training=_training(trainer),
         versions=_versions(_is_adapter(student)),
         references=references(_methods(trainer)),
+        data_commit=data_commit(trainer.train_dataset),  # prepared rows are kept where the raw ones are
         older_report=getattr(trainer, "older_report", None),
         card=dict(getattr(trainer, "card_options", {})),
     )
@@ -176,6 +180,13 @@ def report_digest(folder: str | Path) -> str | None:
     """What a report is known by; None where there is none."""
     path = Path(folder, REPORT)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def confirm_report(folder: str | Path) -> None:
+    """Note that the report of a run was made after its training, even where it reads as one that lay there before."""
+    facts = load_facts(folder)
+    if facts is not None and facts.older_report is not None:
+        save_facts(dataclasses.replace(facts, older_report=None), folder)
 
 
 def references(methods: Sequence[Any]) -> tuple[str, ...]:
@@ -218,8 +229,7 @@ def _teacher(teacher: Any) -> Origin:
     )
     under = getattr(getattr(model, "config", None), "_name_or_path", None)
     if under and under != source:
-        over = hub_id(under)
-        return dataclasses.replace(origin, over=over or Path(under).name)
+        return dataclasses.replace(origin, over=hub_id(under) or _FOLDER)
     return origin
 
 

@@ -11,9 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .evaluation import EvaluationReport
 from .hidden import StudentWithProjections, bare
 from .preparation import RowPreparation
-from .run_facts import report_digest
+from .run_facts import confirm_report, report_digest
 from .trainer_pushes import announce_failed_pushes, create_card, open_for, push_checkpoint, push_trained
 from .views import VIEWS, TokenView
 
@@ -31,6 +32,7 @@ class StudentTrainer(Trainer):
 
     _prepare: RowPreparation
     _loaded: Any = None
+    _repository: str | None = None
 
     @property
     def student(self) -> PreTrainedModel:
@@ -129,6 +131,13 @@ class StudentTrainer(Trainer):
         output = super().train(*args, **options)
         announce_failed_pushes(self)
         return output
+
+    def keep_report(self, report: EvaluationReport) -> None:
+        """Write a report into ``output_dir``; it is of this training, even if it reads as the one that lay there before."""
+        if self.is_world_process_zero():
+            report.save(self.args.output_dir)
+            confirm_report(self.args.output_dir)
+        self.older_report = None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As `Trainer.init_hf_repo`, with a sentence for whatever cannot work."""

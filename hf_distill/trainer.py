@@ -43,7 +43,7 @@ from .student_trainer import StudentTrainer, is_checkpoint
 from .targets import Draws, Targets, make_targets
 from .tasks import TASKS, Task
 from .teachers import TeacherSource
-from .trainer_pushes import check_arguments
+from .trainer_pushes import check_for_all
 from .training_args import DistillationArguments
 
 
@@ -129,8 +129,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         args = DistillationArguments() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
         refuse_unclear(model, model_init, args, teachers)
-        if args.push_to_hub and args.process_index == 0:
-            check_arguments(args)  # before teachers are loaded and run
+        if args.push_to_hub:  # before teachers are loaded and run
+            self._repository = check_for_all(args)
         self.task: Task = build(task, TASKS, kind="task")
         self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
@@ -445,6 +445,5 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             dataset_name=dataset_name,
             notes=[*overlap_notes(rows, trained=self.train_dataset, selected=selected), *fitted],
         )
-        if self.is_world_process_zero():
-            report.save(self.args.output_dir)
+        self.keep_report(report)
         return report

@@ -10,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from huggingface_hub import CommitInfo
 
 from .errors import ConfigurationError, PushError
 from .hub import check_repository, push_folder, reason, write_card
+from .processes import once
 from .run_facts import run_facts, save_facts
 
 # They hold a pickle of the arguments, which resuming does not read.
@@ -69,10 +71,20 @@ def check_arguments(args: Any, token: str | None = None, private: bool | None = 
     return check_repository(repo, private=private, token=token or args.hub_token)
 
 
+def check_for_all(args: Any) -> str:
+    """`check_arguments` on the first process; all others get the same id, or the same error instead of waiting for it.
+
+    Args:
+        args: `TrainingArguments`, the same on all processes.
+    """
+    return once(lambda: check_arguments(args), PartialState())
+
+
 def open_for(trainer: Any, token: str | None = None, private: bool | None = None) -> None:
     """`Trainer.init_hf_repo`, with a sentence for whatever cannot work."""
     if trainer.is_world_process_zero():
-        trainer.hub_model_id = check_arguments(trainer.args, token, private)
+        checked = trainer._repository if token is None and private is None else None
+        trainer.hub_model_id = checked or check_arguments(trainer.args, token, private)
         trainer.push_in_progress = BackgroundPushes()
 
 
@@ -159,7 +171,10 @@ def push_checkpoint(trainer: Any, checkpoint: str) -> None:
     The push reads links to the checkpoint's files, so that it does not matter when the checkpoint is deleted.
     """
     args = trainer.args
-    if not trainer.is_world_process_zero() or args.hub_strategy == "end":
+    if args.hub_strategy == "end":
+        return
+    trainer.accelerator.wait_for_everyone()  # each process has put its own random state into the checkpoint
+    if not trainer.is_world_process_zero():
         return
     pushes: BackgroundPushes = trainer.push_in_progress
     if not args.hub_always_push and not pushes.is_done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -43,9 +44,10 @@ from conftest import make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, Teacher
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, PushError
-from hf_distill.trainer_pushes import (
-    failed_pushes,
-)
+from hf_distill.hub import look_up_licences
+from hf_distill.run_facts import Origin, run_facts
+from hf_distill.trainer_pushes import failed_pushes
+from hf_distill.verdict import VerdictReport
 
 WRITE, READ, WRONG = ("hf_" + letter * 34 for letter in "wrx")
 PUSHED = {
@@ -61,6 +63,8 @@ PUSHED = {
     *("tokenizer.json", "tokenizer_config.json"),
 }
 WITH_VERDICT = PUSHED | {"report.html"}
+# Without learning curves: so short a run logs no step.
+FIGURES = {f"figures/{name}.png" for name in ("quality_against_latency", "reliability", "gains_by_class")}
 
 
 @pytest.fixture
@@ -91,6 +95,23 @@ def _no_token_anywhere(hub, tmp_path, capfd, _a_quick_client):
     places |= {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     found = [place for place, content in places.items() if re.search(rb"hf_[a-z]{34}", content)]
     assert not [place for place in found if not place.endswith("holds_a_token.yaml")]
+
+
+DRAWN: dict[str, dict[str, bytes]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _figures_are_drawn_once(monkeypatch):
+    """Most pushes are of one and the same report."""
+    draw = VerdictReport.files
+
+    def files(report: VerdictReport) -> dict[str, bytes]:
+        key = json.dumps(report.to_dict())
+        if key not in DRAWN:
+            DRAWN[key] = draw(report)
+        return DRAWN[key]
+
+    monkeypatch.setattr(VerdictReport, "files", files)
 
 
 @pytest.fixture
@@ -160,7 +181,7 @@ def test_a_push_is_one_commit_of_what_is_listed_and_loads_back(hub, run, folder)
     done = run("push", folder, "me/small")
     assert done.exit_code == 0, (done.output, done.exception)
     assert "The student is pushed to me/small: http://" in done.stdout
-    assert set(hub.files("me/small")) == WITH_VERDICT | {".gitattributes"}
+    assert set(hub.files("me/small")) == WITH_VERDICT | FIGURES | {".gitattributes"}
     assert not hub.repos["me/small"].private
     assert len(hub.repos["me/small"].branches["main"]) == 2  # the Hub's own, and ours
     assert torch.equal(logits("me/small"), logits(str(folder)))
@@ -170,6 +191,55 @@ def test_a_push_is_one_commit_of_what_is_listed_and_loads_back(hub, run, folder)
     report = json.loads((folder / "report.json").read_text())
     assert figures == report["systems"]["student"]["metrics"]
     assert f"> {report['verdict']}\n" in card.text
+
+
+def test_no_text_of_a_row_is_pushed(hub, run, make, folder, held_out, tmp_path):
+    before = contents(folder)
+    texts = set(held_out["text"])
+    assert sum(text.encode() in before["report.json"] for text in texts) >= 20
+    assert run("push", folder, "me/small").exit_code == 0
+    after = contents(folder)
+    assert {name for name in after if after[name] != before.get(name)} == {"README.md"}
+
+    trainer = make(save_strategy="no", hub_model_id="me/trainer")
+    shutil.copytree(folder / "figures", tmp_path / "out" / "figures")
+    for name in ("report.json", "report.md", "report.html"):
+        shutil.copy(folder / name, tmp_path / "out")
+    trainer.push_to_hub()
+
+    for repo in ("me/small", "me/trainer"):
+        pushed = hub.files(repo)
+        assert {"report.json", "report.md", "report.html"} | FIGURES < set(pushed)
+        assert not [
+            name for name, content in pushed.items() if any(text.encode() in content for text in texts)
+        ]
+        rows = json.loads(pushed["report.json"])["disagreements"]
+        own = json.loads(before["report.json"])["disagreements"]
+        assert rows == [{**row, "text": ""} for row in own]
+        for page in ("report.md", "report.html"):
+            assert b"Texts of rows are not published" in pushed[page]
+            assert b"Texts of rows are not published" not in before[page]
+    assert not any(text.encode() in bytes(hub.seen) for text in texts)
+
+
+def test_the_figures_of_a_verdict_arrive_and_the_card_shows_them(hub, run, folder):
+    shutil.rmtree(folder / "figures")  # as of a run that is older than its figures
+    hub.add("me/small", {"figures/learning_curves.png": b"of an earlier run", "figures/mine.png": b"x"})
+    assert run("push", folder, "me/small").exit_code == 0
+    pushed = hub.files("me/small")
+    assert {name for name in pushed if name.endswith(".png")} == FIGURES | {"figures/mine.png"}
+    assert all(pushed[name].startswith(b"\x89PNG") for name in FIGURES)
+    card = ModelCard.load("me/small").text
+    shown = [
+        "![quality against latency](figures/quality_against_latency.png)\n\nBars: 95 % interval",
+        "![reliability](figures/reliability.png)\n\nBelow the diagonal",
+        "![gains by class](figures/gains_by_class.png)\n\nColoured where",
+        "More in [report.md](report.md) and [report.html](report.html).",
+    ]
+    assert [card.count(part) for part in shown] == [1, 1, 1, 1]
+    assert sorted(map(card.index, shown)) == list(map(card.index, shown))
+    report = pushed["report.md"].decode()
+    assert set(re.findall(r"!\[[^]]*\]\(([^)]*)\)", report)) == FIGURES
 
 
 def test_a_second_push_sends_only_what_changed(hub, run, folder):
@@ -189,7 +259,7 @@ def test_what_a_repository_keeps_of_an_earlier_student_goes(hub, run, folder):
         "me/small", {"adapter_config.json": b"{}", "report.html": b"old", "mine.txt": b"x", "vocab.txt": b"x"}
     )
     assert run("push", folder, "me/small").exit_code == 0
-    assert set(hub.files("me/small")) == WITH_VERDICT | {"mine.txt", "vocab.txt"}
+    assert set(hub.files("me/small")) == WITH_VERDICT | FIGURES | {"mine.txt", "vocab.txt"}
 
 
 def test_private_branch_and_pull_request(hub, run, folder):
@@ -312,11 +382,119 @@ def test_a_failed_push_of_a_recipe_leaves_the_run_complete(hub, run, recipe):
     assert set(hub.files("me/small")) > PUSHED
 
 
+def test_a_recipe_pushes_to_a_branch(hub, run, recipe):
+    train = ("train", recipe, "hub.push=true", "hub.repo=me/small", "hub.revision=second/try")
+    hub.faults["commit"] = 503
+    done = run(*train, "training.output_dir=out")
+    assert done.exit_code == 6, (done.output, done.exception)
+    command = shlex.split(done.stderr.splitlines()[-1])
+    assert command == ["hf-distill", "push", "out", "me/small", "--revision", "second/try"]
+    hub.faults.clear()
+    assert run(*train, "training.output_dir=out").exit_code == 0
+    assert set(hub.files("me/small")) == {".gitattributes"}
+    assert set(hub.files("me/small", "second/try")) == PUSHED | {".gitattributes"}
+    done = run(*train, "hub.pull_request=true", "training.output_dir=other")
+    assert done.exit_code == 2 and not Path("other").exists()
+    assert "hub.pull_request: it is opened against main, but hub.revision is 'second/try'" in done.stderr
+
+
+def test_a_recipe_opens_a_pull_request_where_its_token_may_only_read(hub, run, recipe, monkeypatch):
+    hub.add("other/model", {"README.md": b"theirs"})
+    monkeypatch.setenv("HF_TOKEN", READ)
+    train = ("train", recipe, "hub.push=true", "hub.repo=other/model", "training.output_dir=out")
+    assert run(*train).exit_code == 2 and not Path("out").exists()
+    hub.faults["commit"] = 503
+    done = run(*train, "hub.pull_request=true")
+    assert done.exit_code == 6, (done.output, done.exception)
+    assert done.stderr.endswith("    hf-distill push out other/model --pull-request\n")
+    hub.faults.clear()
+    done = run(*train, "hub.pull_request=true")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert re.search(
+        r"The student is pushed to other/model: http\S+/other/model/discussions/1\n", done.stdout
+    )
+    assert hub.files("other/model") == {"README.md": b"theirs"}
+    assert set(hub.files("other/model", "refs/pr/1")) == PUSHED
+
+
+def test_a_card_names_the_commit_of_the_data_that_was_loaded(hub, run, recipe, monkeypatch):
+    listed = "configs:\n- {config_name: default, data_files: [{split: train, path: a.jsonl}, {split: test, path: b.jsonl}]}"
+    files = {"README.md": f"---\n{listed}\n---\n".encode()}
+    files |= {
+        name: (recipe.parent / f"{split}.jsonl").read_bytes()
+        for name, split in (("a.jsonl", "train"), ("b.jsonl", "test"))
+    }
+    (first,) = hub.add("datasets/org/Some_Rows", files).branches["main"]
+    data = "data={dataset: org/Some_Rows, label_names: [negative, positive]}"
+    train = ("train", recipe, data, "hub.push=true", "hub.repo=me/small")
+    for more, said in (
+        ([], ""),
+        (["data.revision=main"], "revision `main`, "),
+        ([f"data.revision={first.oid}"], None),
+    ):
+        done = run(*train, *more, "training.output_dir=out")
+        assert done.exit_code == 0, (done.output, done.exception)
+        card = ModelCard.load("me/small")
+        named = f"{said}commit `{first.oid}`" if said is not None else f"revision `{first.oid}`"
+        assert f"datasets/org/Some_Rows), {named}, 64 rows." in card.text
+        assert {result.dataset_revision for result in card.data.eval_results} == {first.oid}
+    # Offline, `datasets` takes what it loaded last, whichever revision is asked for: the commit tells.
+    commits = hub.repos["datasets/org/Some_Rows"].branches["main"]
+    commits.append(hub.commit(first.files, {"new.txt": b""}, "second"))
+    assert run("train", recipe, data, "training.output_dir=out").exit_code == 0
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    done = run("train", recipe, data, f"data.revision={first.oid}", "training.output_dir=out")
+    assert done.exit_code == 3
+    assert f"on this machine are of {commits[-1].oid}: load them once with a connection" in done.stderr
+    assert run("train", recipe, data, "data.revision=v1", "training.output_dir=out").exit_code == 0
+    assert (
+        json.loads(Path("out/distillation.json").read_text())["data_commit"] == commits[-1].oid != first.oid
+    )
+
+
+def test_pushes_while_training_go_to_the_branch_of_the_recipe(hub, run, recipe):
+    overrides = [
+        "training.push_to_hub=true",
+        "hub.repo=me/small",
+        "hub.revision=next",
+        "training.save_steps=2",
+    ]
+    overrides += [
+        "training.save_strategy=steps",
+        "training.hub_strategy=every_save",
+        "training.output_dir=out",
+    ]
+    assert run("train", recipe, *overrides).exit_code == 0
+    assert len(hub.repos["me/small"].branches["main"]) == 1
+    messages = [commit.message for commit in hub.repos["me/small"].branches["next"]]
+    assert messages == ["initial", "Training in progress, step 2", "Student, card and report"]
+
+
 def test_a_file_with_a_token_is_not_published(hub, run, folder):
     (folder / "recipe.yaml").write_text(f"secret: {WRITE}\n")
     done = run("push", folder, "me/small")
     (folder / "recipe.yaml").rename(folder / "holds_a_token.yaml")
     assert done.exit_code == 6 and "recipe.yaml holds a token of the Hub" in done.stderr
+    assert "This finishes the push" not in done.stderr
+    assert done.stderr.endswith(
+        f"Once the token is out of that file, this pushes it:\n    hf-distill push {shlex.quote(str(folder))} me/small\n"
+    )
+    assert "commit" not in hub.requests
+
+
+def test_neither_is_one_of_a_checkpoint(hub, make, capfd):
+    trainer = make(push_to_hub=True, hub_strategy="checkpoint", hub_always_push=True, max_steps=1)
+    push = trainer._push_from_checkpoint
+
+    def careless(checkpoint: str) -> None:
+        Path(checkpoint, "notes.json").write_text(WRITE)
+        push(checkpoint)
+
+    trainer._push_from_checkpoint = careless
+    trainer.train()
+    Path(trainer.args.output_dir, "checkpoint-1", "notes.json").unlink()
+    said = capfd.readouterr().out
+    assert "Nothing was pushed to me/small: last-checkpoint/notes.json holds a token of the Hub" in said
     assert "commit" not in hub.requests
 
 
@@ -534,3 +712,11 @@ def test_licences_and_commits_come_from_the_hub(hub, make, checkpoints, monkeypa
     card = ModelCard.load(Path(trainer.args.output_dir, "README.md"))
     assert "The licence could not be looked up of bert, roberta, deberta." in card.text
     assert card.data.license == "mit"
+
+
+def test_the_licence_of_what_an_adapter_is_for_is_looked_up_too(hub, make):
+    for name, licence in (("lora", "apache-2.0"), ("large", "llama3")):
+        hub.add(f"org/{name}", {"README.md": f"---\nlicense: {licence}\n---\n".encode()})
+    taught = (Origin("lora", "org/lora", over="org/large"),)
+    made = dataclasses.replace(run_facts(make()), base=None, teachers=taught)
+    assert look_up_licences(made) == {"org/lora": "apache-2.0", "org/large": "llama3"}

@@ -1,4 +1,5 @@
-"""A double of the Hugging Face Hub: as much of its HTTP API as pushes and loads of models need, kept in memory.
+"""A double of the Hugging Face Hub, in memory: as much of its HTTP API as pushes of models, and loads of models and of data
+sets that list their files in the card, need.
 
 It is no Hub: it stores what it is sent and answers in the Hub's form, so that the real client can be tested against it, and
 it fails on request.
@@ -22,19 +23,21 @@ import yaml
 RUNNING: list[HubDouble] = []
 """The one that the tests of this process talk to."""
 
-_REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
+# A data set's repository is known as datasets/user/name here, a model's as user/name.
+_REPO = r"(?P<repo>(?:datasets/)?[\w.-]+(?:/[\w.-]+)?)"
+_API = rf"/api/(?:models/|(?=datasets/)){_REPO}"
 # Every request that the double knows, and the word by which tests speak of it.
 ROUTES = [
     (kind, method, re.compile(f"^{path}$"))
     for kind, method, path in (
         ("create", "POST", r"/api/repos/create"),
         ("validate", "POST", r"/api/validate-yaml"),
-        ("auth", "GET", rf"/api/models/{_REPO}/auth-check/write"),
-        ("branch", "POST", rf"/api/models/{_REPO}/branch/(?P<revision>.+)"),
-        ("preupload", "POST", rf"/api/models/{_REPO}/preupload/(?P<revision>.+)"),
-        ("commit", "POST", rf"/api/models/{_REPO}/commit/(?P<revision>.+)"),
-        ("tree", "GET", rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)"),
-        ("info", "GET", rf"/api/models/{_REPO}(?:/revision/(?P<revision>.+))?"),
+        ("auth", "GET", rf"{_API}/auth-check/write"),
+        ("branch", "POST", rf"{_API}/branch/(?P<revision>.+)"),
+        ("preupload", "POST", rf"{_API}/preupload/(?P<revision>.+)"),
+        ("commit", "POST", rf"{_API}/commit/(?P<revision>.+)"),
+        ("tree", "GET", rf"{_API}/tree/(?P<revision>[^/]+)"),
+        ("info", "GET", rf"{_API}(?:/revision/(?P<revision>.+))?"),
         ("batch", "POST", rf"/{_REPO}\.git/info/lfs/objects/batch"),
         ("upload", "PUT", r"/lfs/(?P<oid>[0-9a-f]{64})"),
         ("resolve", "HEAD", rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
@@ -73,6 +76,7 @@ class HubDouble:
         readers: Tokens that may read public repositories.
         repos: By id.
         requests: The kinds of the requests so far.
+        log: Kind, repository and token of each.
         faults: What happens to requests of a kind from now on: a status, or "cut" for a connection that breaks.
         seen: All that was ever sent, for whoever looks for secrets in it; headers are left out.
     """
@@ -83,6 +87,7 @@ class HubDouble:
         self.repos: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.log: list[tuple[str, str, str]] = []
         self.faults: dict[str, int | str] = {}
         self.seen = bytearray()
         double = self
@@ -115,6 +120,7 @@ class HubDouble:
             self.repos,
             self.objects,
             self.requests,
+            self.log,
             self.faults,
             self.seen,
         ):
@@ -165,6 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(int(fault), "as the test asked for")
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         self.user = self.hub.writers.get(token)
+        about = (
+            f"{self.user}/{json.loads(body)['name']}" if kind == "create" else found.groupdict().get("repo")
+        )
+        self.hub.log.append((kind, about or "", token))
         if token and token not in self.hub.writers and token not in self.hub.readers:
             return self._refuse(401, "Invalid credentials in Authorization header")
         groups = {name: unquote(value) for name, value in found.groupdict().items() if value is not None}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import CommitInfo
 from typer.testing import CliRunner
 
 import hf_distill
@@ -72,6 +73,20 @@ def test_validate_prints_what_would_run(run, recipe, checkpoints):
     assert lines["hub"] == "no push"
     assert done.stderr == ""
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "push to me/mine"),
+        (("hub.revision=v2",), "push to me/mine, branch v2"),
+        (("hub.pull_request=true",), "push to me/mine, as a pull request"),
+    ],
+)
+def test_validate_says_where_it_would_push(run, recipe, more, said):
+    assert (
+        f"hub         {said}\n" in run("validate", recipe, "hub.push=true", "hub.repo=me/mine", *more).stdout
+    )
 
 
 def test_validate_load_prints_how_labels_are_matched(run, recipe):
@@ -255,14 +270,14 @@ def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monke
         pushed.append((repo, options["private"], sorted(os.listdir(folder))))
         if len(pushed) > 1:
             raise PushError("The push failed")
-        return "a commit"
+        return CommitInfo(commit_url="a/commit", commit_message="", commit_description="", oid="1")
 
     monkeypatch.setattr("hf_distill.hub.check_repository", lambda repo, **options: repo)
     monkeypatch.setattr("hf_distill.hub.push_folder", push)
     more = ("hub.push=true", "hub.repo=me/mine", "hub.private=true", "training.max_steps=1")
     done = run("train", recipe, *more)
     assert done.exit_code == 0, (done.output, done.exception)
-    assert done.stdout.endswith("The student is pushed to me/mine: a commit\n")
+    assert done.stdout.endswith("The student is pushed to me/mine: a/commit\n")
     assert pushed[0][:2] == ("me/mine", True)
     assert {"README.md", "report.md", "report.json", "recipe.yaml", "model.safetensors"} <= set(pushed[0][2])
     done = run("train", recipe, *more, "training.seed=1")
@@ -293,6 +308,8 @@ def launched(*arguments: str) -> tuple[int, str, str]:
         "1",
     ]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # What each process says lies there, apart from the others.
+    launcher += ["--log_dir", "said", "--tee", "3"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
         [sys.executable, *launcher, "-m", "hf_distill", *arguments],
@@ -318,6 +335,9 @@ def test_two_processes_train_one_student(run, recipe):
     together = json.loads(Path("runs/tiny/trainer_state.json").read_text())
     assert together["train_batch_size"] == 4
     assert json.loads(Path("runs/tiny/report.json").read_text())["rows"] == 33
+    said = {path.stem: path.read_text() for path in Path("said").glob("*/*/1/*.log")}
+    assert said["stdout"] == ""
+    assert "it/s" not in said["stderr"]  # no bar of anybody's
     # Half the batch on each of two processes is the same training as all of it on one.
     assert run("train", recipe, "training.output_dir=alone").exit_code == 0
     alone = json.loads(Path("alone/trainer_state.json").read_text())

@@ -36,14 +36,21 @@ def results(tmp_path_factory, checkpoints, rows):
         uneven.save_to_disk(str(folder / "rows"))
         (folder / "checkpoints.json").write_text(json.dumps(checkpoints))
         (folder / "shapes.json").write_text(json.dumps(shapes))
+        launcher = [*launcher, "--log_dir", str(folder / "said"), "--tee", "3"] if launcher else []
         command = [sys.executable, *launcher, str(Path(__file__).with_name("two_processes.py")), str(folder)]
         log = (folder / "log").open("w")
         running.append(
             (name, folder, subprocess.Popen(command, env=environment(), stdout=log, stderr=subprocess.STDOUT))
         )
     for name, folder, process in running:
+        launched = name == "two"
         assert process.wait(timeout=300) == 0, (folder / "log").read_text()[-4000:]
         found[name] = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
+        for rank, result in enumerate(found[name] if launched else []):
+            result["said"] = {
+                stream: next((folder / "said").glob(f"*/*/{rank}/{stream}.log")).read_text()
+                for stream in ("stdout", "stderr")
+            }
     return found
 
 
@@ -124,3 +131,14 @@ def test_processes_share_the_cache_and_read_all_of_it(results, rows):
     for found in [rank["cached"]["gradients"] for rank in results["two"]]:
         flat = [torch.cat([torch.tensor(g[name]).flatten() for name in expected]) for g in (expected, found)]
         assert (flat[0] - flat[1]).abs().max() <= 1e-5 * flat[0].abs().max()
+
+
+def test_one_process_speaks_for_all(results):
+    first, second = (rank["said"] for rank in results["two"])
+    for said in ("has no run_state.json", "How the teachers' labels were matched"):
+        assert said in first["stdout"]
+    assert second["stdout"] == ""
+    assert "is damaged" in first["stderr"] and "rows of 2 teacher(s)" in first["stderr"]
+    assert [rank["mended"] for rank in results["two"]].count(0) == 1
+    for bar in ("is damaged", "Teacher cache", "Teacher bert", "Evaluating", "Held-out rows", "Tokenizing"):
+        assert bar not in second["stderr"]

@@ -11,21 +11,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, ScheduleCallback
-from hf_distill.card import Rows, model_card
+from hf_distill.card import Rows, model_card, origins
 from hf_distill.errors import CorruptStateError, DataError
-from hf_distill.hub import push_command, reason, write_card
-from hf_distill.hub_ids import loaded_commit, only_commit
+from hf_distill.hub import push_command, reason, without_tokens, write_card
+from hf_distill.hub_ids import data_commit, loaded_commit, only_commit
 from hf_distill.markdown import code, escaped, plain
-from hf_distill.pushed_files import documents_to_push, files_to_push
+from hf_distill.pushed_files import STALE, documents_to_push, files_to_push
+from hf_distill.recipe.attention import _SECTION
 from hf_distill.run_facts import (
     Origin,
     RunFacts,
+    confirm_report,
     load_facts,
     method_name,
     references,
@@ -34,6 +37,7 @@ from hf_distill.run_facts import (
     save_facts,
 )
 from hf_distill.trainer_pushes import create_card
+from hf_distill.verdict.pictures import FILES
 
 ROOT = Path(__file__).parent.parent
 HEADINGS = ["small", "Use", "Results", "Distillation", "Training", "Licences", "Reproduce", "References"]
@@ -139,7 +143,8 @@ def test_a_card_says_what_ran():
             facts(),
             repo="me/small",
             report=report(verdict="It helped."),
-            files=["README.md", "recipe.yaml", "report.md", "plots/a b.png"],
+            files=["README.md", "recipe.yaml", "report.md", "plots/a b.png", "figures/a_b.png"],
+            captions={"figures/a_b.png": "Left | up <is> better.", "report.md": ""},
             rows=Rows("org/data", "big", "v1"),
             licences={"org/one": "apache-2.0", "org/base": "none stated"},
         )
@@ -162,7 +167,8 @@ def test_a_card_says_what_ran():
     )
     assert seen["links"].count("https://huggingface.co/org/one") == 1
     assert {"https://arxiv.org/abs/1503.02531", "recipe.yaml", "report.md"} < set(seen["links"])
-    assert seen["pictures"] == ["plots/a%20b.png"]
+    assert seen["pictures"] == ["plots/a%20b.png", "figures/a_b.png"]
+    assert seen["words"].count("a b") == 2 and "a bLeft | up <is> better.More in report.md" in seen["words"]
     assert seen["cells"] == [4, 4, 4, 6, 6, 6]
     for words in ("It helped.", "64 rows, 60 of them with a label", "On test: 100 rows.", "because I say so"):
         assert words in seen["words"], words
@@ -181,7 +187,7 @@ def test_nothing_from_outside_breaks_a_card(hostile):
         task="text-classification", architecture=hostile, labels=(hostile, "b"), teachers=teachers,
         base=Origin(hostile, None, hostile, None, hostile), fusion=hostile, reason=hostile,
         warnings=(hostile,), losses=(hostile,), training={hostile or "x": hostile}, versions={"x": hostile},
-        references=(hostile,), card={"model_name": hostile, "tags": [hostile], "dataset": hostile},
+        references=(hostile,), data_commit=hostile, card={"model_name": hostile, "tags": [hostile], "dataset": hostile},
     )  # fmt: skip
     found = report(
         dataset=hostile, notes=[hostile], verdict=hostile,
@@ -261,6 +267,24 @@ def test_relation_and_licence():
     assert model_card(facts(card={"license": "other"}), repo="x").data.license == "other"
 
 
+def test_the_licence_of_what_an_adapter_is_for_counts():
+    of_hub = Origin("lora", "org/lora", "a" * 40, 99, None, "org/large")
+    stated = {"org/lora": "apache-2.0", "org/large": "llama3"}
+    card = model_card(facts(base=None, teachers=(of_hub,), weights=()), repo="x", licences=stated)
+    assert "The licences differ" in card.text and "lora: apache-2.0; org/large: llama3." in card.text
+    assert card.data.license is None
+    card = model_card(
+        facts(base=None, teachers=(of_hub,), weights=()), repo="x", licences={"org/lora": "mit"}
+    )
+    assert "The licence could not be looked up of org/large." in card.text and card.data.license is None
+    assert [teacher["name"] for teacher in card.data.distillation["teachers"]] == ["lora"]
+    # Once, also where the student was made from it or another adapter is for it; and no name of a folder.
+    others = (of_hub, dataclasses.replace(of_hub, name="two"), Origin("three", over="a folder"))
+    made = facts(base=Origin("large", "org/large"), teachers=others, weights=())
+    assert [origin.name for origin in origins(made)] == ["large", "lora", "two", "three"]
+    assert [origin.source for origin in origins(facts(base=None, teachers=others))][3:] == ["org/large"]
+
+
 # ---- What a run was ----
 
 
@@ -338,12 +362,45 @@ def test_a_report_of_an_earlier_training_is_not_this_one_s(tmp_path):
     save_facts(facts(older_report=report_digest(tmp_path)), tmp_path)
     write_card(tmp_path, repo="x")
     assert "## Results" not in (tmp_path / "README.md").read_text()
+    confirm_report(tmp_path)  # evaluated anew, with the same figures
+    write_card(tmp_path, repo="x")
+    assert "## Results" in (tmp_path / "README.md").read_text()
+    save_facts(facts(older_report=report_digest(tmp_path)), tmp_path)
     (tmp_path / "report.json").write_text(json.dumps(report(rows=5)))  # evaluated anew
     write_card(tmp_path, repo="x")
     assert "On test: 5 rows." in (tmp_path / "README.md").read_text()
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(CorruptStateError, match="evaluate again, or remove it"):
         write_card(tmp_path, repo="x")
+
+
+def test_the_commit_of_a_data_set_is_where_its_rows_are_kept(tmp_path):
+    def kept(folder: str) -> datasets.Dataset:
+        path = tmp_path / "org___rows" / "default" / "0.0.0" / folder
+        datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(path))
+        return datasets.Dataset.from_file(str(path / "data-00000-of-00001.arrow"))
+
+    one, other, local = kept("a" * 40), kept("b" * 40), kept("0123456789abcdef")
+    assert data_commit(one) == data_commit(one.select([0])) == "a" * 40
+    assert data_commit(one.map(lambda row: {"n": 1})) == "a" * 40
+    for rows in (datasets.concatenate_datasets([one, other]), local, one.to_iterable_dataset(), None):
+        assert data_commit(rows) is None
+
+
+def test_a_card_names_the_commit_of_its_data():
+    def said(revision: str | None, commit: str | None) -> tuple[str, str | None]:
+        rows = Rows("org/data", None, revision)
+        card = model_card(facts(data_commit=commit), repo="x", report=report(), rows=rows)
+        line = next(line for line in card.text.splitlines() if line.startswith("Training data"))
+        return line.partition("), ")[2], card.data.eval_results[0].dataset_revision
+
+    count = "64 rows, 60 of them with a label."
+    assert said(None, "c" * 40) == (f"commit `{'c' * 40}`, {count}", "c" * 40)
+    assert said("v1", "c" * 40) == (f"revision `v1`, commit `{'c' * 40}`, {count}", "c" * 40)
+    assert said("c" * 40, "c" * 40) == (f"revision `{'c' * 40}`, {count}", "c" * 40)
+    assert said("v1", None) == (f"revision `v1`, {count}", "v1")
+    local = model_card(facts(data_commit="c" * 40), repo="x", report=report(), rows=Rows(files=("a.csv",)))
+    assert "c" * 40 not in str(local)
 
 
 def test_commits_are_read_from_the_cache(tmp_path, monkeypatch):
@@ -394,6 +451,7 @@ def test_only_listed_files_are_pushed(run, tmp_path):
     ]
     for name in [*others, "report.html", "fusion.json", "recipe.yaml", "shown.png"]:
         (run / name).write_text("x")
+    (run / "report.json").write_text(json.dumps(report()))
     (tmp_path / "outside.png").write_text("x")
     for name in ("plots/roc.png", "checkpoint-3/model.safetensors", "checkpoint-3/a.png", "cache/logits.npy"):
         (run / name).parent.mkdir(exist_ok=True)
@@ -403,13 +461,50 @@ def test_only_listed_files_are_pushed(run, tmp_path):
         f"![f]({tmp_path}/outside.png) ![g](checkpoint-3/a.png) [no picture](secret.png)"
     )
     student = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    documents = {"report.html", "report.md", "fusion.json", "recipe.yaml", "shown.png", "plots/roc.png"}
+    documents = {"report.json", "report.md", "fusion.json", "recipe.yaml", "shown.png", "plots/roc.png"}
     assert set(files_to_push(run)) == student | documents
     assert set(documents_to_push(run)) == documents
     assert set(files_to_push(run, reports=False)) == student | {"fusion.json", "recipe.yaml"}
     (run / "outside.png").symlink_to(tmp_path / "outside.png")
     (run / "report.md").write_text("![a](outside.png)")
     assert "outside.png" not in files_to_push(run)
+
+
+def test_a_report_that_nobody_can_read_stays_here(run):
+    def reports() -> set[str]:
+        return set(files_to_push(run)) - student
+
+    student = set(files_to_push(run))
+    for name in ("report.html", "report.md"):
+        (run / name).write_text("# Verdict\n\na row")
+    assert reports() == set()  # nothing says what they are
+    (run / "report.json").write_text(json.dumps(report()))
+    assert reports() == {"report.json"}  # of an evaluation, unlike the two beside it
+    (run / "report.md").write_text("# Evaluation\n")
+    assert reports() == {"report.json", "report.md"}
+    for damaged in ("{", json.dumps({"version": 1, **report()}), json.dumps({"version": 2})):
+        (run / "report.json").write_text(damaged)
+        for listed in (files_to_push, documents_to_push):
+            with pytest.raises(CorruptStateError, match="evaluate again, or remove it"):
+                listed(run)
+
+
+def test_pictures_of_a_row_stay_here(run):
+    (run / "report.json").write_text(json.dumps(report()))
+    for name in ("attention.png", "similarity.png", "roc.png"):
+        (run / name).write_bytes(b"x")
+    section = f"{_SECTION}\n\nWhat.\n\n![a](attention.png)\n\n![b](similarity.png)\n"
+    (run / "report.md").write_text(f"# Evaluation\n\nbest\n\n{section}\n## Later\n\n![c](roc.png)\n")
+    files = files_to_push(run)
+    assert files["report.md"] == b"# Evaluation\n\nbest\n\n## Later\n\n![c](roc.png)\n"
+    assert {name for name in files if name.endswith(".png")} == {"roc.png"}
+    assert list(documents_to_push(run)) == ["report.json", "report.md", "roc.png"]
+    (run / "report.md").write_text(f"# Evaluation\n\nbest\n\n{section}")
+    assert files_to_push(run)["report.md"] == b"# Evaluation\n\nbest\n"
+
+
+def test_a_repository_keeps_no_figure_of_an_earlier_verdict():
+    assert {name for name in STALE if name.endswith(".png")} == set(FILES)
 
 
 def test_shards_go_with_their_index_and_an_incomplete_student_is_refused(run):
@@ -461,6 +556,31 @@ def test_reasons_have_no_token(monkeypatch):
     assert reason(OSError("no\nroute")) == "the connection to the Hub failed: no route"
     command = push_command("a b", "me/x", private=True, revision="r", pull_request=True)
     assert command == "hf-distill push 'a b' me/x --private --revision r --pull-request"
+
+
+def test_an_error_that_shows_a_token_anywhere_is_not_raised_from(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret of another form")
+
+    def raised(*texts: str) -> Exception:
+        """An error behind which the others stand, the first one by `from`, the others by themselves."""
+        try:
+            if len(texts) > 1:
+                try:
+                    raise raised(*texts[1:])
+                except Exception as behind:
+                    if len(texts) == 2:
+                        raise ValueError(texts[0]) from behind
+                    raise ValueError(texts[0])  # noqa: B904 - by itself
+            raise OSError(texts[0])
+        except Exception as error:
+            return error
+
+    harmless = raised("one", "two " * 200, "three")
+    assert without_tokens(harmless) is harmless
+    for secret in ("secret of another form", "hf_abcdefgh12345678"):
+        for texts in ([secret], ["one", secret], ["one", "two", secret], ["one", secret, "three"]):
+            assert without_tokens(raised(*texts)) is None
+    assert without_tokens(harmless, "three") is None
 
 
 def test_pushes_to_a_double_of_the_hub():

@@ -95,6 +95,15 @@ def test_hostile_names_are_drawn_as_they_are(count, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("systems", "columns"), [(1, 1), (4, 4), (5, 3), (6, 3), (7, 4), (9, 5)])
+def test_reliability_fills_its_lines(systems, columns):
+    figure = reliability_diagram({f"system {i}": BINS for i in range(systems)})
+    assert len(figure.axes) == systems and figure.axes[0].get_gridspec().ncols == columns
+    (legend,) = figure.legends
+    words = ["calibrated", "share of the rows", "share of them right"]
+    assert [text.get_text() for text in legend.get_texts()] == words
+
+
 def test_the_callers_settings_neither_matter_nor_change(tmp_path):
     with matplotlib.rc_context({"text.usetex": True, "figure.dpi": 37.0}):
         save_figure(reliability_diagram, tmp_path / "a.png", {"$": BINS})

@@ -260,7 +260,7 @@ BAD = [
     ),
     (
         {"hub": "{zzz: 1}"},
-        "hub.zzz: unknown key, found 1 (known here: push, repo, private)",
+        "hub.zzz: unknown key, found 1 (known here: push, repo, private, revision, pull_request)",
     ),
     ({"5": "5"}, None),
     # missing
@@ -415,6 +415,22 @@ BAD = [
     (
         {"hub": "{repo: a/b}", "training": "{hub_model_id: c/d}"},
         "training.hub_model_id: hub.repo says it already",
+    ),
+    (
+        {"hub": "{repo: a/b, revision: v2}", "training": "{hub_revision: v3}"},
+        "training.hub_revision: hub.revision says it already; keep one",
+    ),
+    (
+        {"hub": "{push: true, repo: a/b, revision: v2, pull_request: true}"},
+        "hub.pull_request: it is opened against main, but hub.revision is 'v2'; keep one",
+    ),
+    (
+        {"hub": "{push: true, repo: a/b, pull_request: true}", "training": "{hub_revision: v2}"},
+        "hub.pull_request: it is opened against main, but training.hub_revision is 'v2'; keep one",
+    ),
+    (
+        {"hub": "{repo: a/b, pull_request: true}", "training": "{push_to_hub: true}"},
+        "hub.pull_request: training.push_to_hub pushes to a branch while training; a pull request needs hub.push",
     ),
     (
         {"evaluation": "{batch_size: 8}", "training": "{per_device_eval_batch_size: 8}"},
@@ -1006,12 +1022,17 @@ def test_one_batch_size_for_every_evaluation(write, local, override, size):
 
 def test_hub_and_training_meet_in_the_arguments(write, local):
     from hf_distill.recipe.building import build_arguments
+    from hf_distill.recipe.pushing import destination
 
     args = build_arguments(
         load_recipe(write(local), ["hub.push=true", "hub.repo=me/mine", "hub.private=true"])
     )
     # The push comes after the evaluation, so that the report is pushed too; not at every save.
     assert (args.push_to_hub, args.hub_model_id, args.hub_private_repo) == (False, "me/mine", True)
+    assert args.hub_revision is None
+    for key in ("hub.revision=v2", "training.hub_revision=v2"):
+        recipe = load_recipe(write(local), ["hub.repo=me/mine", key])
+        assert build_arguments(recipe).hub_revision == destination(recipe).revision == "v2"
 
 
 def test_the_class_can_be_made_without_a_file():

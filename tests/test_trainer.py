@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from accelerate import PartialState
 from transformers import (
     AutoModelForSequenceClassification,
     EarlyStoppingCallback,
@@ -30,6 +31,7 @@ from hf_distill import (
     MultiTeacherDistillationTrainer,
     Teacher,
     forward_kl,
+    pool,
 )
 from hf_distill.errors import ConfigurationError, DataError
 
@@ -590,6 +592,16 @@ def test_swap_holds_one_teacher_at_a_time(tmp_path, teachers, bert_tokenizer, ro
     assert [name for name, _ in moves[3:]] == ["bert", "bert", "roberta", "roberta", "deberta", "deberta"]
     with pytest.raises(ConfigurationError, match="choose resident, swap or auto"):
         make_trainer(tmp_path, teachers, bert_tokenizer, rows, teacher_placement="disk")
+
+
+def test_one_process_says_what_auto_placement_chose(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8_000_000_000, 9_000_000_000))
+    device = torch.device("cuda")
+    assert pool._placement(5_000_000_000, device) == "swap"
+    assert capsys.readouterr().out == "Teachers take 5.00 GB of 8.00 GB free on cuda: placement swap.\n"
+    monkeypatch.setattr(PartialState, "is_main_process", False)
+    assert pool._placement(4_000_000_000, device) == "resident"
+    assert capsys.readouterr().out == ""
 
 
 def test_rows_with_a_format_or_a_column_of_our_name(tmp_path, teachers, bert_tokenizer, rows):

@@ -83,8 +83,7 @@ def train(
 
         checked = load(recipe, overrides)
         checkpoint = _checkpoint(resume, checked)
-        if process() == 0:
-            check_recipe_repository(checked)
+        check_recipe_repository(checked)
         rows = load_data(checked)
         refit = "fusion" in (allow or ())
         trainer = build_trainer(checked, rows=rows, resume=None if refit else checkpoint)
@@ -202,7 +201,7 @@ def _checkpoint(resume: str | None, recipe: Recipe) -> str | None:
 
 
 def _push(trainer: MultiTeacherDistillationTrainer, recipe: Recipe) -> None:
-    from ..recipe.pushing import push_trained_recipe, repository
+    from ..recipe.pushing import destination, push_trained_recipe
 
     commit = push_trained_recipe(recipe, trainer)
-    say(f"The student is pushed to {repository(recipe)[0]}: {commit}")
+    say(f"The student is pushed to {destination(recipe).repo}: {commit.pr_url or commit}")

@@ -38,7 +38,18 @@ def load(path: Path, overrides: list[str] | None) -> Recipe:
     # so that no file lying there replaces an installed package.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
+    if process() > 0:
+        _hide_bars()
     return load_recipe(path, overrides or [])
+
+
+def _hide_bars() -> None:
+    """Without the bars of those who load models and data: the main process has the same."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 def process() -> int:

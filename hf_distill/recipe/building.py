@@ -102,6 +102,7 @@ def build_arguments(recipe: Recipe) -> DistillationArguments:
     from ..training_args import DistillationArguments
 
     hub = {"hub_model_id": recipe.hub.repo, "hub_private_repo": recipe.hub.private} if recipe.hub.repo else {}
+    hub |= {"hub_revision": recipe.hub.revision} if recipe.hub.revision else {}
     training = {
         "per_device_eval_batch_size": recipe.evaluation.batch_size or 32,
         **copy.deepcopy(recipe.training),
@@ -220,6 +221,7 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     from ..evaluation import evaluate_ensemble
     from ..fusion import build_fusion
     from ..held_out import load_choice
+    from ..run_facts import confirm_report
     from ..student import student_config
 
     args = build_arguments(recipe)
@@ -267,6 +269,8 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     )
     if args.process_index == 0:
         report.save(evaluation_folder(folder))
+        if evaluation_folder(folder) == folder:
+            confirm_report(folder)
     return report
 
 

@@ -101,7 +101,20 @@ def _from_hub(data: Data) -> dict[str, datasets.Dataset]:
                 f"data.splits.{split}: {data.dataset} has no split {name!r}{suggest(name, available)}; "
                 f"it has: {', '.join(available)}"
             )
+    _refuse_other_commit(data, rows["train"])
     return rows
+
+
+def _refuse_other_commit(data: Data, rows: datasets.Dataset) -> None:
+    """Offline, `datasets` takes what it loaded last, whichever revision is asked for."""
+    from ..hub_ids import data_commit
+
+    loaded = data_commit(rows)
+    if data.revision and loaded and loaded != data.revision and len(data.revision) == len(loaded):
+        raise DataError(
+            f"data.revision is {data.revision}, but the rows of {data.dataset} that are on this machine are of {loaded}: load "
+            "them once with a connection, or name that revision"
+        )
 
 
 def _load(where: str, *arguments: Any, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
+from ..errors import hide_tokens
 from ..lookup import suggest
 from .sections import (
     Data,
@@ -51,7 +52,15 @@ _EXPECTED = {
     "finite_number": "a finite number",
 }
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Cuts what is long, but first of all hides tokens: a cut one is not known any more."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(hide_tokens(x), level)
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 80
 _short.maxlevel = 3
 

@@ -15,6 +15,7 @@ from ..lookup import build, suggest
 from . import yaml12
 from .loss_section import check_losses
 from .problems import Problem, found, from_validation, known_paths
+from .pushing import check_hub
 from .search_section import check_search
 from .sections import SPLITS, Recipe
 from .student_section import check_student
@@ -115,6 +116,7 @@ def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, 
     teachers = len(list(_models(_part(raw, "teachers"))))
     problems += check_search(_part(raw, "search"), _part(raw, "losses"), teachers)
     problems += _combinations(raw)
+    problems += check_hub(_part(raw, "hub"), _part(raw, "training"))
     if check_files:
         problems += _missing(raw)
     return recipe, problems
@@ -299,7 +301,7 @@ def _teachers(teachers: Mapping[str, Any]) -> list[Problem]:
 
 def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
-    training, hub = _part(raw, "training"), _part(raw, "hub")
+    training = _part(raw, "training")
     files = _part(raw, "data").get("files")
     if isinstance(files, dict):
         split = _part(raw, "evaluation").get("split")
@@ -327,20 +329,6 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
             problems.append(
                 Problem("evaluation.single_teacher", "there is one teacher, and its student is the run's own")
             )
-    if hub.get("push") is True and not hub.get("repo"):
-        problems.append(Problem("hub.repo", "is missing; a push needs the repository, as user/name"))
-    if hub.get("push") is True and training.get("push_to_hub") is True:
-        problems.append(
-            Problem(
-                "training.push_to_hub",
-                "it pushes while training, hub.push pushes once at the end; choose one",
-            )
-        )
-    problems += [
-        Problem(f"training.{key}", f"hub.{other} says it already; keep one")
-        for key, other in (("hub_model_id", "repo"), ("hub_private_repo", "private"))
-        if key in training and hub.get(other)
-    ]
     if "per_device_eval_batch_size" in training and _part(raw, "evaluation").get("batch_size") is not None:
         problems.append(
             Problem("training.per_device_eval_batch_size", "evaluation.batch_size says it already; keep one")

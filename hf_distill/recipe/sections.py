@@ -255,11 +255,13 @@ class Search(Section):
 
 
 class Hub(Section):
-    """Whether the finished student is pushed, and where to."""
+    """Whether the finished student is pushed, and where to: a repository, its main branch unless told otherwise."""
 
     push: bool = False
     repo: Text | None = None
     private: bool = False
+    revision: Text | None = None
+    pull_request: bool = False
 
 
 class Recipe(Section):

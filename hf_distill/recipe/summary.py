@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .sections import Recipe, Student
+from .sections import Hub, Recipe, Student
 
 
 def recipe_summary(recipe: Recipe) -> str:
@@ -49,9 +49,16 @@ def recipe_summary(recipe: Recipe) -> str:
         "training": ", ".join(f"{key}={value}" for key, value in training.items()),
         "evaluation": (recipe.evaluation.split or "the test split, or else the validation split")
         + _judged(recipe),
-        "hub": f"push to {recipe.hub.repo}" if recipe.hub.push else "no push",
+        "hub": _pushed(recipe.hub),
     }
     return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+
+
+def _pushed(hub: Hub) -> str:
+    if not hub.push:
+        return "no push"
+    where = f", branch {hub.revision}" if hub.revision else ", as a pull request" if hub.pull_request else ""
+    return f"push to {hub.repo}{where}"
 
 
 def _judged(recipe: Recipe) -> str:
