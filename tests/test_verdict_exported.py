@@ -221,7 +221,7 @@ def test_other_rows_labels_or_students_are_refused(answered):
 
 
 def test_other_conditions_are_noted(answered, monkeypatch):
-    elsewhere = "Forwards alone, without tokenizing, on NVIDIA H200: latency of single rows."
+    elsewhere = "Forward passes alone, without tokenizing, on NVIDIA H200: latency of single rows."
     monkeypatch.setattr("hf_distill.verdict.exported.overload", lambda: "load 9.0 on 2 cores")
     once = added(judged(answered, where=elsewhere), answered)
     assert [note.split(" on ")[0] for note in once.evaluation.notes[-2:]] == [

@@ -148,7 +148,7 @@ def conditions(device: torch.device, split: str, rows: int, batch_size: int = BA
         'over up to 64 test rows'
     """
     return (
-        f"Forwards alone, without tokenizing, on {place(device)}: latency of single rows, throughput of batches of {batch_size}, "
+        f"Forward passes alone, without tokenizing, on {place(device)}: latency of single rows, throughput of batches of {batch_size}, "
         f"over up to {rows} {split} rows, weights in the type they are stored in. An ensemble's teachers take turns."
     )
 

@@ -116,7 +116,7 @@ def document(
 
 
 def _section(section: Section, *, fold: bool) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in section.header)
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in section.header)
     rows = "\n".join(
         '<tr class="own">' * (row[0] == STUDENT)
         + "<tr>" * (row[0] != STUDENT)

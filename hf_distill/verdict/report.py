@@ -17,7 +17,7 @@ from ..markdown import escaped
 from ..table import markdown_table
 from .figures import TRAINED, Claim, Cost, Disagreement, Group, Training
 from .live_table import duration
-from .sentences import share, signed_points
+from .sentences import p_values, share, signed_points
 from .statistics import Difference, spread
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST
 
@@ -242,7 +242,7 @@ class VerdictReport:
                     value[0],
                     f"{value[1]} to {value[2]}",
                     found,
-                    ", ".join(f"{p:.2g}" for p in d.mcnemar) or "–",
+                    p_values(d),
                     verdict,
                 ]
             )

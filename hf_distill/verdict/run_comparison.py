@@ -20,7 +20,7 @@ from .drawing import Point, class_gains, quality_against_latency
 from .figures import Cost, Group
 from .pictures import Picture, kind_of
 from .report import Section, plain
-from .sentences import share, signed_points
+from .sentences import p_values, share, signed_points
 from .statistics import Difference
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, is_small
 
@@ -291,7 +291,7 @@ class RunComparison:
                     value[0],
                     f"{value[1]} to {value[2]}",
                     seen,
-                    ", ".join(f"{p:.2g}" for p in d.mcnemar) or "–",
+                    p_values(d),
                     "better" if d.better else "worse" if d.worse else "no different",
                 ]
             )

@@ -159,6 +159,17 @@ def signed_points(value: Interval) -> tuple[str, str, str]:
     return tuple(minus(f"{round(point, digits) + 0.0:+.{digits}f}") for point in points)  # type: ignore[return-value]
 
 
+def p_values(d: Difference) -> str:
+    """McNemar's p, or its range over the seeds: a cell of a table.
+
+    Example:
+        >>> p_values(Difference("accuracy", "a", "b", Interval(0.0, 0.0, 0.0), 0.1, (0.012, 0.5, 0.00034)))
+        '0.00034 to 0.5'
+    """
+    low, high = (f"{end(d.mcnemar, default=math.nan):.2g}" for end in (min, max))
+    return "–" if not d.mcnemar else low if low == high else f"{low} to {high}"
+
+
 def interval(value: Interval) -> str:
     """Its bounds, in points.
 
