@@ -56,6 +56,15 @@ def test_its_header_says_what_it_is_and_how_it_runs(file):
     assert max(map(len, text.splitlines())) <= 120
 
 
+@every_local_one
+def test_its_tokens_are_as_many_as_the_tokenizer_takes(file):
+    """The student reads with the tokenizer of the teacher that the header's command makes."""
+    made = re.search(r"train_teachers.py \w+(?: --max-length (\d+))?\n", file.read_text(encoding="utf-8"))
+    student = load_recipe(file, check_files=False).student
+    assert student.max_length <= int(made.group(1) or 64)
+    assert student.max_length <= student.config["max_position_embeddings"]
+
+
 @every_recipe
 def test_it_is_listed(file):
     assert f"[{file.name}]({file.name})" in (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
