@@ -264,6 +264,17 @@ def _systems(report: Mapping[str, Any] | None) -> dict[str, dict[str, tuple[floa
     return found if any(found.values()) else {}
 
 
+def _published(report: Mapping[str, Any], systems: Mapping[str, Any]) -> tuple[int | None, dict[str, float]]:
+    """The figures of the student that is published, which of several trainings is the first, and that one's seed."""
+    seeds, own = report.get("seeds"), systems.get("student", {})
+    if isinstance(seeds, list) and len(seeds) > 1:
+        by_seed = report["systems"]["student"].get("by_seed")
+        first = by_seed.get(str(seeds[0])) if isinstance(by_seed, Mapping) else None
+        if isinstance(first, Mapping):
+            return seeds[0], {name: value for name in own if (value := _number(first.get(name))) is not None}
+    return None, {name: mean for name, (mean, _) in own.items()}
+
+
 def _number(value: Any) -> float | None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if number else None
@@ -282,10 +293,15 @@ def _results(
         for system, values in systems.items()
     ]
     rows = f": {report['rows']:,} rows" if isinstance(report.get("rows"), int) else ""
+    seed, own = _published(report, systems)
+    which = ""
+    if seed is not None:
+        figures = ", ".join(f"{escaped(name)} {value:.4f}" for name, value in own.items())
+        which = f" Means ± standard deviations over seeds; the student that is published is of seed {seed}: {figures}."
     notes = report.get("notes")
     reports = [name for name in files if name in ("report.html", "report.md")]
     return {
-        "summary": f"On {escaped(report.get('dataset', 'the evaluation set'))}{rows}.",
+        "summary": f"On {escaped(report.get('dataset', 'the evaluation set'))}{rows}.{which}",
         "table": markdown_table(["system", *map(escaped, metrics), "parameters"], table),
         "notes": [escaped(note) for note in notes] if isinstance(notes, list) else [],
         "plots": [
@@ -329,9 +345,9 @@ def _metadata(
             dataset_revision=plain(commit) if data_set and commit else None,
             metric_type=plain(name),
             metric_name=plain(name),
-            metric_value=mean,
+            metric_value=value,
         )
-        for name, (mean, _) in systems.get("student", {}).items()
+        for name, value in _published(report, systems)[1].items()
     ]
     licences = set(stated.values())
     common = next(iter(licences)) if len(licences) == 1 else None

@@ -243,6 +243,18 @@ def test_only_finite_figures_become_results_and_as_plain_numbers():
     assert "0.5000 ± 0.1000" in text and "nan" not in text.lower() and "!!" not in text
 
 
+def test_the_results_are_of_the_student_that_is_published():
+    student = {
+        "metrics": {"accuracy": 0.8},
+        "std": {"accuracy": 0.1},
+        "by_seed": {"4": {"accuracy": 0.7}, "5": {"accuracy": 0.9}},
+    }
+    text = str(model_card(facts(), repo="x", report=report(systems={"student": student}, seeds=[4, 5])))
+    (result,) = yaml.safe_load(text.split("---")[1])["model-index"][0]["results"][0]["metrics"]
+    assert result["value"] == 0.7 and "0.8000 ± 0.1000" in text
+    assert "the student that is published is of seed 4: accuracy 0.7000." in text
+
+
 @pytest.mark.parametrize(
     "odd", [None, {}, {"systems": []}, {"systems": {"student": 3}}, {"systems": {"student": {}}}]
 )
