@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .building import build_arguments, build_trainer, teacher_specs
+from .digests import rows_digest, weights_digest
 from .sections import Losses, Recipe
 from .student_section import build_recipe_student
 
@@ -320,7 +321,10 @@ def answers_of_all(
         split=split,
         label_names=tuple(trainer.student_labels),
         rows=Answers(found.example_ids, found.labels, found.log_probs),
-        facts={"sizes": count_parameters(trainer.teachers, {"student": trainer.student, **others})},
+        facts={
+            "sizes": count_parameters(trainer.teachers, {"student": trainer.student, **others}),
+            "rows": rows_digest(rows, (*trainer.text_columns, trainer.label_column)),
+        },
         key=key,
     )
 
@@ -372,20 +376,6 @@ def _eval_steps(trainer: MultiTeacherDistillationTrainer) -> int:
         return max(1, min(int(state.eval_steps), state.global_step))
     epochs = state.epoch or 1.0
     return max(1, min(round(state.global_step / epochs), state.global_step))
-
-
-def weights_digest(student: PreTrainedModel) -> str:
-    """What weights are known by, in whichever floating type they are kept."""
-    import torch
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    for name, tensor in student.state_dict().items():
-        tensor = tensor.detach().cpu()
-        values = tensor.float() if tensor.is_floating_point() else tensor
-        digest.update(name.encode())
-        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _lengths(

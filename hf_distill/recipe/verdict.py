@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .building import recipe_fusion, teacher_specs
+from .digests import module_digests, rows_digest, weights_digest
 from .loading import evaluation_split, load_data
 from .sections import Recipe
 from .trainings import (
@@ -19,7 +20,6 @@ from .trainings import (
     part_folder,
     student_rows,
     train_part,
-    weights_digest,
 )
 
 if TYPE_CHECKING:
@@ -319,17 +319,26 @@ def train_verdict_part(recipe: Recipe, part: str, seed: int, key: str) -> None:
         part: `student`, `baseline` or `single`.
         seed: of the training.
         key: as the run knows it.
+
+    Raises:
+        DataError: the data are no longer those that the run has read.
     """
+    from ..errors import DataError
     from ..verdict import best_teacher
     from ..verdict.rows import load_rows, rows_file
 
-    rows = load_data(recipe)
+    rows, run = load_data(recipe), recipe.training["output_dir"]
     split = evaluation_split(recipe, rows)
     assert split is not None
-    own = load_rows(rows_file(recipe.training["output_dir"], "student", first_seed(recipe)))
-    teacher = None
-    if part == "single":
-        teacher = best_teacher(load_rows(rows_file(recipe.training["output_dir"], "teachers", None)).rows)
+    own = load_rows(rows_file(run, "student", first_seed(recipe)))
+    teachers = load_rows(rows_file(run, "teachers", None))
+    digest = rows_digest(rows, (*recipe.data.text_columns, recipe.data.label_column))
+    if teachers.facts.get("rows", digest) != digest:
+        raise DataError(
+            f"The data of {Path(run, 'recipe.yaml')} have changed since this run read them, so the {part} of seed {seed} "
+            "would learn other rows than the student it is compared with: put them back, or start the run again."
+        )
+    teacher = best_teacher(teachers.rows) if part == "single" else None
     train_part(recipe, rows, split, part, seed, key, own.facts, teacher)
 
 
@@ -365,7 +374,7 @@ def _key(
         "metrics": recipe.evaluation.metrics,
         "student": recipe.student.model_dump(),
         "split": split,
-        "sources": _sources(recipe),
+        "sources": module_digests(recipe),
     }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     # Weights may differ between processes before the first step spreads those of the main one.
@@ -377,21 +386,3 @@ def _release(trainer: MultiTeacherDistillationTrainer) -> None:
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         trainer.optimizer = trainer.lr_scheduler = None
         trainer.accelerator.free_memory()
-
-
-def _sources(recipe: Recipe) -> dict[str, str]:
-    """Hashes of the user's own modules that the recipe names: edited, they make another training."""
-    import importlib.util
-
-    import xxhash
-
-    named = json.dumps([recipe.fusion, recipe.losses.model_dump()], default=str)
-    found = {}
-    for text in named.split('"'):
-        module, colon, _ = text.partition(":")
-        if not colon or not all(part.isidentifier() for part in module.split(".")):
-            continue
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.origin and Path(spec.origin).is_file():
-            found[module] = xxhash.xxh3_128_hexdigest(Path(spec.origin).read_bytes())
-    return found
