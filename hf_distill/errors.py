@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 
-# A token is hf_ and 34 letters. Shorter ones are cut or mistyped; but a part of a path (hf_datasets/train.csv) is none, nor is
-# a word without capitals (`hf-distill push hf_experiments me/small`).
+# A token is hf_ and 34 letters, large and small. Shorter ones are cut or mistyped; but a part of a path (hf_Datasets/train.csv)
+# is none, nor is a word without capitals (`hf-distill push hf_run20240101 me/small`).
 _TOKEN = re.compile(
-    r"hf_(?:[A-Za-z0-9]{20,}"
-    r"|(?<![/\\]hf_)(?:(?<! hf_)|(?=[a-z]*[A-Z0-9]))[A-Za-z0-9]{8,}(?![A-Za-z0-9_/\\-]|\.\w))"
+    r"hf_(?:[A-Za-z0-9]{30,}|(?<![/\\]hf_)(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{8,}(?![A-Za-z0-9_/\\-]|\.\w))"
 )
 
 
@@ -24,7 +23,7 @@ def hide_tokens(text: str) -> str:
         text: of a message.
 
     Example:
-        >>> hide_tokens("found 'hf_abcdefghijkl', no file data/hf_datasets.csv")
+        >>> hide_tokens("found 'hf_abcDEFghijkl', no file data/hf_datasets.csv")
         "found 'hf_…', no file data/hf_datasets.csv"
     """
     return _TOKEN.sub("hf_…", text)

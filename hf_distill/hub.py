@@ -286,7 +286,7 @@ def reason(error: BaseException, token: str | None = None) -> str:
         token: The one in use; None: the login's.
 
     Example:
-        >>> reason(ValueError("hf_abcdefghijkl is no token"))
+        >>> reason(ValueError("hf_abcDEFghijkl is no token"))
         'hf_… is no token'
     """
     chain = [error]

@@ -113,6 +113,17 @@ def holding_a_token(files: Mapping[str, Path | bytes], token: str | None = None)
     return None
 
 
+def section_of_one_row(text: str) -> str:
+    """What `hf-distill attention` has added to a report.md, or an empty text.
+
+    Example:
+        >>> section_of_one_row("# Verdict\\n\\n## Attention and similarity\\n\\na row\\n\\n## Notes\\n")
+        '## Attention and similarity\\n\\na row\\n\\n'
+    """
+    found = _OF_ONE_ROW.search(text)
+    return found.group() if found else ""
+
+
 def _verdict(folder: Path) -> VerdictReport | None:
     """The verdict of a run as it may be published."""
     if not (folder / _REPORT).is_file():

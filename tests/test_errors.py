@@ -24,9 +24,11 @@ RECIPE = {
     [
         (f"found {TOKEN!r}", "found 'hf_…'"),
         (f"https://user:{TOKEN}@huggingface.co/{TOKEN}/x", "https://user:hf_…@huggingface.co/hf_…/x"),
-        ("hub.token=hf_12345678.", "hub.token=hf_…."),
-        ("hf_abcdefgh...wxyz, the token hf_Abcdefgh", "hf_…...wxyz, the token hf_…"),
+        ("hub.token=hf_1234aBcD.", "hub.token=hf_…."),
+        ("hf_abcdefGh...wxyz, the token hf_Abcdefgh", "hf_…...wxyz, the token hf_…"),
         ("hf-distill push hf_experiments me/small", "hf-distill push hf_experiments me/small"),
+        ("hf-distill push hf_run20240101 me/small", "hf-distill push hf_run20240101 me/small"),
+        ("--resume: 'hf_sentimentclassifiersmall' is no", "--resume: 'hf_sentimentclassifiersmall' is no"),
         ("hf_distill", "hf_distill"),
         ("/data/hf_datasets2024/a.csv", "/data/hf_datasets2024/a.csv"),
         ("no folder runs/hf_checkpoints", "no folder runs/hf_checkpoints"),

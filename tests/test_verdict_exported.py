@@ -26,6 +26,7 @@ from hf_distill.verdict.exported import Judged, exported_name, with_exported
 from hf_distill.verdict.figures import Cost
 from hf_distill.verdict.pictures import pictures
 from hf_distill.verdict.reading import load_report
+from hf_distill.verdict.rows import load_rows
 
 NAMES = ("cold", "mild", "warm")
 COSTS = {
@@ -354,6 +355,11 @@ def test_a_verdict_of_another_student_is_left_alone(recipe):
     assert "was left alone: the student in the run's folder is not the one that was judged" in run(
         "export", "out"
     )
+    # As an interrupted training of another recipe leaves it: its own answers beside the verdict of the one before.
+    own = load_rows(Path("out/verdict/rows-student-3.npz"))
+    logs = {name: np.roll(values, 1, axis=0) for name, values in own.rows.log_probs.items()}
+    dataclasses.replace(own, rows=own.rows._replace(log_probs=logs)).save("out")
+    assert "was left alone: it is of another training than the answers beside it" in run("export", "out")
     Path("out/verdict/rows-teachers.npz").rename("gone")
     assert "was left alone: verdict/rows-teachers.npz is missing" in run("export", "out")
     assert "Note: The run's verdict was left alone" in Path("out/onnx/export.md").read_text()

@@ -109,6 +109,7 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
     """Writes the verdict anew, with the exported student as a further system."""
     import torch
 
+    from ..pushed_files import section_of_one_row
     from ..tasks import TASKS
     from ..verdict import Answers
     from ..verdict.exported import exported_name, with_exported
@@ -119,7 +120,7 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
     called = {"student": "student", report.format: exported_name(report.format)}
     training = recipe.training
     cut = any(training.get(f"{kind}{when}") for kind in ("bf16", "fp16") for when in ("", "_full_eval"))
-    with_exported(
+    extended = with_exported(
         judged,
         report.format,
         answers=Answers(
@@ -139,4 +140,9 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
             for name, system in report.systems.items()
         },
         rounding=_ROUNDING_OF_16_BITS if cut else _ROUNDING,
-    ).save(folder)
+    )
+    path = Path(folder, "report.md")
+    added = section_of_one_row(path.read_text(encoding="utf-8")) if path.is_file() else ""
+    extended.save(folder)
+    if added:
+        path.write_text(f"{path.read_text(encoding='utf-8')}\n{added}", encoding="utf-8")

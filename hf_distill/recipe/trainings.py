@@ -361,12 +361,18 @@ def _saved(
             "seconds": runtimes[-1] if runtimes else None,
             "best_step": best_step,
             "eval_steps": _eval_steps(trainer),
-            "weights": weights_digest(trainer.student),
+            # Of weights that are spread over processes no process has all.
+            "weights": None if spread_out(trainer) else weights_digest(trainer.student),
             "label_names": list(trainer.student_labels),
             "log": kept,
         },
         key=key,
     )
+
+
+def spread_out(trainer: MultiTeacherDistillationTrainer) -> bool:
+    """Whether the student's weights are spread over processes, so that none can run or read it alone."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 def _eval_steps(trainer: MultiTeacherDistillationTrainer) -> int:

@@ -18,6 +18,7 @@ from .trainings import (
     first_seed,
     has_labels,
     part_folder,
+    spread_out,
     student_rows,
     train_part,
 )
@@ -90,7 +91,8 @@ class Verdict:
         try:
             trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
             own = load_rows(rows_file(self.folder, "student", self.seeds[0]))
-            if weights_digest(trained) != own.facts.get("weights"):
+            known = own.facts.get("weights")
+            if known is not None and weights_digest(trained) != known:
                 return False  # of another training, which left the rows of this one behind
             trainer.student.load_state_dict(trained.state_dict())
             trainer.state = TrainerState.load_from_json(str(self.folder / "trainer_state.json"))
@@ -266,6 +268,8 @@ class Verdict:
         from ..timing import timed_rows
         from ..verdict.cost import busy, conditions, measure_costs, time_model
 
+        if spread_out(trainer):
+            return {}, "", "", ["No model was timed: the student's weights are spread over processes."]
         device, rows = trainer.args.device, timed_rows(texts.values())
         live = {teacher.name: teacher for teacher in trainer.teachers if isinstance(teacher, Teacher)}
 
@@ -383,6 +387,6 @@ def _key(
 
 def _release(trainer: MultiTeacherDistillationTrainer) -> None:
     """Frees what a finished training holds on its device, for those that follow."""
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    if not spread_out(trainer):
         trainer.optimizer = trainer.lr_scheduler = None
         trainer.accelerator.free_memory()

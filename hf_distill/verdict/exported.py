@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..evaluation import SystemResult
 from .cost import overload, place
 from .figures import Cost
-from .opening import fitted_on
+from .opening import fitted_on, is_of
 from .reading import load_report
 from .report import VerdictReport
 from .rows import Answers, SavedRows, in_order, load_rows, rows_file
@@ -88,6 +88,8 @@ def open_judged(run: str | os.PathLike[str]) -> Judged:
     judged = Judged(report, student, teachers, np.intersect1d(student.rows.example_ids, fitted))
     if (rows := int(_kept(judged).sum())) != report.evaluation.rows:
         raise DataError(f"it is on {report.evaluation.rows} rows, and the answers beside it on {rows}")
+    if not is_of(report, student, fitted):
+        raise DataError("it is of another training than the answers beside it")
     return judged
 
 

@@ -100,10 +100,17 @@ def open_run(run: str | os.PathLike[str]) -> OpenedRun:
             "others, those that fitted its fusion, is not there: train that run again."
         )
     fitted = np.empty(0, np.int64) if fitted is None else fitted
-    if report is None or not _is_of(report, students[0], fitted):
+    judged = next((s for s in students if report is not None and s.seed == report.seeds[0]), None)
+    if report is None or judged is None or not is_of(report, judged, fitted):
         what = "has no verdict yet" if report is None else "its report.json is of other answers"
         notes.append(f"{what}: what its models cost is not known.")
         report = None
+    if report is not None:  # the run's own seed first, and none that a verdict of more seeds has left
+        place = {seed: i for i, seed in enumerate(report.seeds)}
+        students, baselines = (
+            sorted((s for s in own if s.seed in place), key=lambda saved: place[saved.seed])
+            for own in (students, baselines)
+        )
     return OpenedRun(
         folder,
         tuple(students),
@@ -148,8 +155,14 @@ def fitted_on(folder: Path) -> np.ndarray | None:
         ) from error
 
 
-def _is_of(report: VerdictReport, student: SavedRows, fitted: np.ndarray) -> bool:
-    """Whether a verdict is on these answers: on as many rows, and with this NLL of the first seed."""
+def is_of(report: VerdictReport, student: SavedRows, fitted: np.ndarray) -> bool:
+    """Whether a verdict is on these answers: on as many rows, and with this NLL of the run's own seed.
+
+    Args:
+        report: The verdict.
+        student: What the run's own student answered.
+        fitted: (n,) ids of the rows that fitted the fusion.
+    """
     kept = ~np.isin(student.rows.example_ids, fitted)
     rows = np.flatnonzero(kept & (student.rows.labels != UNLABELLED))
     said = report.by_seed.get(STUDENT, {}).get(student.seed or 0, {}).get("nll")
