@@ -562,7 +562,7 @@ def test_code_that_the_config_names_goes_with_it(run):
 
 def test_reasons_have_no_token(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret of another form")
-    error = ValueError("Illegal header value b'Bearer secret of another form' hf_abcdefgh12345678")
+    error = ValueError("Illegal header value b'Bearer secret of another form' hf_abcDEFgh12345678")
     assert reason(error) == "Illegal header value b'Bearer hf_…' hf_…"
     assert reason(error, "header") == "Illegal hf_… value b'Bearer hf_…' hf_…"
     assert reason(OSError("no\nroute")) == "the connection to the Hub failed: no route"
@@ -589,7 +589,7 @@ def test_an_error_that_shows_a_token_anywhere_is_not_raised_from(monkeypatch):
 
     harmless = raised("one", "two " * 200, "three")
     assert without_tokens(harmless) is harmless
-    for secret in ("secret of another form", "hf_abcdefgh12345678"):
+    for secret in ("secret of another form", "hf_abcDEFgh12345678"):
         for texts in ([secret], ["one", secret], ["one", "two", secret], ["one", secret, "three"]):
             assert without_tokens(raised(*texts)) is None
     assert without_tokens(harmless, "three") is None

@@ -14,7 +14,7 @@ from hub_cases import PUSHED, WITH_VERDICT, WRITE, write_recipe
 from hub_server import HubDouble
 from test_distributed import LAUNCH_TWO, environment
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 OTHER = "hf_" + "o" * 34
 """The token of the second process."""

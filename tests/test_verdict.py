@@ -755,11 +755,10 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     np.testing.assert_array_equal(before, again.rows.log_probs["last"])
     assert again.key == key and "log" in again.facts
 
-    # Another recipe is another training; so are other steps at which the best could be chosen.
-    everything = [("baseline", 3), ("student", 4), ("baseline", 4)]
-    for change in ("losses.temperature=5", "training.eval_steps=3"):
-        printed = train(recipe, change)
-        assert trained[-3:] == everything and "is not trained again" not in printed
+    # Another recipe is another training, even if only the steps differ at which the best could be chosen.
+    printed = train(recipe, "training.eval_steps=3")
+    assert trained[-3:] == [("baseline", 3), ("student", 4), ("baseline", 4)]
+    assert "is not trained again" not in printed
     del trained[:]
     train(recipe, "training.eval_steps=3", "training.hub_private_repo=true", "training.logging_steps=1")
     assert trained == []

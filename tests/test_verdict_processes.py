@@ -172,6 +172,7 @@ def test_side_by_side_as_in_one_process_also_after_a_failure(folder, alone):
 
 @pytest.mark.distributed
 @side_by_side
+@pytest.mark.slow
 def test_data_that_change_while_it_trains_are_refused_by_the_parts(checkpoints, held_out, tmp_path):
     """Also: another package of our name in the working directory is not taken for ours, and modules there are found."""
     folder = write_recipe(tmp_path, checkpoints, held_out)
