@@ -347,6 +347,7 @@ def test_two_processes_train_one_student(run, recipe):
 
 
 @pytest.mark.distributed
+@pytest.mark.slow
 def test_two_processes_that_would_train_alone_are_refused(run, recipe):
     code, _, errors = launched("train", recipe, "training.use_cpu=false")
     assert code != 0
