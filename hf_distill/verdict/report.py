@@ -143,14 +143,7 @@ class VerdictReport:
         from .pictures import FILES
 
         folder, files = Path(folder), self.files()
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.unfinished")
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        for name in set(FILES) - set(files):
-            (folder / name).unlink(missing_ok=True)
+        write_files(folder, files, FILES)
         return folder / HTML
 
     def files(self) -> dict[str, bytes]:
@@ -339,6 +332,24 @@ class VerdictReport:
         note += hidden * (not texts)
         header = [*(["text"] if texts else []), "label", "ensemble", "student", "KL"]
         return Section(title, header, rows, note, words=len(header) - 1)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes], figures: Sequence[str]) -> None:
+    """Write a report's files, each whole or not at all, and remove the figures that it has no longer.
+
+    Args:
+        folder: Made if missing.
+        files: By name.
+        figures: Every name that a figure of such a report may have.
+    """
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    for name in set(figures) - set(files):
+        (folder / name).unlink(missing_ok=True)
 
 
 def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | None, seconds: float) -> str:

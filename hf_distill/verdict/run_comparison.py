@@ -19,7 +19,7 @@ from ..table import markdown_table
 from .drawing import Point, class_gains, quality_against_latency
 from .figures import Cost, Group
 from .pictures import Picture, kind_of
-from .report import Section, plain
+from .report import Section, plain, write_files
 from .sentences import p_values, share, signed_points
 from .statistics import Difference
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, is_small
@@ -165,14 +165,7 @@ class RunComparison:
         }
         files = {picture.file: picture.png() for picture in pictures}
         files |= {name: f"{text}\n".encode() for name, text in texts.items()}
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.unfinished")
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        for name in set(FILES) - set(files):
-            (folder / name).unlink(missing_ok=True)
+        write_files(folder, files, FILES)
         return folder / HTML
 
     def markdown(self) -> str:
