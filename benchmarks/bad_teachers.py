@@ -24,11 +24,11 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from hf_distill import FUSIONS, LinearPool, LogPool, MultiTeacherCollator, Teacher, TeacherPool
-from hf_distill.data import prepare_dataset
 from hf_distill.fusion import AutoFusion, HeldOut
 from hf_distill.fusion.fitting import mean_nll
-from hf_distill.held_out import collect
-from hf_distill.table import markdown_table
+from hf_distill.markdown import markdown_table
+from hf_distill.rows.preparing import prepare_dataset
+from hf_distill.teachers.held_out import collect
 
 ROOT = Path(__file__).parents[1]
 

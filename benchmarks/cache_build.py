@@ -18,7 +18,7 @@ from measure import Claim, Times, arguments, interleaved, show
 from setting import DATA, in_batches, make_teachers, make_tokenizer, real_rows, run_teacher, shapes
 
 from hf_distill import Teacher
-from hf_distill.cache import cache_teacher_outputs
+from hf_distill.teachers.cache.build import cache_teacher_outputs
 
 SETS = ("sst2", "ag_news_7600", "banking77")
 

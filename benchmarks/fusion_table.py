@@ -113,7 +113,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     seeds = range(parser.parse_args().seeds)
-    from hf_distill.table import markdown_table
+    from hf_distill.markdown import markdown_table
 
     with_all = [scores(seed) for seed in seeds]
     without = [scores(seed, TEACHERS[:-1]) for seed in seeds]

@@ -22,8 +22,8 @@ import torch
 import transformers
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, build_student
-from hf_distill.comparison import paired_bootstrap
-from hf_distill.table import markdown_table
+from hf_distill.evaluation.statistics import paired_bootstrap
+from hf_distill.markdown import markdown_table
 
 ROOT = Path(__file__).parents[1]
 STRONGEST, ALL = ("bert",), ("bert", "roberta", "deberta")
@@ -51,7 +51,7 @@ def run(
     weights = {"task_weight": 0.3, "distill_weight": 0.7, "temperature": 3.0} if names else {}
     more = {}
     if hidden:
-        from hf_distill.hidden import HiddenLoss
+        from hf_distill.training.hidden import HiddenLoss
 
         options_of = {"weight": options.hidden_weight, "loss": "hidden_mse"}
         more["hidden_losses"] = [HiddenLoss(layers="uniform", teachers=STRONGEST, **options_of)]

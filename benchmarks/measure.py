@@ -149,7 +149,7 @@ def show(
         times: What the ratios were made of.
         amounts: What else was measured, per round, in ``unit``.
     """
-    from hf_distill.table import markdown_table
+    from hf_distill.markdown import markdown_table
 
     amounts = {name: [taken.wall for taken in values] for name, values in (times or {}).items()} | dict(
         amounts or {}

@@ -72,7 +72,7 @@ def play(role: str, folder: Path) -> None:
     tokenizer = make_tokenizer()
     teachers = [str(folder / f"teacher-{k}") for k in range(3)]
     if role == "build":
-        from hf_distill.cache import cache_teacher_outputs
+        from hf_distill.teachers.cache.build import cache_teacher_outputs
 
         for teacher in make_teachers(3, {"small": SMALL, "base": BASE}[size], [tokenizer]):
             teacher.model.save_pretrained(folder / teacher.name)

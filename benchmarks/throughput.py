@@ -17,9 +17,9 @@ from setting import LABELS, TINY, in_batches, make_rows, make_teachers, make_tok
 from transformers import DataCollatorWithPadding
 
 from hf_distill import MultiTeacherCollator
-from hf_distill.cache import cache_teacher_outputs
-from hf_distill.data import prepare_dataset
-from hf_distill.views import TokenView, View
+from hf_distill.rows.preparing import prepare_dataset
+from hf_distill.rows.views import TokenView, View
+from hf_distill.teachers.cache.build import cache_teacher_outputs
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ import json
 from pathlib import Path
 
 from hf_distill import MultiTeacherDistillationTrainer
-from hf_distill.pruning import (
+from hf_distill.recipe import build_trainer, evaluation_split, load_data, load_recipe
+from hf_distill.students.pruning import (
     KeepPruned,
     Stage,
     head_importance,
@@ -30,7 +31,6 @@ from hf_distill.pruning import (
     magnitude_masks,
     pruning_report,
 )
-from hf_distill.recipe import build_trainer, evaluation_split, load_data, load_recipe
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", type=Path)

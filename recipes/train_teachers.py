@@ -24,8 +24,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_distill.evaluation import compute_metrics_from
-from hf_distill.small_models import fresh_classifier, small_teachers
+from hf_distill.evaluation.evaluating import compute_metrics_from
+from hf_distill.runs.demo.small_models import fresh_classifier, small_teachers
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("name", help="a folder of --data, e.g. trec6")

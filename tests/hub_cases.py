@@ -44,9 +44,9 @@ from conftest import make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, Teacher
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, PushError
-from hf_distill.hub import look_up_licences
-from hf_distill.run_facts import Origin, run_facts
-from hf_distill.trainer_pushes import failed_pushes
+from hf_distill.publishing.facts import Origin, run_facts
+from hf_distill.publishing.push import look_up_licences
+from hf_distill.training.pushes import failed_pushes
 from hf_distill.verdict import VerdictReport
 
 WRITE, READ, WRONG = ("hf_" + letter * 34 for letter in "wrx")
@@ -624,7 +624,9 @@ def test_a_failed_push_while_training_is_said_at_its_end(hub, make, capfd):
 
 
 def test_a_recipe_that_pushes_while_training_ends_with_6_where_that_failed(hub, run, recipe, monkeypatch):
-    monkeypatch.setattr("hf_distill.trainer.MultiTeacherDistillationTrainer", MultiTeacherDistillationTrainer)
+    monkeypatch.setattr(
+        "hf_distill.training.trainer.MultiTeacherDistillationTrainer", MultiTeacherDistillationTrainer
+    )
     overrides = ["training.push_to_hub=true", "hub.repo=me/small", "training.save_strategy=steps"]
     overrides += ["training.save_steps=2", "training.hub_strategy=every_save", "training.output_dir=out"]
     assert run("train", recipe, *overrides).exit_code == 0

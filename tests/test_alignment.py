@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_distill.alignment import LabelMap, TeacherOutputs, align, check_coverage, plan_table
 from hf_distill.errors import DataError
+from hf_distill.fusion.alignment import LabelMap, TeacherOutputs, align, check_coverage, plan_table
 
 NLI = ("entailment", "neutral", "contradiction")
 

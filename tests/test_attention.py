@@ -33,18 +33,18 @@ from typer.testing import CliRunner
 
 from conftest import make_bert, make_deberta, make_roberta, make_student
 from hf_distill import Teacher
-from hf_distill.attention import (
+from hf_distill.cli import app
+from hf_distill.errors import ConfigurationError
+from hf_distill.evaluation.attention import (
     attention_maps,
     layer_similarity,
     plot_attention,
     plot_similarity,
     pooled_states,
 )
-from hf_distill.cli import app
-from hf_distill.errors import ConfigurationError
-from hf_distill.plots import AttentionRow, attention_grid, save_figure, similarity_grid
+from hf_distill.evaluation.plots import AttentionRow, attention_grid, save_figure, similarity_grid
 from hf_distill.recipe import attention_recipe, build_trainer, load_recipe
-from hf_distill.views import TokenView
+from hf_distill.rows.views import TokenView
 
 TEXT = "a quite superb film and a dull plot"
 SIZES = {

@@ -23,13 +23,19 @@ from transformers import AutoTokenizer, BertTokenizer
 
 from conftest import make_bert, sentences
 from hf_distill import Teacher, evaluate_ensemble
-from hf_distill.cache import CacheSettings, TeacherCache, cache_info, cache_teacher_outputs, teacher_key
-from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
-from hf_distill.states import Wanted
-from hf_distill.store import RowReader, Store, StoreError, shard_name
-from hf_distill.teachers import TeacherSpec
-from hf_distill.views import TokenView
+from hf_distill.rows.preparing import example_id
+from hf_distill.rows.views import TokenView
+from hf_distill.teachers.cache.build import (
+    CacheSettings,
+    TeacherCache,
+    cache_info,
+    cache_teacher_outputs,
+    teacher_key,
+)
+from hf_distill.teachers.cache.store import RowReader, Store, StoreError, shard_name
+from hf_distill.teachers.states import Wanted
+from hf_distill.teachers.teacher import TeacherSpec
 
 LABELS = ["negative", "positive"]
 FLOAT32 = CacheSettings(dtype="float32")
@@ -261,8 +267,8 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, ch
     expected = files(tmp_path / "whole")
     many.save_to_disk(str(tmp_path / "rows"))
     script = (
-        "import sys, datasets, hf_distill.store as store, os, signal\n"
-        "from hf_distill.cache import TeacherCache, CacheSettings\n"
+        "import sys, datasets, hf_distill.teachers.cache.store as store, os, signal\n"
+        "from hf_distill.teachers.cache.build import TeacherCache, CacheSettings\n"
         "left = [int(sys.argv[4])]\n"
         "def die(event, args):\n"
         "    if event in ('os.rename', 'open') and 'cache-to-kill' in str(args[0]):\n"
@@ -340,7 +346,7 @@ def test_two_builders_compute_each_row_once(tmp_path, checkpoints, many):
     many.save_to_disk(str(tmp_path / "rows"))
     script = (
         "import sys, datasets\n"
-        "from hf_distill.cache import TeacherCache, CacheSettings\n"
+        "from hf_distill.teachers.cache.build import TeacherCache, CacheSettings\n"
         "cache = TeacherCache([sys.argv[1]], sys.argv[2], CacheSettings(shard_rows=16, token_budget=32))\n"
         "print(cache.add(datasets.load_from_disk(sys.argv[3]), ('text',)))\n"
     )

@@ -10,11 +10,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from conftest import make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
-from hf_distill.alignment import TeacherOutputs
-from hf_distill.callbacks import AdaptiveStrength, ScheduleCallback, remaining_strength
-from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError
-from hf_distill.schedules import Constant, Cosine, Linear, WarmUp
+from hf_distill.fusion.alignment import TeacherOutputs
+from hf_distill.rows.preparing import example_id
+from hf_distill.training.callbacks import AdaptiveStrength, ScheduleCallback, remaining_strength
+from hf_distill.training.schedules import Constant, Cosine, Linear, WarmUp
 
 FIELDS = ("temperature", "task_weight", "distill_weight", "label_share")
 

@@ -272,8 +272,8 @@ def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monke
             raise PushError("The push failed")
         return CommitInfo(commit_url="a/commit", commit_message="", commit_description="", oid="1")
 
-    monkeypatch.setattr("hf_distill.hub.check_repository", lambda repo, **options: repo)
-    monkeypatch.setattr("hf_distill.hub.push_folder", push)
+    monkeypatch.setattr("hf_distill.publishing.push.check_repository", lambda repo, **options: repo)
+    monkeypatch.setattr("hf_distill.publishing.push.push_folder", push)
     more = ("hub.push=true", "hub.repo=me/mine", "hub.private=true", "training.max_steps=1")
     done = run("train", recipe, *more)
     assert done.exit_code == 0, (done.output, done.exception)
@@ -287,10 +287,10 @@ def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monke
 
 
 def test_demo_gets_its_folder(run, monkeypatch):
-    import hf_distill.demo
+    import hf_distill.runs.demo.run
 
     asked = []
-    monkeypatch.setattr(hf_distill.demo, "run_demo", lambda output: asked.append(output))
+    monkeypatch.setattr(hf_distill.runs.demo.run, "run_demo", lambda output: asked.append(output))
     assert run("demo").exit_code == 0
     assert run("demo", "--output", "elsewhere").exit_code == 0
     assert asked == [Path("runs/demo"), Path("elsewhere")]

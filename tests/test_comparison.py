@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
-from hf_distill import comparison
-from hf_distill.comparison import (
+from hf_distill.errors import DataError
+from hf_distill.evaluation import statistics as comparison
+from hf_distill.evaluation.metrics import expected_calibration_error
+from hf_distill.evaluation.statistics import (
     Interval,
     above_guessing,
     bootstrap_means,
@@ -24,8 +26,6 @@ from hf_distill.comparison import (
     q_statistics,
     reliability_bins,
 )
-from hf_distill.errors import DataError
-from hf_distill.metrics import expected_calibration_error
 
 
 @pytest.fixture

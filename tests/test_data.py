@@ -6,10 +6,16 @@ import datasets
 import pytest
 
 from conftest import make_student
-from hf_distill.collator import MultiTeacherCollator
-from hf_distill.data import count_labelled, example_id, label_encoder, prepare_dataset, resolve_label_names
 from hf_distill.errors import DataError
-from hf_distill.views import TokenView, view_column
+from hf_distill.rows.collator import MultiTeacherCollator
+from hf_distill.rows.preparing import (
+    count_labelled,
+    example_id,
+    label_encoder,
+    prepare_dataset,
+    resolve_label_names,
+)
+from hf_distill.rows.views import TokenView, view_column
 
 LABELS = ("negative", "positive")
 

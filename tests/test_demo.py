@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from hf_distill import demo_corpus
-from hf_distill.demo_corpus import (
+from hf_distill.errors import ConfigurationError, DataError
+from hf_distill.runs.demo import corpus as demo_corpus
+from hf_distill.runs.demo.corpus import (
     MASK,
     STANDARD_LIBRARY,
     build_demo_corpus,
@@ -20,7 +21,6 @@ from hf_distill.demo_corpus import (
     read_library,
     split_sizes,
 )
-from hf_distill.errors import ConfigurationError, DataError
 
 SPLITS = ("teacher", "labelled", "unlabelled", "validation", "test")
 
@@ -192,7 +192,7 @@ def test_one_library_is_not_enough(tmp_path):
 
 
 def _report(**metrics):
-    from hf_distill.evaluation import EvaluationReport, SystemResult
+    from hf_distill.evaluation.evaluating import EvaluationReport, SystemResult
 
     systems = {name: SystemResult({"accuracy": a, "nll": n}, 1) for name, (a, n) in metrics.items()}
     return EvaluationReport("text-classification", "test", 10, systems)
@@ -209,13 +209,13 @@ def _report(**metrics):
     ],
 )
 def test_the_verdict_claims_only_what_is_so(student, claim):
-    from hf_distill.demo import verdict
+    from hf_distill.runs.demo.run import verdict
 
     assert verdict(_report(student=student, baseline=(0.6, 1.0))).startswith(claim)
 
 
 def test_the_demo_refuses_several_processes(monkeypatch, tmp_path):
-    from hf_distill.demo import run_demo
+    from hf_distill.runs.demo.run import run_demo
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigurationError, match="2 processes"):
@@ -223,7 +223,7 @@ def test_the_demo_refuses_several_processes(monkeypatch, tmp_path):
 
 
 def test_tokenizers_are_the_same_in_every_run():
-    from hf_distill.small_models import unigram, wordpiece
+    from hf_distill.runs.demo.small_models import unigram, wordpiece
 
     texts = [f"A text of {_word(i * 7919)} and {_word(i * 104729)} words." for i in range(300)]
     for make in (wordpiece, unigram):
@@ -234,7 +234,7 @@ def test_tokenizers_are_the_same_in_every_run():
 @pytest.mark.slow
 def test_the_student_beats_the_baseline(tmp_path, capsys):
     from hf_distill import Teacher
-    from hf_distill.demo import run_demo
+    from hf_distill.runs.demo.run import run_demo
 
     report = run_demo(tmp_path)
     systems = report.systems

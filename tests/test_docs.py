@@ -135,7 +135,7 @@ def test_make_targets_exist(page):
 
 
 def public_names() -> list[str]:
-    from hf_distill.metrics import METRICS
+    from hf_distill.evaluation.metrics import METRICS
 
     return [
         *hf_distill.__all__,

@@ -13,15 +13,15 @@ import torch
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertForSequenceClassification
 from typer.testing import CliRunner
 
-import hf_distill.export as export
+import hf_distill.publishing.export as export
 from conftest import make_student
 from hf_distill.cli import app
-from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, UnsafeFileError
-from hf_distill.export import ExportReport, OnnxStudent, Served, export_student
+from hf_distill.publishing.export import ExportReport, OnnxStudent, Served, export_student
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.building import write_recipe
-from hf_distill.recipe.exporting import export_run
+from hf_distill.rows.preparing import example_id
+from hf_distill.runs.export import export_run
 
 WHY = "the extra hf-distill[onnx] is not installed"
 
@@ -288,7 +288,7 @@ def test_every_architecture(name, format, needs_onnx, checkpoints, tmp_path, ber
 
 @pytest.mark.slow
 def test_weights_beyond_one_file(needs_onnx, checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_distill.onnx_files._IN_ONE_FILE", 0)
+    monkeypatch.setattr("hf_distill.publishing.onnx._IN_ONE_FILE", 0)
     for format in ("onnx", "int8"):
         report = export_student(checkpoints["bert"], format=format, output=tmp_path / format)
         files = sorted((tmp_path / format).glob("model*"))

@@ -11,11 +11,11 @@ from test_trainer import LABELS, make_trainer
 
 from conftest import make_bert, make_roberta, sentences
 from hf_distill import Ensemble, LinearPool, LogPool, Teacher, evaluate_ensemble
-from hf_distill.alignment import TeacherOutputs
-from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.fusion import FusionChoice
-from hf_distill.held_out import load_choice
+from hf_distill.fusion.alignment import TeacherOutputs
+from hf_distill.rows.preparing import example_id
+from hf_distill.teachers.held_out import load_choice
 
 FEATURES = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)})
 

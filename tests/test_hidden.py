@@ -38,19 +38,19 @@ from hf_distill import (
     MultiTeacherDistillationTrainer,
     Teacher,
 )
-from hf_distill.alignment import TeacherOutputs
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.fusion import StochasticTeacher
-from hf_distill.hidden import (
+from hf_distill.fusion.alignment import TeacherOutputs
+from hf_distill.losses import minilm_relations, rkd_distance
+from hf_distill.teachers.states import RELATIONS, Wanted, find_attention, observe
+from hf_distill.training.hidden import (
     HiddenLoss,
     StudentWithProjections,
     build_hidden_losses,
     hidden_terms,
     student_pass,
 )
-from hf_distill.hidden.student import PROJECTIONS_FILE
-from hf_distill.losses import minilm_relations, rkd_distance
-from hf_distill.states import RELATIONS, Wanted, find_attention, observe
+from hf_distill.training.hidden.projections import PROJECTIONS_FILE
 
 LABELS = ["negative", "positive"]
 NAMES = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
@@ -370,7 +370,7 @@ def test_cached_states_give_the_loss_of_live_ones(make, tmp_path, capfd):
             if name.startswith("loss"):
                 assert found[name] == pytest.approx(expected[name], rel=1e-4), name
     # A cache that somebody else has built serves as well, also with layers counted from the end.
-    from hf_distill.cache import cache_teacher_outputs
+    from hf_distill.teachers.cache.build import cache_teacher_outputs
 
     built = cache_teacher_outputs(
         live.teachers, live_rows(live), cache_dir=tmp_path / "b", hidden_states=(-1,)

@@ -18,14 +18,10 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, ScheduleCallback
-from hf_distill.card import Rows, model_card, origins
 from hf_distill.errors import CorruptStateError, DataError
-from hf_distill.hub import push_command, reason, without_tokens, write_card
-from hf_distill.hub_ids import data_commit, loaded_commit, only_commit
 from hf_distill.markdown import code, escaped, plain
-from hf_distill.pushed_files import STALE, documents_to_push, files_to_push
-from hf_distill.recipe.attention import _SECTION
-from hf_distill.run_facts import (
+from hf_distill.publishing.card import Rows, model_card, origins
+from hf_distill.publishing.facts import (
     Origin,
     RunFacts,
     confirm_report,
@@ -36,7 +32,11 @@ from hf_distill.run_facts import (
     run_facts,
     save_facts,
 )
-from hf_distill.trainer_pushes import create_card
+from hf_distill.publishing.push import push_command, reason, without_tokens, write_card
+from hf_distill.publishing.pushed_files import STALE, documents_to_push, files_to_push
+from hf_distill.runs.attention import _SECTION
+from hf_distill.teachers.hub_ids import data_commit, loaded_commit, only_commit
+from hf_distill.training.pushes import create_card
 from hf_distill.verdict.pictures import FILES
 
 ROOT = Path(__file__).parent.parent

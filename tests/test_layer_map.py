@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_distill.errors import ConfigurationError
-from hf_distill.layer_map import LAYER_MAPS, LayerMap
+from hf_distill.training.hidden.layer_map import LAYER_MAPS, LayerMap
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import matplotlib
 import numpy as np
 import pytest
 
-from hf_distill.comparison import Interval, ReliabilityBin
-from hf_distill.plots import (
+from hf_distill.evaluation.plots import (
     agreement_heat_map,
     reliability_diagram,
     rule_scores,
     save_figure,
     shortened,
 )
+from hf_distill.evaluation.statistics import Interval, ReliabilityBin
 
 HOSTILE = [
     "$\\frac{$",

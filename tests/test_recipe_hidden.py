@@ -6,8 +6,8 @@ import pytest
 
 from hf_distill import load_recipe
 from hf_distill.errors import ConfigurationError
-from hf_distill.hidden import HiddenLoss
 from hf_distill.recipe.building import build_cache, build_trainer, hidden_losses
+from hf_distill.training.hidden import HiddenLoss
 
 BASE = """
 data: {{files: {{train: train.jsonl}}, label_names: [negative, positive]}}

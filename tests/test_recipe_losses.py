@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hf_distill.callbacks import AdaptiveStrength, ScheduleCallback
 from hf_distill.errors import ConfigurationError
 from hf_distill.recipe import load_data, load_recipe
 from hf_distill.recipe.building import build_arguments, write_recipe
 from hf_distill.recipe.loss_section import build_callbacks, needs_labels
-from hf_distill.schedules import Constant, Cosine, Linear
+from hf_distill.training.callbacks import AdaptiveStrength, ScheduleCallback
+from hf_distill.training.schedules import Constant, Cosine, Linear
 
 BASE = """
 data: {dataset: org/data, label_names: [negative, positive]}

@@ -19,7 +19,8 @@ from transformers import (
 from conftest import make_bert, make_deberta, make_roberta, make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
 from hf_distill.errors import ConfigurationError
-from hf_distill.pruning import (
+from hf_distill.recipe import load_recipe
+from hf_distill.students.pruning import (
     KeepPruned,
     attention_outputs,
     count_nonzero,
@@ -27,7 +28,6 @@ from hf_distill.pruning import (
     head_masks,
     magnitude_masks,
 )
-from hf_distill.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 LABELS = ["negative", "positive"]

@@ -14,12 +14,12 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification, 
 
 from conftest import make_bert, make_roberta
 from hf_distill import DistillationArguments, LinearPool, MultiTeacherDistillationTrainer, Teacher
-from hf_distill.callbacks import ScheduleCallback
 from hf_distill.errors import ConfigurationError, CorruptStateError
-from hf_distill.held_out import load_choice
-from hf_distill.hidden import HiddenLoss
-from hf_distill.resuming import RUN_FILE, described
-from hf_distill.schedules import Linear
+from hf_distill.teachers.held_out import load_choice
+from hf_distill.training.callbacks import ScheduleCallback
+from hf_distill.training.hidden import HiddenLoss
+from hf_distill.training.resuming import RUN_FILE, described
+from hf_distill.training.schedules import Linear
 
 STEPS = 24
 
@@ -207,7 +207,7 @@ def begun(build, tmp_path_factory):
 )
 def test_another_run_is_refused_with_what_differs(build, begun, tmp_path, options, row):
     if "row_weight" in options:
-        from hf_distill.row_weights import ROW_WEIGHTS
+        from hf_distill.losses.row_weights import ROW_WEIGHTS
 
         options = {"row_weight": next(iter(ROW_WEIGHTS))}
     trainer = build(tmp_path, max_steps=4, eval_strategy="no", load_best_model_at_end=False, **options)

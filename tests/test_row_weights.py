@@ -13,7 +13,7 @@ import torch
 
 from conftest import make_student
 from hf_distill import DistillationArguments, LinearPool, MultiTeacherDistillationTrainer
-from hf_distill.row_weights import ROW_WEIGHTS, student_entropy, teacher_agreement
+from hf_distill.losses.row_weights import ROW_WEIGHTS, student_entropy, teacher_agreement
 
 every_weight = pytest.mark.parametrize("weight", ROW_WEIGHTS.values(), ids=list(ROW_WEIGHTS))
 

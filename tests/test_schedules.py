@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_distill.errors import ConfigurationError
-from hf_distill.schedules import (
+from hf_distill.training.schedules import (
     SCHEDULES,
     Constant,
     Cosine,

@@ -10,12 +10,12 @@ import optuna
 import pytest
 from typer.testing import CliRunner
 
-import hf_distill.recipe.searching as searching
+import hf_distill.runs.search.searching as searching
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.recipe import Recipe, build_trainer, load_recipe, search_recipe
-from hf_distill.recipe.search_report import SearchReport, Trial
 from hf_distill.recipe.search_section import Knob, search_fusions, search_knobs
+from hf_distill.runs.search.report import SearchReport, Trial
 
 BASE = {
     "data": {"dataset": "org/data"},
@@ -274,7 +274,7 @@ def test_a_trial_in_which_the_process_dies_again_and_again_is_left(folder):
 
 
 def test_the_bar_shows_steps_of_all_trials_while_the_first_one_runs(folder, tmp_path, monkeypatch, capsys):
-    from hf_distill.recipe.search_progress import TrialBar
+    from hf_distill.runs.search.progress import TrialBar
 
     seen, step = [], TrialBar.on_step_end
 

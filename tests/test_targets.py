@@ -10,9 +10,9 @@ from test_trainer import LABELS, make_trainer
 
 from conftest import make_bert, make_roberta
 from hf_distill import LinearPool, Teacher, TeacherPool
-from hf_distill.alignment import TeacherBatch, TeacherOutputs
 from hf_distill.fusion import BestTeacher, MajorityVote, StochasticTeacher
-from hf_distill.targets import Draws, make_targets, mix_in_labels
+from hf_distill.fusion.alignment import TeacherBatch, TeacherOutputs
+from hf_distill.fusion.targets import Draws, make_targets, mix_in_labels
 
 P = torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]])
 

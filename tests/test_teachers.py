@@ -22,7 +22,7 @@ from transformers import (
 from conftest import make_bert, make_roberta, make_student
 from hf_distill import Teacher, TeacherPool
 from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
-from hf_distill.views import TokenView, token_limit
+from hf_distill.rows.views import TokenView, token_limit
 
 LABELS = ["negative", "positive"]
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from hf_distill import timing
-from hf_distill.onnx_files import _waiting
+from hf_distill.evaluation import timing
+from hf_distill.publishing.onnx import _waiting
 
 
 def test_the_bar_of_a_timing_ends_full_and_is_left_out_unless_wanted(monkeypatch, capsys):

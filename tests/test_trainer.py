@@ -31,9 +31,9 @@ from hf_distill import (
     MultiTeacherDistillationTrainer,
     Teacher,
     forward_kl,
-    pool,
 )
 from hf_distill.errors import ConfigurationError, DataError
+from hf_distill.teachers import pool
 
 LABELS = ["negative", "positive"]
 

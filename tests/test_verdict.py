@@ -22,18 +22,18 @@ from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
-from hf_distill.comparison import Interval, paired_bootstrap
-from hf_distill.data import example_id
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, HfDistillError
+from hf_distill.evaluation.statistics import Interval, paired_bootstrap
+from hf_distill.rows.preparing import example_id
+from hf_distill.runs.verdict.jobs import LOG_FILE, Job, places, run_jobs
+from hf_distill.runs.verdict.tracking import BestWeights, StepFile
+from hf_distill.training.progress import LossLines, LossTable
 from hf_distill.verdict import Answers, SavedRows, best_teacher, judge, show_losses
+from hf_distill.verdict.answers import finished_rows, in_order, load_rows
 from hf_distill.verdict.cost import Timing, measure_costs
-from hf_distill.verdict.figures import Claim, Cost
-from hf_distill.verdict.jobs import LOG_FILE, Job, places, run_jobs
-from hf_distill.verdict.live_table import LossLines, LossTable
-from hf_distill.verdict.rows import finished_rows, in_order, load_rows
+from hf_distill.verdict.numbers import Claim, Cost
 from hf_distill.verdict.sentences import headline
 from hf_distill.verdict.statistics import POWER, Difference, difference, resampled_means
-from hf_distill.verdict.tracking import BestWeights, StepFile
 
 NAMES = ("cold", "mild", "warm")
 HOSTILE = '</script><img src=x onerror=alert(1)> & "quoted" | `code` [a](http://evil.example) \x00\x1b[31m'
@@ -676,7 +676,8 @@ training:
   output_dir: out
 evaluation: {{seeds: 2}}
 """)
-    from hf_distill.verdict import cost, jobs
+    from hf_distill.runs.verdict import jobs
+    from hf_distill.verdict import cost
 
     timed = cost.time_model
     monkeypatch.setattr(cost, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
@@ -696,7 +697,7 @@ def train(*arguments):
 
 def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     from hf_distill.cli import app
-    from hf_distill.recipe import verdict as recipe_side
+    from hf_distill.runs.verdict import judgement as recipe_side
 
     printed = train(recipe)
     assert "Verdict: training 3 of 3: baseline, seed 4" in printed
@@ -864,7 +865,7 @@ def test_a_wrong_label_is_said_before_the_training(recipe):
 
 def test_a_teacher_that_is_gone_costs_a_note(recipe, checkpoints, tmp_path, monkeypatch):
     shutil.copytree(checkpoints["roberta"], "gone")
-    from hf_distill.recipe import verdict as recipe_side
+    from hf_distill.runs.verdict import judgement as recipe_side
 
     answered = recipe_side.answers_of_all
     monkeypatch.setattr(recipe_side, "answers_of_all", lambda *a: (answered(*a), shutil.rmtree("gone"))[0])
@@ -881,7 +882,7 @@ def test_a_teacher_that_is_gone_costs_a_note(recipe, checkpoints, tmp_path, monk
 
 def test_no_labels_no_baseline(recipe, monkeypatch):
     from hf_distill.recipe import load_data, load_recipe
-    from hf_distill.recipe.trainings import has_labels, labelled_rows
+    from hf_distill.runs.verdict.trainings import has_labels, labelled_rows
 
     checked = load_recipe(recipe)
     raw = load_data(checked)["train"]

@@ -27,8 +27,8 @@ from typer.testing import CliRunner
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.verdict import SavedRows, compare_runs
+from hf_distill.verdict.answers import in_order
 from hf_distill.verdict.reading import load_report
-from hf_distill.verdict.rows import in_order
 
 HOSTILE_NAME = '<img src=x onerror=alert(1)>|`b` "$x$'
 

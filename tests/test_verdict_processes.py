@@ -20,8 +20,8 @@ from test_distributed import LAUNCH_TWO, environment
 
 from conftest import sentences
 from hf_distill.errors import HfDistillError
-from hf_distill.verdict.jobs import LOG_FILE, STEPS_FILE, Job, run_jobs
-from hf_distill.verdict.rows import load_rows
+from hf_distill.runs.verdict.jobs import LOG_FILE, STEPS_FILE, Job, run_jobs
+from hf_distill.verdict.answers import load_rows
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 side_by_side = pytest.mark.skipif(

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from hf_distill.errors import DataError
-from hf_distill.word_alignment import (
-    TokenSpans,
-    align_words,
-    find_words,
-    first_token,
-    masked_mean,
-    pool_words,
-)
+from hf_distill.rows.words import TokenSpans, align_words, find_words, first_token, masked_mean, pool_words
 
 TEXTS = [
     "The  film, don't be dull: the film is good-good.",

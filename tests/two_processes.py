@@ -19,11 +19,11 @@ from hf_distill import (
     MultiTeacherDistillationTrainer,
     Teacher,
 )
-from hf_distill.cache import TeacherCache
 from hf_distill.errors import ConfigurationError
 from hf_distill.fusion import StochasticTeacher
-from hf_distill.hidden import HiddenLoss, StudentWithProjections
-from hf_distill.states import Wanted
+from hf_distill.teachers.cache.build import TeacherCache
+from hf_distill.teachers.states import Wanted
+from hf_distill.training.hidden import HiddenLoss, StudentWithProjections
 
 
 class Gradients(TrainerCallback):

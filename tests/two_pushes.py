@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError
-from hf_distill.trainer_pushes import failed_pushes
+from hf_distill.training.pushes import failed_pushes
 
 
 class Late(MultiTeacherDistillationTrainer):

@@ -116,8 +116,8 @@ def compare(
     """Say whose student is better beyond chance: runs on the same rows, each compared with the first and with its own
     fine-tuning. Of one run, show its verdict again."""
     with reporting():
-        from ..verdict.compare import compare_runs
-        from ..verdict.opening import saved_verdict
+        from ..verdict.comparing import compare_runs
+        from ..verdict.finding import saved_verdict
 
         report = saved_verdict(runs[0]) if len(runs) == 1 else compare_runs(runs)
         page = None if output is None else report.save(output)

@@ -13,7 +13,7 @@ from .shared import Overrides, RecipeFile, load, process, reporting, say
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
-    from ..trainer import MultiTeacherDistillationTrainer
+    from ..training.trainer import MultiTeacherDistillationTrainer
 
 LAST = "last"
 
@@ -77,8 +77,8 @@ def train(
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
     with reporting():
         from ..recipe import build_baseline, build_trainer, evaluation_split, load_data
-        from ..recipe.pushing import check_recipe_repository, pushes
-        from ..recipe.verdict import open_verdict
+        from ..runs.push import check_recipe_repository, pushes
+        from ..runs.verdict.judgement import open_verdict
         from ..verdict import show_losses
 
         checked = load(recipe, overrides)
@@ -91,7 +91,7 @@ def train(
             checked, trainer.student_labels
         )  # now: a wrong one is not worth hours of waiting
         if checked.student.from_teacher is not None and process() == 0:
-            from ..student_speed import describe_student
+            from ..evaluation.student_speed import describe_student
 
             say(f"\n{describe_student(trainer.student, trainer.teachers)}\n")
         verdict = open_verdict(checked, rows, trainer)
@@ -177,7 +177,7 @@ def evaluate(
 def train_part(recipe: RecipeFile, part: str, seed: int, key: str, overrides: Overrides = None) -> None:
     """Train one of the other trainings of a verdict; `train` starts this in processes of their own."""
     with reporting():
-        from ..recipe.verdict import train_verdict_part
+        from ..runs.verdict.judgement import train_verdict_part
 
         train_verdict_part(load(recipe, overrides), part, seed, key)
 
@@ -201,7 +201,7 @@ def _checkpoint(resume: str | None, recipe: Recipe) -> str | None:
 
 
 def _push(trainer: MultiTeacherDistillationTrainer, recipe: Recipe) -> None:
-    from ..recipe.pushing import destination, push_trained_recipe
+    from ..runs.push import destination, push_trained_recipe
 
     commit = push_trained_recipe(recipe, trainer)
     say(f"The student is pushed to {destination(recipe).repo}: {commit.pr_url or commit}")

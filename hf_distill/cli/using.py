@@ -84,7 +84,7 @@ def push(
 ) -> None:
     """Push a run's student to the Hub in one commit, with its card, recipe and reports; again: only what is missing."""
     with reporting():
-        from ..hub import push_run
+        from ..publishing.push import push_run
 
         commit = push_run(run, repo, private=private, revision=revision, pull_request=pull_request)
         say(f"The student is pushed to {repo}: {commit.pr_url or commit}")
@@ -95,6 +95,6 @@ def demo(
 ) -> None:
     """Make three teachers, distil them into a small student, offline on real text, in a few minutes."""
     with reporting():
-        from ..demo import run_demo
+        from ..runs.demo.run import run_demo
 
         run_demo(output)

@@ -1,6 +1,6 @@
 """Losses between a student's states and a teacher's, position by position.
 
-Shapes: N rows, L positions (tokens, or words of `hf_distill.word_alignment`), D hidden size, the same on both sides: a
+Shapes: N rows, L positions (tokens, or words of `hf_distill.rows.words`), D hidden size, the same on both sides: a
 projection, where one is needed, comes before. States are (N, L, D) with a mask (N, L), True where a position counts, or
 pooled (N, D) without one. Every function returns (N,) in float32: the mean over the positions that count, and 0 with a
 graph where none does. What stands at positions that do not count, NaN included, reaches neither value nor gradient.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .attention import attention_recipe
-from .auditing import audit_recipe
+from ..runs.attention import attention_recipe
+from ..runs.audit import audit_recipe
+from ..runs.export import export_run
+from ..runs.search.searching import search_recipe
 from .building import build_arguments, build_baseline, build_cache, build_trainer, evaluate_recipe, label_plan
-from .exporting import export_run
 from .loading import evaluation_split, load_data
 from .reading import load_recipe
-from .searching import search_recipe
 from .sections import Recipe
 
 __all__ = [

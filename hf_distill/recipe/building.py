@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..cache import CacheSettings, TeacherCache
-    from ..evaluation import EvaluationReport
+    from ..evaluation.evaluating import EvaluationReport
     from ..fusion import Fusion, FusionChoice, FusionRule
-    from ..hidden import HiddenLoss
-    from ..teachers import TeacherSpec
-    from ..trainer import MultiTeacherDistillationTrainer
-    from ..training_args import DistillationArguments
+    from ..teachers.cache.build import CacheSettings, TeacherCache
+    from ..teachers.teacher import TeacherSpec
+    from ..training.arguments import DistillationArguments
+    from ..training.hidden import HiddenLoss
+    from ..training.trainer import MultiTeacherDistillationTrainer
 
 
 def build_trainer(
@@ -62,10 +62,10 @@ def build_trainer(
         >>> trainer.student_labels
         ('negative', 'positive')
     """
-    from ..evaluation import compute_metrics_from
+    from ..evaluation.evaluating import compute_metrics_from
     from ..losses import LOSSES
-    from ..tasks import TASKS
-    from ..trainer import MultiTeacherDistillationTrainer
+    from ..tasks.task import TASKS
+    from ..training.trainer import MultiTeacherDistillationTrainer
 
     args = build_arguments(recipe)
     rows = load_data(recipe) if rows is None else rows
@@ -99,7 +99,7 @@ def build_trainer(
 
 def build_arguments(recipe: Recipe) -> DistillationArguments:
     """Returns the training arguments: the section `training`, and what other sections say of training."""
-    from ..training_args import DistillationArguments
+    from ..training.arguments import DistillationArguments
 
     hub = {"hub_model_id": recipe.hub.repo, "hub_private_repo": recipe.hub.private} if recipe.hub.repo else {}
     hub |= {"hub_revision": recipe.hub.revision} if recipe.hub.revision else {}
@@ -121,7 +121,7 @@ def teacher_specs(recipe: Recipe) -> list[TeacherSpec]:
 
 def hidden_losses(recipe: Recipe) -> list[HiddenLoss]:
     """Returns the hidden losses of the recipe."""
-    from ..hidden import HiddenLoss
+    from ..training.hidden import HiddenLoss
 
     return [HiddenLoss(**entry.model_dump()) for entry in recipe.losses.hidden]
 
@@ -129,7 +129,7 @@ def hidden_losses(recipe: Recipe) -> list[HiddenLoss]:
 def _fitted_before(recipe: Recipe, checkpoint: str | None) -> FusionChoice | None:
     """Returns the fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
     from ..fusion import build_fusion
-    from ..held_out import FILE, load_choice
+    from ..teachers.held_out import FILE, load_choice
 
     fitted = checkpoint is not None and hasattr(build_fusion(recipe.fusion), "choose")
     return load_choice(checkpoint) if fitted and Path(checkpoint, FILE).is_file() else None
@@ -145,15 +145,15 @@ def build_cache(
         train: the training rows, which may name the labels of a student whose hidden losses need more than logits.
         device: where the teachers run; None: the process's own.
     """
-    from ..cache import TeacherCache
-    from ..student import student_config
-    from ..tasks import TASKS
+    from ..students.loading import student_config
+    from ..tasks.task import TASKS
+    from ..teachers.cache.build import TeacherCache
 
     if recipe.teachers.cache_dir is None:
         return None
     settings, losses = cache_settings(recipe), hidden_losses(recipe)
     if losses:
-        from ..hidden.opening import cache_settings_for
+        from ..training.hidden.opening import cache_settings_for
 
         student, _ = build_recipe_student(recipe, train, seed=0)
         settings = cache_settings_for(
@@ -170,7 +170,7 @@ def build_cache(
 
 def cache_settings(recipe: Recipe) -> CacheSettings:
     """Returns how the recipe's cache computes and stores."""
-    from ..cache import CacheSettings
+    from ..teachers.cache.build import CacheSettings
 
     return CacheSettings(dtype=recipe.teachers.cache_dtype, precision=recipe.teachers.cache_precision)
 
@@ -182,8 +182,8 @@ def build_baseline(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedMode
         recipe: a recipe of `load_recipe`.
         label_names: the student's; a baseline with others, or in another order, is refused.
     """
-    from ..student import load_trained
-    from ..tasks import TASKS
+    from ..students.loading import load_trained
+    from ..tasks.task import TASKS
 
     given = recipe.evaluation.baseline
     return None if given is None else load_trained(given, label_names, TASKS[recipe.task], "The baseline")
@@ -218,11 +218,11 @@ def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
     """
     from accelerate import Accelerator
 
-    from ..evaluation import evaluate_ensemble
+    from ..evaluation.evaluating import evaluate_ensemble
     from ..fusion import build_fusion
-    from ..held_out import load_choice
-    from ..run_facts import confirm_report
-    from ..student import student_config
+    from ..publishing.facts import confirm_report
+    from ..students.loading import student_config
+    from ..teachers.held_out import load_choice
 
     args = build_arguments(recipe)
     folder = Path(args.output_dir)
@@ -290,9 +290,9 @@ def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
         recipe: a recipe of `load_recipe`.
         rows: what `load_data` returned.
     """
-    from ..alignment import plan_table
     from ..fusion import build_fusion
-    from ..pool import TeacherPool
+    from ..fusion.alignment import plan_table
+    from ..teachers.pool import TeacherPool
 
     names = label_names(recipe, rows["train"])
     teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)]

@@ -107,7 +107,7 @@ def _from_hub(data: Data) -> dict[str, datasets.Dataset]:
 
 def _refuse_other_commit(data: Data, rows: datasets.Dataset) -> None:
     """Offline, `datasets` takes what it loaded last, whichever revision is asked for."""
-    from ..hub_ids import data_commit
+    from ..teachers.hub_ids import data_commit
 
     loaded = data_commit(rows)
     if data.revision and loaded and loaded != data.revision and len(data.revision) == len(loaded):

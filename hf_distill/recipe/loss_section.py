@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from ..schedules import PATH, SCHEDULES, Constant, Schedule, build_schedule, refuse_nothing_learnt
+from ..training.schedules import PATH, SCHEDULES, Constant, Schedule, build_schedule, refuse_nothing_learnt
 from .problems import Problem, found
 from .sections import Losses
 
@@ -61,7 +61,7 @@ def build_callbacks(losses: Losses) -> list[TrainerCallback]:
         >>> callback.schedules
         {'temperature': Linear(start=4, end=1, begin=0.0, until=1.0)}
     """
-    from ..callbacks import AdaptiveStrength, ScheduleCallback
+    from ..training.callbacks import AdaptiveStrength, ScheduleCallback
 
     changing = {
         name: _schedule(value, name)
@@ -134,7 +134,7 @@ def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list
 
 def _hidden(entries: Any) -> list[Problem]:
     """What is wrong with hidden losses beyond the types of their keys; names of layers and units are those' concern."""
-    from ..hidden.spec import build_hidden_losses
+    from ..training.hidden.hidden_loss import build_hidden_losses
 
     problems = []
     for i, entry in enumerate(entries if isinstance(entries, list) else []):

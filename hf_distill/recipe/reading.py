@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, suggest
+from ..runs.push import check_hub
 from . import yaml12
 from .loss_section import check_losses
 from .problems import Problem, found, from_validation, known_paths
-from .pushing import check_hub
 from .search_section import check_search
 from .sections import SPLITS, Recipe
 from .student_section import check_student
@@ -178,7 +178,7 @@ def _given(part: Mapping[str, Any], *keys: str) -> list[str]:
 
 
 def _task(raw: Mapping[str, Any]) -> list[Problem]:
-    from ..tasks import TASKS
+    from ..tasks.task import TASKS
 
     task = raw.get("task", "text-classification")
     if not isinstance(task, str) or task in TASKS:
@@ -189,7 +189,7 @@ def _task(raw: Mapping[str, Any]) -> list[Problem]:
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     from ..fusion import build_fusion
     from ..losses import LOSSES
-    from ..row_weights import ROW_WEIGHTS
+    from ..losses.row_weights import ROW_WEIGHTS
 
     problems = []
     fusion = _built(raw.get("fusion"), build_fusion, "fusion", problems)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..teachers import Teacher, TeacherSpec
+    from ..teachers.teacher import Teacher, TeacherSpec
 
 
 def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[Problem]:
@@ -113,7 +113,7 @@ def _student_config(config: Mapping[str, Any]) -> list[Problem]:
 
 def teacher_spec(entry: TeacherEntry) -> TeacherSpec:
     """Returns the teacher of an entry, not loaded yet."""
-    from ..teachers import TeacherSpec
+    from ..teachers.teacher import TeacherSpec
 
     return TeacherSpec(entry.model, **entry.model_dump(exclude={"model"}))
 
@@ -131,7 +131,7 @@ def build_recipe_student(
     Raises:
         ConfigurationError, DataError: there is no such student.
     """
-    from ..checkpoints import load_tokenizer
+    from ..teachers.checkpoints import load_tokenizer
 
     student = recipe.student
     if student.from_teacher is not None:
@@ -155,7 +155,7 @@ def _from_teacher(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     import transformers
 
-    from ..student_building import build_student
+    from ..students.building import build_student
 
     student, teacher = recipe.student, _source(recipe)
     names = label_names(recipe, train, teacher)
@@ -180,8 +180,8 @@ def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrain
     """The student's checkpoint where more than an id says which; the trainer loads the others itself."""
     import transformers
 
-    from ..checkpoints import load_with_head
-    from ..tasks import TASKS
+    from ..tasks.task import TASKS
+    from ..teachers.checkpoints import load_with_head
 
     student = recipe.student
     assert student.model is not None
@@ -209,7 +209,7 @@ def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None 
     """
     import transformers
 
-    from ..data import resolve_label_names
+    from ..rows.preparing import resolve_label_names
 
     student, config = recipe.student, None
     if student.model is not None:
@@ -240,7 +240,7 @@ def _from_scratch(
 ) -> PreTrainedModel:
     import transformers
 
-    from ..tasks import TASKS
+    from ..tasks.task import TASKS
 
     names = label_names(recipe, train)
     given = dict(recipe.student.config or {})

@@ -107,7 +107,7 @@ def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()
         training: the section as it was written, with `output_dir`.
         elsewhere: paths of keys of other sections, for suggestions.
     """
-    from ..training_args import DistillationArguments
+    from ..training.arguments import DistillationArguments
 
     hints = typing.get_type_hints(DistillationArguments)
     fields = {field.name: field for field in _fields()}
@@ -148,7 +148,7 @@ def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()
 
 
 def _fields() -> tuple[dataclasses.Field[Any], ...]:
-    from ..training_args import DistillationArguments
+    from ..training.arguments import DistillationArguments
 
     return tuple(field for field in dataclasses.fields(DistillationArguments) if field.init)
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..timing import time_rows
-from ..views import TokenView, named_inputs
-from .figures import Cost
+from ..evaluation.timing import time_rows
+from ..rows.views import TokenView, named_inputs
+from .numbers import Cost
 from .systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
 
 SECONDS = 5.0

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..comparison import Interval
-from ..plots import shortened
-from .figures import TRAINED, Group, Training
+from ..evaluation.plots import shortened
+from ..evaluation.statistics import Interval
+from .numbers import TRAINED, Group, Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

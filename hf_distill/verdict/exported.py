@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..evaluation import SystemResult
+from ..evaluation.evaluating import SystemResult
+from .answers import Answers, SavedRows, in_order, load_rows, rows_file
 from .cost import overload, place
-from .figures import Cost
-from .opening import fitted_on, is_of
+from .finding import fitted_on, is_of
+from .numbers import Cost
 from .reading import load_report
 from .report import VerdictReport
-from .rows import Answers, SavedRows, in_order, load_rows, rows_file
 from .sentences import share, signed_points
 from .statistics import Difference, accuracy_interval, difference
 from .systems import ENSEMBLE, STUDENT, Measured, System, kl_rows, measure, metric_modules

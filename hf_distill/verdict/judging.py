@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..data import UNLABELLED
 from ..errors import DataError
-from ..evaluation import EvaluationReport, SystemResult
-from ..plots import shortened
-from .figures import Claim, Cost, Disagreement, Group, Training
+from ..evaluation.evaluating import EvaluationReport, SystemResult
+from ..evaluation.plots import shortened
+from ..rows.preparing import UNLABELLED
+from .answers import Answers, SavedRows, in_order
+from .numbers import Claim, Cost, Disagreement, Group, Training
 from .report import VerdictReport
-from .rows import Answers, SavedRows, in_order
 from .sentences import headline, remarks
 from .statistics import Difference, accuracy_interval, difference, spread
 from .systems import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..plots import png, reliability_diagram
+from ..evaluation.plots import png, reliability_diagram
 from .drawing import STYLE, Point, class_gains, learning_curves, measures_of, quality_against_latency, svg
 from .systems import ALONE, ENSEMBLE, STUDENT, TOGETHER, is_small
 

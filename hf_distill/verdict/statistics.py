@@ -11,8 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm, t
 
-from ..comparison import RESAMPLES, SEED, Interval, bootstrap_means, mcnemar_exact, percentile_interval
 from ..errors import DataError
+from ..evaluation.statistics import (
+    RESAMPLES,
+    SEED,
+    Interval,
+    bootstrap_means,
+    mcnemar_exact,
+    percentile_interval,
+)
 
 # A difference of so many standard errors is found in 80 of 100 repetitions by a test at 5 %: 1.960 + 0.842.
 POWER = 2.8016

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..comparison import ReliabilityBin, reliability_bins
-from ..data import UNLABELLED
+from ..evaluation.metrics import compute_metric, load_metric
+from ..evaluation.statistics import ReliabilityBin, reliability_bins
 from ..fusion import LinearPool, fit_temperature
-from ..metrics import compute_metric, load_metric
-from .rows import Answers
+from ..rows.preparing import UNLABELLED
+from .answers import Answers
 
 STUDENT = "student"
 ENSEMBLE = "ensemble"

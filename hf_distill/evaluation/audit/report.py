@@ -1,0 +1,275 @@
+"""The audit's report: tables, words, files and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...markdown import markdown_table
+from ..plots import agreement_heat_map, reliability_diagram, rule_scores, save_figure
+from .figures import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
+from .text import nats, number, percent, points
+
+# Tables of a terminal; audit.md has all rows.
+_MOST_ROWS = 15
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What `audit_teachers` found; ``str()`` is tables and a verdict, `save` adds figures.
+
+    Attributes:
+        task: The task's name.
+        dataset: What the rows are called.
+        rows: How many labelled rows were used, N.
+        halves: How many of them each half has.
+        labels: The C label names.
+        label_rows: How many rows each class has.
+        alignment: How the teachers' labels were matched, as a table.
+        conditions: Under what the throughput was measured; empty where it was not.
+        teachers: Each alone.
+        pairs: Each pair of them.
+        oracle: Share of rows where some teacher is right.
+        rules: The ensemble of all teachers under every rule.
+        left_out: Why a rule was not scored, by its name.
+        leave_one_out: What each teacher adds or costs.
+        advice: What to do; None where no teacher is usable.
+        verdict: The same in words.
+        warnings: What is suspicious.
+        notes: What a reader must know to trust the figures.
+    """
+
+    task: str
+    dataset: str
+    rows: int
+    halves: tuple[int, int]
+    labels: tuple[str, ...]
+    label_rows: tuple[int, ...]
+    alignment: str
+    conditions: str
+    teachers: tuple[TeacherFigures, ...]
+    pairs: tuple[PairFigures, ...]
+    oracle: float
+    rules: tuple[RuleFigures, ...]
+    left_out: Mapping[str, str]
+    leave_one_out: tuple[LeaveOneOut, ...]
+    advice: Advice | None
+    verdict: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and texts, as in audit.json; a number that is not finite is None."""
+        return {"version": 1, **_plain(self)}
+
+    def __str__(self) -> str:
+        """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
+        return "\n\n".join([self._head(), *self._tables(_MOST_ROWS), *self._words()])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write audit.json, audit.md and the figures reliability.png, agreement.png and rules.png.
+
+        Args:
+            folder: Made if missing.
+
+        Returns:
+            The path of audit.md.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = self._figures(folder)
+        shown = [f"![{path.stem}]({path.name})" for path in figures]
+        text = "\n\n".join(
+            ["# Teacher audit", self._head(), *self._words(), *self._tables(None), "## Figures", *shown]
+        )
+        content = {"audit.json": json.dumps(self.to_dict(), indent=2), "audit.md": text}
+        for name, written in content.items():
+            unfinished = folder / f".{name}.unfinished"
+            unfinished.write_text(written + "\n", encoding="utf-8")
+            unfinished.replace(folder / name)
+        return folder / "audit.md"
+
+    def _figures(self, folder: Path) -> list[Path]:
+        names = [teacher.name for teacher in self.teachers]
+        bins = {teacher.name: teacher.reliability for teacher in self.teachers if teacher.reliability}
+        if self.advice is not None:
+            bins[f"ensemble: {self.advice.fusion}"] = self.advice.reliability
+        written = [save_figure(reliability_diagram, folder / "reliability.png", bins)] if bins else []
+        if self.pairs:
+            agreement = np.eye(len(names))
+            for pair in self.pairs:
+                i, j = names.index(pair.first), names.index(pair.second)
+                agreement[i, j] = agreement[j, i] = pair.agreement
+            written.append(save_figure(agreement_heat_map, folder / "agreement.png", names, agreement))
+        if self.rules:
+            scores = {rule.name: (rule.accuracy, rule.nll) for rule in self.rules}
+            one = self.rules[0]
+            best = (
+                one.accuracy.value - one.over_best_teacher.accuracy.value,
+                one.nll.value - one.over_best_teacher.nll.value,
+            )
+            written.append(save_figure(rule_scores, folder / "rules.png", scores, best, self.oracle))
+        return written
+
+    def _head(self) -> str:
+        teachers = "1 teacher" if len(self.teachers) == 1 else f"{len(self.teachers)} teachers"
+        return f"{self.task} on {self.dataset}: {self.rows:,} labelled rows, {len(self.labels)} classes, {teachers}"
+
+    def _tables(self, most: int | None) -> list[str]:
+        parts = ["## Teachers", self._teachers()]
+        parts += ["## F1 by class, %", self._classes(most)]
+        parts += ["## How labels were matched", _first_lines(self.alignment, most)]
+        if self.pairs:
+            parts += ["## Pairs", self._pairs(most)]
+        halves = (
+            f"each half ({self.halves[0]} and {self.halves[1]} rows) scored by what was fitted on the other"
+        )
+        parts += [f"## Fusion rules: {halves}", self._rules()]
+        if self.advice is not None and self.advice.rules:
+            parts += ["## Fusion rules, of the teachers that are kept", _rule_table(self.advice.rules)]
+        if self.leave_one_out:
+            parts += ["## Without one teacher: what the ensemble gains", self._without()]
+        return parts
+
+    def _words(self) -> list[str]:
+        parts = []
+        if self.warnings:
+            parts += ["## Warnings", "\n".join(f"- {warning}" for warning in self.warnings)]
+        if self.notes:
+            parts += ["## Notes", "\n".join(f"- {note}" for note in self.notes)]
+        parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in self.verdict)]
+        if self.advice is not None:
+            parts += ["To paste into the recipe:", f"```yaml\n{self.advice.lines}\n```"]
+            if self.advice.alternative:
+                parts += ["Or the best teacher alone:", f"```yaml\n{self.advice.alternative}\n```"]
+        return parts
+
+    def _teachers(self) -> str:
+        columns = {
+            "teacher": [t.name for t in self.teachers],
+            "accuracy %": [percent(t.accuracy) for t in self.teachers],
+            "macro-F1 %": [percent(t.f1) for t in self.teachers],
+            "NLL": [number(t.nll) for t in self.teachers],
+            "Brier": [number(t.brier) for t in self.teachers],
+            "ECE": [number(t.ece) for t in self.teachers],
+            "fitted T": [number(t.temperature, 2) for t in self.teachers],
+            "parameters": [_grouped(t.cost.parameters) for t in self.teachers],
+            "MB": [_grouped(t.cost.bytes and t.cost.bytes / 1e6, 1) for t in self.teachers],
+            "rows/s": [_grouped(t.cost.rows_per_second) for t in self.teachers],
+        }
+        known = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
+        bound = f"Some teacher is right on {percent(self.oracle)} % of the rows: no choice between them does better."
+        table = markdown_table(list(known), list(zip(*known.values(), strict=True)))
+        return "\n\n".join(filter(None, [table, bound, self.conditions]))
+
+    def _classes(self, most: int | None) -> str:
+        order = range(len(self.labels))
+        head = ""
+        if most is not None and len(self.labels) > most:
+            weakest = [[v for v in column if v is not None] for column in self._f1()]
+            order = sorted(order, key=lambda c: float(np.mean(weakest[c])) if weakest[c] else math.inf)[:most]
+            head = f"The {most} weakest of {len(self.labels)} classes; audit.md has all.\n\n"
+        rows = [
+            [
+                self.labels[c],
+                str(self.label_rows[c]),
+                *(percent(value) if value is not None else "–" for value in self._f1()[c]),
+            ]
+            for c in order
+        ]
+        return head + markdown_table(["class", "rows", *(t.name for t in self.teachers)], rows)
+
+    def _f1(self) -> list[tuple[float | None, ...]]:
+        return list(zip(*(teacher.f1_by_class for teacher in self.teachers), strict=True))
+
+    def _pairs(self, most: int | None) -> str:
+        pairs = sorted(self.pairs, key=lambda pair: -pair.agreement)
+        head = ""
+        if most is not None and len(pairs) > most:
+            head = f"The {most} most alike of {len(pairs)} pairs; audit.md has all.\n\n"
+        rows = [
+            [
+                f"{pair.first} – {pair.second}",
+                *(percent(pair.agreement), percent(pair.disagreement), number(pair.q, 2)),
+                *(percent(pair.both_wrong), percent(pair.same_wrong)),
+            ]
+            for pair in pairs[:most]
+        ]
+        header = ["pair", "same answer %", "different %", "Q", "both wrong %", "same wrong answer %"]
+        legend = (
+            "\n\nQ: 1 where both err on the same rows, 0 where independently, −1 where never on the same."
+        )
+        return head + markdown_table(header, rows) + legend
+
+    def _rules(self) -> str:
+        legend = "± half of the 95 % paired bootstrap interval; * a difference beyond chance."
+        parts = [_rule_table(self.rules), legend] if self.rules else []
+        for reason in dict.fromkeys(self.left_out.values()):
+            names = ", ".join(name for name, why in self.left_out.items() if why == reason)
+            parts.append(f"Not scored: {names}: {reason.rstrip('.')}.")
+        return "\n\n".join(parts)
+
+    def _without(self) -> str:
+        rules = list(dict.fromkeys(rule for entry in self.leave_one_out for rule in entry.gains))
+        header = [f"{measure}, {rule}" for rule in rules for measure in ("accuracy", "NLL")]
+        rows = [
+            [entry.teacher] + [text for rule in rules for text in _gain_cells(entry.gains.get(rule))]
+            for entry in self.leave_one_out
+        ]
+        return markdown_table(["without", *header], rows)
+
+
+def _rule_table(rules: Sequence[RuleFigures]) -> str:
+    """The rules, lowest NLL first; what is compared with itself gets a dash."""
+    order = sorted(rules, key=lambda rule: rule.nll.value if math.isfinite(rule.nll.value) else math.inf)
+    rows = [
+        [
+            rule.name,
+            points(rule.accuracy, sign=""),
+            nats(rule.nll, sign=""),
+            number(rule.ece),
+            *(_gain_cells(rule.over_linear_pool if rule.name != "linear_pool" else None)),
+            *(_gain_cells(rule.over_best_teacher if rule.name != BEST_TEACHER else None)),
+        ]
+        for rule in order
+    ]
+    header = ["rule", "accuracy %", "NLL", "ECE", "accuracy − linear_pool", "NLL − linear_pool"]
+    return markdown_table([*header, "accuracy − best teacher", "NLL − best teacher"], rows)
+
+
+def _grouped(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _gain_cells(gains: Gains | None) -> tuple[str, str]:
+    return ("–", "–") if gains is None else (points(gains.accuracy), nats(gains.nll))
+
+
+def _first_lines(table: str, most: int | None) -> str:
+    lines = table.splitlines()
+    if most is None or len(lines) <= most + 2:
+        return table
+    return "\n".join([*lines[: most + 2], "", f"{len(lines) - most - 2} more rows are in audit.md."])
+
+
+def _plain(value: Any) -> Any:
+    """What json.dumps takes."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

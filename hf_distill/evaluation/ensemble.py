@@ -1,0 +1,141 @@
+"""The ensemble as a thing of its own: texts in, labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from ..errors import ConfigurationError, DataError
+from ..fusion import Fusion, FusionChoice, LinearPool
+from ..rows.collator import MultiTeacherCollator
+from ..rows.preparing import UNLABELLED, encode_views, example_id
+from ..teachers.held_out import finished_fusion
+from ..teachers.pool import TeacherPool
+from ..teachers.teacher import TeacherSource, load_teacher
+
+
+class Ensemble:
+    """The teachers and their fusion as one classifier: callable on texts like a pipeline.
+
+    It also goes into ``evaluate.evaluator("text-classification").compute(model_or_pipeline=ensemble, …)``.
+
+    Args:
+        teachers: As for the trainer.
+        fusion: As for the trainer, but fitted; applied at temperature 1.
+        label_names: The labels to answer with; None: the first teacher's.
+        batch_size: Texts per forward.
+        device: Where to run.
+
+    Raises:
+        ConfigurationError, DataError: As for the trainer.
+
+    Example:
+        >>> ensemble = Ensemble([teacher])
+        >>> ensemble("a fine film")[0]["label"] in teacher.label_names
+        True
+    """
+
+    task = "text-classification"
+
+    def __init__(
+        self,
+        teachers: Sequence[str | TeacherSource],
+        fusion: str | Mapping[str, Any] | Fusion | FusionChoice = LinearPool(),  # noqa: B008 - frozen
+        label_names: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not teachers:
+            raise ConfigurationError("An ensemble needs at least one teacher.")
+        members = [load_teacher(teacher, self.task) for teacher in teachers]
+        self.fusion: Fusion = finished_fusion(fusion, "Ensemble").fusion
+        self.label_names = tuple(label_names or members[0].label_names)
+        self.device = torch.device(device)
+        self.pool = TeacherPool(members, self.label_names, self.fusion).to(self.device)
+        self.batch_size = batch_size
+        self._collate = MultiTeacherCollator(None, self.pool.views)
+        _let_evaluator_take_callables()
+
+    def __call__(self, texts: Any, *, top_k: int | None = 1, **ignored: Any) -> list[Any]:
+        """Classify like a text-classification pipeline.
+
+        Args:
+            texts: A text, a ``{"text", "text_pair"}`` dict, a pair, or a list of any of them.
+            top_k: How many labels per text; None: all. With 1 each answer is a dict, else a list of dicts.
+            ignored: Options of pipelines that mean nothing here (inputs are always cut at the teachers' own lengths).
+
+        Returns:
+            One ``{"label": name, "score": probability}`` per text, or lists of them.
+        """
+        single = isinstance(texts, (str, Mapping, tuple))
+        probs = self.log_probs([texts] if single else texts).exp()
+        answers = []
+        for row in probs:
+            scores, classes = row.sort(descending=True)
+            ranked = [
+                {"label": self.label_names[c], "score": score}
+                for score, c in zip(scores.tolist(), classes.tolist(), strict=True)
+            ]
+            answers.append(ranked[0] if top_k == 1 else ranked[:top_k])
+        return answers
+
+    def log_probs(self, texts: Sequence[Any]) -> Tensor:
+        """Fused log-probabilities.
+
+        Args:
+            texts: Texts, ``{"text", "text_pair"}`` dicts, or pairs.
+
+        Returns:
+            (N, C) float32 on the CPU, classes in the order of ``label_names``.
+        """
+        fused = [torch.empty(0, len(self.label_names))]
+        for start in range(0, len(texts), self.batch_size):
+            rows = [_columns(texts[i]) for i in range(start, min(start + self.batch_size, len(texts)))]
+            if len({len(row) for row in rows}) > 1:
+                raise DataError("The ensemble was given texts and pairs together: pass them in two calls.")
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            tokens = encode_views(columns, self.pool.views)
+            inputs = self._collate(
+                [
+                    {
+                        "labels": UNLABELLED,
+                        "example_id": example_id(row),
+                        **{key: tokens[key][i] for key in tokens},
+                    }
+                    for i, row in enumerate(rows)
+                ]
+            )
+            with torch.no_grad():
+                batch = self.pool(_moved(inputs, self.device))
+                fused.append(self.fusion(batch.logits, temperature=1.0, mask=batch.mask).cpu())
+        return torch.cat(fused)
+
+
+def _columns(text: Any) -> tuple[str, ...]:
+    if isinstance(text, Mapping):
+        text = (text["text"], text["text_pair"]) if text.get("text_pair") is not None else (text["text"],)
+    columns = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, (tuple, list)) else ()
+    if not columns or not all(isinstance(column, str) for column in columns):
+        raise DataError(
+            f"The ensemble was given {text!r}; expected a text, a pair, or a dict of text and text_pair."
+        )
+    return columns
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _moved(value, device) for key, value in inputs.items()}
+    return inputs.to(device)
+
+
+def _let_evaluator_take_callables() -> None:
+    # evaluate 0.4.6 asks whether a pipeline is a transformers.TFPreTrainedModel, a class that transformers 5 no longer
+    # has (AttributeError). To be removed once `evaluate.evaluator.base` no longer names it:
+    # https://github.com/huggingface/evaluate
+    if not hasattr(transformers, "TFPreTrainedModel"):
+        transformers.TFPreTrainedModel = type("TFPreTrainedModel", (), {})

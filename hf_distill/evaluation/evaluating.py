@@ -1,0 +1,433 @@
+"""Student, teachers, ensemble and baseline on the same rows, through the same fusion as in training.
+
+Shapes: K teachers, S systems, B rows of a batch, N rows of the dataset, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import ConfigurationError, DataError
+from ..fusion import Fusion, FusionChoice, LinearPool, summary
+from ..lookup import build
+from ..markdown import markdown_table
+from ..processes import once
+from ..rows.collator import MultiTeacherCollator
+from ..rows.preparing import UNLABELLED, prepare_dataset, resolve_label_names
+from ..rows.views import TokenView, input_length, named_inputs
+from ..students.loading import load_trained, student_config
+from ..tasks.task import TASKS, Task
+from ..teachers.held_out import finished_fusion, leave_out_fitted
+from ..teachers.pool import TeacherPool
+from ..teachers.teacher import TeacherSource, load_teacher, load_tokenizer
+from .metrics import compute_metric, load_metric
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """One row of a report.
+
+    Attributes:
+        metrics: Values by metric name.
+        parameters: How many parameters answer one row; None where unknown.
+    """
+
+    metrics: dict[str, float]
+    parameters: int | None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What `evaluate_ensemble` found; ``str()`` is a table.
+
+    Attributes:
+        task: The task's name.
+        dataset: What the rows are called.
+        rows: How many rows were evaluated.
+        systems: Results by name: ``student``, ``ensemble``, ``student+teachers``, ``baseline``, ``teacher:<name>``.
+        labels: The label names.
+        fusion: How the ensemble was fused.
+        notes: What a reader must know to trust the figures.
+
+    Example:
+        >>> report = EvaluationReport("text-classification", "test", 2, {"student": SystemResult({"accuracy": 0.5}, 9)})
+        >>> print(report)
+        text-classification on test: 2 rows
+        <BLANKLINE>
+        | system  | accuracy | parameters |
+        |---------|----------|------------|
+        | student | 0.5000   | 9          |
+    """
+
+    task: str
+    dataset: str
+    rows: int
+    systems: Mapping[str, SystemResult]
+    labels: tuple[str, ...] = ()
+    fusion: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and texts, as in report.json; a value that is not finite is None."""
+        content = asdict(self)
+        for system in content["systems"].values():
+            system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
+        return content
+
+    def table(self) -> str:
+        """The systems as a Markdown table."""
+        names = list(dict.fromkeys(name for system in self.systems.values() for name in system.metrics))
+        rows = [
+            [
+                system,
+                *(f"{result.metrics[name]:.4f}" if name in result.metrics else "–" for name in names),
+                f"{result.parameters:,}" if result.parameters is not None else "–",
+            ]
+            for system, result in self.systems.items()
+        ]
+        return markdown_table(["system", *names, "parameters"], rows)
+
+    def __str__(self) -> str:
+        head = f"{self.task} on {self.dataset}: {self.rows} rows" + (
+            f"; fusion: {self.fusion}" if self.fusion else ""
+        )
+        return "\n".join([head, "", self.table(), *(f"\nNote: {note}" for note in self.notes)])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write report.json and report.md.
+
+        Args:
+            folder: Made if missing.
+
+        Returns:
+            The path of report.md.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"# Evaluation\n\n{self}\n"
+        for name, content in (
+            ("report.json", json.dumps(self.to_dict(), indent=2) + "\n"),
+            ("report.md", text),
+        ):
+            unfinished = folder / f".{name}.unfinished"
+            unfinished.write_text(content, encoding="utf-8")
+            unfinished.replace(folder / name)
+        return folder / "report.md"
+
+
+def evaluate_ensemble(
+    teachers: Sequence[str | TeacherSource],
+    dataset: Any,
+    *,
+    student: str | PreTrainedModel | None = None,
+    baseline: str | PreTrainedModel | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    fusion: str | Mapping[str, Any] | Fusion | FusionChoice = LinearPool(),  # noqa: B008 - frozen
+    task: str | Task = "text-classification",
+    text_columns: Sequence[str] | None = None,
+    label_column: str = "label",
+    label_names: Sequence[str] | None = None,
+    metrics: Sequence[Any] | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    accelerator: Accelerator | None = None,
+    dataset_name: str = "evaluation set",
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """Compare every teacher, their ensemble, and, where given, a student and a baseline on the same rows.
+
+    The ensemble is fused at temperature 1, and no label reaches the fusion.
+
+    Args:
+        teachers: As for the trainer.
+        dataset: Raw rows.
+        student: A model, id or folder; None: teachers and ensemble alone.
+        baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
+        processing_class: The student's tokenizer; None: the one stored with the student.
+        fusion: As for the trainer, but fitted: nothing is fitted here.
+        task, text_columns, label_column, label_names: As for the trainer; without labels or a student the first teacher's
+            names are taken.
+        metrics: Names of `METRICS`, other names for `evaluate.load`, or modules; None: the task's.
+        batch_size: Rows per forward and process.
+        max_length: Longest student input in tokens.
+        accelerator: Where and in which precision to run; None: a new one.
+        dataset_name: What the report calls the rows.
+        notes: Sentences to add to the report.
+
+    Raises:
+        DataError: Labels or columns that do not fit.
+        ConfigurationError: A metric or fusion nobody knows.
+
+    Example:
+        >>> report = evaluate_ensemble([teacher], rows, metrics=["accuracy"])
+        >>> sorted(report.systems)
+        ['ensemble', 'teacher:bert']
+    """
+    task = build(task, TASKS, kind="task")
+    fusion = finished_fusion(fusion, "evaluate_ensemble")
+    teachers = [load_teacher(teacher, task) for teacher in teachers]
+    text_columns = task.text_columns if text_columns is None else text_columns
+    if isinstance(student, str) and processing_class is None:
+        processing_class = load_tokenizer(student, what="The student")
+    if (student is not None or baseline is not None) and processing_class is None:
+        raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
+    given = {"student": student, "baseline": baseline}
+    first = next((model for model in given.values() if model is not None), None)
+    config = None if first is None else student_config(first)
+    if label_names is None and config is None and teachers:
+        if label_column in (dataset.features or {}):
+            # Numbers without names would be matched by position, to whichever teacher comes first.
+            label_names = resolve_label_names(None, dataset, label_column, None)
+        else:
+            label_names = teachers[0].label_names
+    names = resolve_label_names(label_names, dataset, label_column, config)
+    students = {
+        name: load_trained(model, names, task, f"The {name}")
+        for name, model in given.items()
+        if model is not None
+    }
+    pool = TeacherPool(teachers, names, fusion.fusion)
+    student_view = None
+    if students:
+        first = next(iter(students.values()))
+        student_view = TokenView(
+            processing_class, input_length(first, processing_class, max_length, what="The student")
+        )
+    rows = prepare_dataset(
+        dataset,
+        text_columns=text_columns,
+        label_column=label_column,
+        label_names=names,
+        student_view=student_view,
+        teacher_views=pool.views,
+        what=dataset_name,
+    )
+    rows, fitted = leave_out_fitted(rows, fusion)
+    accelerator = accelerator or Accelerator()
+    collator = MultiTeacherCollator(
+        DataCollatorWithPadding(processing_class) if students else None, pool.views
+    )
+    return evaluate_loader(
+        accelerator.prepare_data_loader(DataLoader(rows, batch_size=batch_size, collate_fn=collator)),
+        pool=pool.to(accelerator.device),
+        fusion=fusion,
+        students=students,
+        accelerator=accelerator,
+        task=task,
+        metrics=metrics,
+        label_names=names,
+        dataset_name=dataset_name,
+        notes=[*notes, *fitted],
+    )
+
+
+def evaluate_loader(
+    loader: Any,
+    *,
+    pool: TeacherPool,
+    fusion: FusionChoice,
+    students: Mapping[str, nn.Module],
+    accelerator: Accelerator,
+    task: Task,
+    metrics: Sequence[Any] | None,
+    label_names: Sequence[str],
+    dataset_name: str,
+    notes: Sequence[str] = (),
+) -> EvaluationReport:
+    """`evaluate_ensemble` for rows that are prepared and loaded already; the trainer's way in.
+
+    Args:
+        loader: Batches of `MultiTeacherCollator`, sharded by the accelerator.
+        pool: The teachers, on the accelerator's device.
+        fusion: The fusion of the training, and where it comes from.
+        students: Models for the student's view, by the name the report gives them.
+        accelerator: Runs and gathers.
+        task: Names the default metrics.
+        metrics: As for `evaluate_ensemble`.
+        label_names: The C label names.
+        dataset_name: What the report calls the rows.
+        notes: Sentences to add to the report.
+    """
+    modules = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
+    log_probs, labels, _ = predict_rows(
+        loader, pool=pool, fusion=fusion.fusion, students=students, accelerator=accelerator
+    )
+    # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
+    results = once(lambda: _measure(modules, log_probs, labels), accelerator)
+    sizes = count_parameters(pool.teachers, students)
+    systems = {name: SystemResult(values, sizes.get(name)) for name, values in results.items()}
+    return EvaluationReport(
+        task=task.name,
+        dataset=dataset_name,
+        rows=len(labels),
+        systems=systems,
+        labels=tuple(label_names),
+        fusion=summary(fusion.fusion) if pool.teachers else "",
+        notes=(*notes, *report_notes(fusion if pool.teachers else None, labels)),
+    )
+
+
+def report_notes(fusion: FusionChoice | None, labels: np.ndarray) -> list[str]:
+    """What the reader of any report must know of fusion and labels.
+
+    Args:
+        fusion: Of the ensemble; None where there is none.
+        labels: (N,) int64, -100 where a row has none.
+    """
+    notes = [] if fusion is None or not fusion.reason else [f"Fusion: {fusion.reason}.", *fusion.warnings]
+    if unlabelled := int((labels == UNLABELLED).sum()):
+        notes.append(f"{unlabelled} of {len(labels)} rows have no label; metrics with labels ignore them.")
+    return notes
+
+
+def _measure(
+    modules: Sequence[Any], log_probs: Mapping[str, np.ndarray], labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Every module's values for every system; those that need labels or an ensemble only where there are some."""
+    labelled, ensemble = bool((labels != UNLABELLED).any()), log_probs.get("ensemble")
+    results: dict[str, dict[str, float]] = {name: {} for name in log_probs}
+    for module in modules:
+        of_ensemble = getattr(module, "references_from", "labels") == "ensemble"
+        for name, values in log_probs.items():
+            if (ensemble is None or name == "ensemble") if of_ensemble else not labelled:
+                continue
+            found = compute_metric(module, log_probs=values, labels=labels, ensemble_log_probs=ensemble)
+            if twice := sorted(found.keys() & results[name].keys()):
+                raise ConfigurationError(
+                    f"Two metrics are called {twice[0]!r}, of which a report shows one: name it once."
+                )
+            results[name] |= found
+    return results
+
+
+class RowPredictions(NamedTuple):
+    """What systems answer, row by row.
+
+    Attributes:
+        log_probs: (N, C) float32 by the system's name.
+        labels: (N,) int64, -100 where a row has none.
+        example_ids: (N,) int64, a hash of each row's text columns.
+    """
+
+    log_probs: dict[str, np.ndarray]
+    labels: np.ndarray
+    example_ids: np.ndarray
+
+
+def predict_rows(
+    loader: Any,
+    *,
+    pool: TeacherPool,
+    fusion: Fusion,
+    students: Mapping[str, nn.Module],
+    accelerator: Accelerator,
+) -> RowPredictions:
+    """What every system answers on every row, on every process; the arguments are those of `evaluate_loader`."""
+    was_training = {name: model.training for name, model in students.items()}
+    forwards = {name: _forward(model.to(accelerator.device).eval()) for name, model in students.items()}
+    gathered: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]] = []
+    try:
+        for inputs in tqdm(loader, desc="Evaluating", disable=not accelerator.is_main_process, leave=False):
+            with torch.no_grad(), accelerator.autocast():
+                logits = {name: forward(inputs) for name, forward in forwards.items()}
+                batch = pool(inputs) if pool.teachers else None
+            systems = {name: F.log_softmax(values, -1) for name, values in logits.items()}
+            if batch is not None:
+                systems["ensemble"] = fusion(batch.logits, temperature=1.0, mask=batch.mask)
+                if "student" in logits:
+                    mask = batch.mask
+                    if mask is not None:
+                        mask = torch.cat([torch.ones_like(mask[:1]), mask])
+                    together = torch.cat([logits["student"][None], batch.logits])
+                    systems["student+teachers"] = LinearPool()(together, mask=mask)
+                for k, teacher in enumerate(pool.teachers):
+                    systems[f"teacher:{teacher.name}"] = F.log_softmax(batch.logits[k], -1)
+            rows = (systems, inputs["labels"], inputs["example_id"])
+            gathered.append(_to_numpy(accelerator.gather_for_metrics(rows)))
+    finally:
+        for name, model in students.items():
+            model.train(was_training[name])
+    if not gathered:
+        raise DataError("The evaluation set has no rows.")
+    systems, labels, example_ids = zip(*gathered, strict=True)
+    return RowPredictions(
+        {name: np.concatenate([batch[name] for batch in systems]) for name in systems[0]},
+        np.concatenate(labels),
+        np.concatenate(example_ids),
+    )
+
+
+def _to_numpy(
+    batch: tuple[dict[str, Tensor], Tensor, Tensor],
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    systems, labels, example_ids = batch
+    logs = {name: values.float().cpu().numpy() for name, values in systems.items()}
+    return logs, labels.cpu().numpy(), example_ids.cpu().numpy()
+
+
+def _forward(model: nn.Module) -> Callable[[Mapping[str, Any]], Tensor]:
+    """Logits (B, C) in float32 of a model on the student's view of a batch."""
+    known = named_inputs(model) - {"labels"}
+    return lambda inputs: model(**{key: inputs[key] for key in inputs if key in known}).logits.float()
+
+
+def count_parameters(teachers: Sequence[TeacherSource], students: Mapping[str, nn.Module]) -> dict[str, int]:
+    """How many parameters answer one row, by system, where it is known.
+
+    Args:
+        teachers: Those of the ensemble.
+        students: Models by the name the report gives them.
+    """
+    sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in students.items()}
+    live = {f"teacher:{t.name}": t.num_parameters for t in teachers if hasattr(t, "num_parameters")}
+    sizes |= live
+    if len(live) == len(teachers):
+        sizes["ensemble"] = sum(live.values())
+        sizes["student+teachers"] = sum(live.values()) + sizes.get("student", 0)
+    return sizes
+
+
+def compute_metrics_from(metrics: Sequence[Any]) -> Callable[[Any], dict[str, float]]:
+    """A Trainer's ``compute_metrics`` from metric names; those that compare with an ensemble are left out.
+
+    Args:
+        metrics: Names or modules, as for `evaluate_ensemble`.
+
+    Returns:
+        A function of `transformers.EvalPrediction`; rows without a label do not count.
+
+    Example:
+        >>> from transformers import EvalPrediction
+        >>> compute = compute_metrics_from(["accuracy"])
+        >>> compute(EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, -100])))
+        {'accuracy': 1.0}
+    """
+    modules = [module for metric in metrics if (module := load_metric(metric)) is not None]
+    modules = [module for module in modules if getattr(module, "references_from", "labels") == "labels"]
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        labels = np.asarray(prediction.label_ids)
+        if not (labels != UNLABELLED).any():
+            return {}
+        log_probs = F.log_softmax(torch.from_numpy(np.asarray(prediction.predictions)).float(), -1).numpy()
+        values: dict[str, float] = {}
+        for module in modules:
+            values |= compute_metric(module, log_probs=log_probs, labels=labels)
+        return values
+
+    return compute_metrics

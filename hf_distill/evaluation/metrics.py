@@ -1,0 +1,449 @@
+"""Metrics that need no network: numpy mathematics, and thin `evaluate.Metric` classes over it.
+
+Shapes: N rows, C classes. Predictions of the soft metrics are log-probabilities (N, C) at temperature 1,
+natural logarithm, `-inf` allowed; hard metrics take class indices (N,).
+
+`import evaluate` costs seconds: import this module inside what needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_score, recall_score
+
+from ..errors import ConfigurationError, DataError
+from ..lookup import build, suggest
+
+# A row with this label has none (the value torch's cross-entropy and transformers' collators use).
+NO_LABEL = -100
+
+# How far a row's probabilities may sum from 1: float32 log-softmax over hundreds of classes stays far below.
+_SUM_TOLERANCE = 1e-3
+
+# float64, because float32 log-probabilities are exact in it.
+_LOG_PROBS = datasets.Sequence(datasets.Value("float64"))
+
+
+def negative_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of -ln p(label): what cross-entropy measures, a proper score of the probabilities.
+
+    Args:
+        log_probs: (N, C) log-probabilities.
+        labels: (N,) class indices, 0 … C-1.
+
+    Returns:
+        Nats per row; `inf` as soon as one row's label was given probability 0.
+
+    Raises:
+        DataError: shapes or label values that do not fit, no rows, rows that are not distributions.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_distill.evaluation.metrics import negative_log_likelihood
+        >>> round(negative_log_likelihood(np.log([[0.3, 0.7], [0.5, 0.5]]), np.array([1, 0])), 6)
+        0.524911
+    """
+    log_probs, labels = _checked(log_probs, labels)
+    return float(-log_probs[np.arange(len(labels)), labels].mean())
+
+
+def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over rows of Σ_c (p_c - [c is the label])², the sum over all classes.
+
+    A proper score like the NLL, but bounded: 0 is perfect, 2 is certain and wrong. For two classes it is
+    twice the binary Brier score that scikit-learn and `evaluate` print.
+
+    Args:
+        log_probs: (N, C) log-probabilities.
+        labels: (N,) class indices, 0 … C-1.
+
+    Returns:
+        A number in [0, 2].
+
+    Raises:
+        DataError: shapes or label values that do not fit, no rows, rows that are not distributions.
+
+    Reference:
+        Brier 1950, Verification of forecasts expressed in terms of probability.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_distill.evaluation.metrics import brier_score
+        >>> round(brier_score(np.log([[0.3, 0.7]]), np.array([1])), 6)
+        0.18
+    """
+    log_probs, labels = _checked(log_probs, labels)
+    errors = np.exp(log_probs)
+    errors[np.arange(len(labels)), labels] -= 1.0
+    return float(np.square(errors).sum(axis=1).mean())
+
+
+def expected_calibration_error(log_probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """Returns how far the confidence of the predicted class is from its accuracy, averaged over equal bins.
+
+    Rows are put by confidence into bins (lo, hi]; each bin with rows adds (its share of rows) times
+    |accuracy - mean confidence|. Not a proper score: predicting the class frequencies everywhere scores 0.
+
+    Args:
+        log_probs: (N, C) log-probabilities.
+        labels: (N,) class indices, 0 … C-1.
+        bins: number of equal bins on (0, 1].
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        DataError: shapes or label values that do not fit, no rows, rows that are not distributions.
+
+    Reference:
+        Guo et al. 2017, On calibration of modern neural networks, equation 3.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_distill.evaluation.metrics import expected_calibration_error
+        >>> round(expected_calibration_error(np.log([[0.3, 0.7], [0.3, 0.7]]), np.array([1, 0])), 6)
+        0.2
+    """
+    log_probs, labels = _checked(log_probs, labels)
+    confidence = np.exp(log_probs.max(axis=1))
+    correct = log_probs.argmax(axis=1) == labels
+    # side="left" finds the first edge >= confidence: one on an edge belongs to the bin below, (lo, hi].
+    # The clip takes a confidence that rounding lifted above 1.
+    index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1), confidence, side="left") - 1
+    index = np.clip(index, 0, bins - 1)
+    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def kl_to_ensemble(log_probs: np.ndarray, ensemble_log_probs: np.ndarray) -> float:
+    """Returns the mean KL(ensemble‖system): what is lost by replacing the ensemble with the system.
+
+    The direction is that of `forward_kl`, at temperature 1; 0·ln 0 = 0.
+
+    Args:
+        log_probs: (N, C) the system's log-probabilities.
+        ensemble_log_probs: (N, C) the ensemble's.
+
+    Returns:
+        Nats per row; `inf` as soon as the system rules out a class that the ensemble deems possible.
+
+    Raises:
+        DataError: shapes that do not fit, no rows, rows that are not distributions.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_distill.evaluation.metrics import kl_to_ensemble
+        >>> round(kl_to_ensemble(np.log([[0.3, 0.7]]), np.log([[0.2, 0.8]])), 6)
+        0.025732
+    """
+    log_probs = _distributions(log_probs, "log_probs")
+    ensemble = _distributions(ensemble_log_probs, "ensemble_log_probs")
+    if log_probs.shape != ensemble.shape:
+        raise DataError(
+            f"log_probs have shape {log_probs.shape} and ensemble_log_probs {ensemble.shape}; "
+            "both hold the same rows over the same classes in the same order"
+        )
+    # Where the ensemble has probability 0 the term is 0 whatever the system says, -inf - (-inf) included.
+    terms = np.zeros_like(log_probs)
+    possible = ~np.isneginf(ensemble)
+    terms[possible] = np.exp(ensemble[possible]) * (ensemble[possible] - log_probs[possible])
+    return float(terms.sum(axis=1).mean())
+
+
+class _OfflineMetric(evaluate.Metric):
+    """What the classes below share; `name` is also the key of the result."""
+
+    columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+    references_from = "labels"
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(self.columns)
+        return evaluate.MetricInfo(
+            description=type(self).__doc__, citation="", inputs_description="", features=features
+        )
+
+
+class _AveragedMetric(_OfflineMetric):
+    def __init__(self, average: str = "macro", **options: Any) -> None:
+        super().__init__(**options)
+        self.average = average
+
+    def _compute(self, predictions: Any, references: Any, average: str | None = None) -> dict[str, float]:
+        score = self.score(references, predictions, average=average or self.average, zero_division=0)
+        return {self.name: float(score)}
+
+
+class Accuracy(_OfflineMetric):
+    """Share of rows whose predicted class is the label."""
+
+    name = "accuracy"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: float(accuracy_score(references, predictions))}
+
+
+class F1(_AveragedMetric):
+    """F1, by default the mean over classes (macro).
+
+    The classes are those that occur as a label or as a prediction; one without any hit scores 0.
+
+    Args:
+        average: "macro", "micro", "weighted" or, for labels 0 and 1, "binary"; also an argument of `compute`.
+    """
+
+    name = "f1"
+    score = staticmethod(f1_score)
+
+
+class Precision(_AveragedMetric):
+    """Precision, averaged as in `F1`; a class that is never predicted scores 0."""
+
+    name = "precision"
+    score = staticmethod(precision_score)
+
+
+class Recall(_AveragedMetric):
+    """Recall, averaged as in `F1`: the default is balanced accuracy where every class has rows."""
+
+    name = "recall"
+    score = staticmethod(recall_score)
+
+
+class MatthewsCorrelation(_OfflineMetric):
+    """Correlation of predicted and true class, -1 to 1, for any number of classes; 0 if one is constant."""
+
+    name = "matthews_correlation"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: float(matthews_corrcoef(references, predictions))}
+
+
+class NegativeLogLikelihood(_OfflineMetric):
+    """`negative_log_likelihood` of log-probabilities; `inf` for a label that was given probability 0."""
+
+    name = "nll"
+    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: negative_log_likelihood(predictions, references)}
+
+
+class Brier(_OfflineMetric):
+    """`brier_score` of log-probabilities: squared error summed over the classes, 0 to 2."""
+
+    name = "brier"
+    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: brier_score(predictions, references)}
+
+
+class CalibrationError(_OfflineMetric):
+    """`expected_calibration_error` of log-probabilities: predicted class, 15 equal bins (lo, hi]."""
+
+    name = "ece"
+    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: expected_calibration_error(predictions, references)}
+
+
+class Agreement(_OfflineMetric):
+    """Share of rows where the system predicts the class that the ensemble predicts, right or wrong."""
+
+    name = "agreement"
+    references_from = "ensemble"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: float(accuracy_score(references, predictions))}
+
+
+class KLToEnsemble(_OfflineMetric):
+    """`kl_to_ensemble` of log-probabilities; the references are the ensemble's log-probabilities."""
+
+    name = "kl_to_ensemble"
+    columns = {"predictions": _LOG_PROBS, "references": _LOG_PROBS}
+    references_from = "ensemble"
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: kl_to_ensemble(predictions, references)}
+
+
+METRICS: dict[str, type[evaluate.Metric]] = {
+    "accuracy": Accuracy,
+    "f1": F1,
+    "precision": Precision,
+    "recall": Recall,
+    "matthews_correlation": MatthewsCorrelation,
+    "nll": NegativeLogLikelihood,
+    "brier": Brier,
+    "ece": CalibrationError,
+    "agreement": Agreement,
+    "kl_to_ensemble": KLToEnsemble,
+}
+
+
+def load_metric(spec: str | Mapping[str, Any] | evaluate.EvaluationModule) -> evaluate.EvaluationModule:
+    """Returns the evaluation module that `spec` describes.
+
+    A name in `METRICS` always means ours, so a result never depends on whether the Hub could be reached.
+
+    Args:
+        spec: a name in `METRICS`; a path to the user's own class, `"pkg.mod:Name"`; a mapping
+            `{"use": either of them, **options}`; any other string goes to `evaluate.load` (a Hub id or a
+            local script); an `evaluate.EvaluationModule` is returned as it is.
+
+    Raises:
+        ConfigurationError: nothing of that name here, and `evaluate.load` found none either.
+
+    Example:
+        >>> from hf_distill.evaluation.metrics import load_metric
+        >>> load_metric({"use": "f1", "average": "weighted"}).compute(predictions=[0, 1], references=[0, 1])
+        {'f1': 1.0}
+    """
+    if isinstance(spec, str) and spec not in METRICS and ":" not in spec:
+        try:
+            return evaluate.load(spec)
+        # evaluate.load raises whatever went wrong below it (FileNotFoundError, ImportError, requests' and the
+        # Hub client's errors); the cause stays attached.
+        except Exception as error:
+            raise ConfigurationError(
+                f"there is no metric named {spec!r} here{suggest(spec, METRICS)}, and evaluate.load failed: "
+                f"the Hub could not be reached or has no such module ({error}); "
+                f"available without the Hub: {', '.join(METRICS)}"
+            ) from error
+    module = build(spec, METRICS, kind="metric")
+    if not isinstance(module, evaluate.EvaluationModule):
+        raise ConfigurationError(
+            f"metric {spec!r} is a {type(module).__name__}; expected an evaluate.EvaluationModule "
+            "(a class derived from evaluate.Metric)"
+        )
+    return module
+
+
+def compute_metric(
+    module: evaluate.EvaluationModule,
+    *,
+    log_probs: np.ndarray,
+    labels: np.ndarray,
+    ensemble_log_probs: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Returns one system's values of one evaluation module, fed as its declared features ask.
+
+    Integer `predictions` get the most probable class, float sequences the log-probabilities,
+    `prediction_scores` the probabilities (those of class 1 where one number per row is declared).
+    References are the labels, of the labelled rows only, unless the module says
+    `references_from = "ensemble"`: then they are the ensemble's predictions or log-probabilities on all rows.
+
+    Args:
+        module: as `load_metric` returns it.
+        log_probs: (N, C) the system's log-probabilities at temperature 1.
+        labels: (N,) class indices; -100 where a row has none.
+        ensemble_log_probs: (N, C), needed by the modules that compare with the ensemble.
+
+    Returns:
+        The module's own keys and Python floats.
+
+    Raises:
+        ConfigurationError: features that we cannot feed, or values that are no numbers.
+        DataError: no labelled row, or no ensemble, where the module needs it.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_distill.evaluation.metrics import compute_metric, load_metric
+        >>> compute_metric(load_metric("accuracy"), log_probs=np.log([[0.3, 0.7]]), labels=np.array([1]))
+        {'accuracy': 1.0}
+    """
+    log_probs = np.asarray(log_probs, dtype=np.float64)
+    column, form = _wanted(module)
+    if getattr(module, "references_from", "labels") == "ensemble":
+        if ensemble_log_probs is None:
+            raise DataError(f"metric {module.name!r} compares with the ensemble; pass ensemble_log_probs")
+        ensemble = np.asarray(ensemble_log_probs, dtype=np.float64)
+        references = ensemble.argmax(axis=1) if form == "classes" else ensemble
+    else:
+        labels = np.asarray(labels)
+        labelled = labels != NO_LABEL
+        if not labelled.any():
+            raise DataError(f"metric {module.name!r} needs labels; none of the {len(labels)} rows has one")
+        log_probs, references = log_probs[labelled], labels[labelled]
+    if form == "classes":
+        predictions = log_probs.argmax(axis=1)
+    elif form == "log_probs":
+        predictions = log_probs
+    else:
+        predictions = np.exp(log_probs)
+        if form == "score":
+            if predictions.shape[1] != 2:
+                raise ConfigurationError(
+                    f"metric {module.name!r} takes one score per row, which needs two classes; "
+                    f"found {predictions.shape[1]}"
+                )
+            predictions = predictions[:, 1]
+    if isinstance(module, _OfflineMetric):
+        # `compute` sends the rows through an Arrow file: 0.3 s for 10,000 rows of 150 classes where the
+        # mathematics takes 0.3 ms, and a second's wait for a file lock while another process evaluates.
+        values = module._compute(predictions=predictions, references=references)
+    else:
+        values = module.compute(**{column: predictions, "references": references})
+    try:
+        return {key: float(value) for key, value in values.items()}
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"metric {module.name!r} returned {values!r}; expected one number per key "
+            "(a value per class has no place in the table: choose an average)"
+        ) from error
+
+
+def _wanted(module: evaluate.EvaluationModule) -> tuple[str, str]:
+    """Returns the predictions' column and its form: "classes", "log_probs", "probs" or "score"."""
+    alternatives = module.features if isinstance(module.features, list) else [module.features]
+    for features in alternatives:
+        for column in ("predictions", "prediction_scores"):
+            feature = features.get(column)
+            if set(features) != {column, "references"} or feature is None:
+                continue
+            scalar = isinstance(feature, datasets.Value)
+            dtype = feature.dtype if scalar else getattr(getattr(feature, "feature", None), "dtype", "")
+            if column == "prediction_scores" and dtype.startswith("float"):
+                return column, "score" if scalar else "probs"
+            if column == "predictions" and scalar and dtype.startswith(("int", "uint")):
+                return column, "classes"
+            if column == "predictions" and not scalar and dtype.startswith("float"):
+                return column, "log_probs"
+    raise ConfigurationError(
+        f"metric {module.name!r} declares {module.features}; we can feed integer predictions, sequences of "
+        "log-probabilities as predictions, or prediction_scores, each with references"
+    )
+
+
+def _distributions(log_probs: Any, name: str) -> np.ndarray:
+    log_probs = np.asarray(log_probs, dtype=np.float64)
+    if log_probs.ndim != 2 or log_probs.size == 0:
+        raise DataError(f"{name} have shape {log_probs.shape}; expected (rows, classes), at least one each")
+    sums = np.exp(log_probs).sum(axis=1)
+    # A NaN passes here and comes out as NaN: a diverged run shows in the table instead of ending in an error.
+    wrong = np.flatnonzero(np.abs(sums - 1.0) > _SUM_TOLERANCE)
+    if wrong.size:
+        raise DataError(
+            f"{name}: the probabilities of row {wrong[0]} sum to {sums[wrong[0]]:.6g}, not 1; "
+            "pass log-probabilities (log_softmax of the logits)"
+        )
+    return log_probs
+
+
+def _checked(log_probs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    log_probs, labels = _distributions(log_probs, "log_probs"), np.asarray(labels)
+    if labels.shape != log_probs.shape[:1]:
+        raise DataError(f"{len(log_probs)} rows of log_probs but labels of shape {labels.shape}")
+    outside = np.flatnonzero((labels < 0) | (labels >= log_probs.shape[1]))
+    if outside.size:
+        raise DataError(
+            f"row {outside[0]} has label {labels[outside[0]]}; expected 0 … {log_probs.shape[1] - 1}"
+        )
+    return log_probs, labels

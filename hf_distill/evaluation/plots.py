@@ -1,0 +1,357 @@
+"""Figures: matplotlib's objects without its global state, in colours that everybody can tell apart.
+
+Shapes: K teachers, L tokens. Names are shown as they are written, also those with $ or _ in them; long ones lose their middle.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .statistics import Interval, ReliabilityBin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+# Okabe, Ito: Color Universal Design, 2008.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
+
+def save_figure(draw: Callable[..., Figure], path: Path, *arguments: Any) -> Path:
+    """Draw a figure and write it as PNG, whatever the user's own matplotlib settings are.
+
+    Args:
+        draw: One of the functions below.
+        path: Of the PNG.
+        arguments: For `draw`.
+
+    Returns:
+        The path.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_bytes(png(draw, *arguments))
+    unfinished.replace(path)
+    return path
+
+
+def png(draw: Callable[..., Figure], *arguments: Any, style: Mapping[str, Any] | None = None) -> bytes:
+    """Draw a figure as PNG, on white; see `save_figure`.
+
+    Args:
+        draw: Makes the figure.
+        arguments: For `draw`.
+        style: Settings of matplotlib's that the figure is drawn with.
+
+    Example:
+        >>> png(reliability_diagram, {"bert": [ReliabilityBin(0.9, 0.8, 40)]})[1:4]
+        b'PNG'
+    """
+    import io
+
+    import matplotlib.style
+
+    file = io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.style.context(["default", dict(style or {})]):
+        # A name in a script that the font lacks becomes boxes, which its reader understands without a warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        draw(*arguments).savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
+def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
+    """How often each system is right against how sure it is, one panel each, with the share of rows per bin.
+
+    Points below the diagonal are over-confident; a point's area tells how many rows it stands for.
+
+    Args:
+        systems: Bins of `reliability_bins` by the system's name.
+
+    Example:
+        >>> len(reliability_diagram({"bert": [ReliabilityBin(0.9, 0.8, 40)]}).axes)
+        1
+    """
+    from matplotlib.figure import Figure
+
+    columns = {5: 3, 6: 3}.get(len(systems), min(len(systems), 4 if len(systems) <= 8 else 5))
+    rows = math.ceil(len(systems) / columns)
+    figure = Figure(figsize=(2.5 * columns + 0.6, 2.6 * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes, (name, bins) in zip(grid, systems.items(), strict=False):
+        confidence, accuracy, counts = (np.array(values, float) for values in zip(*bins, strict=True))
+        share = counts / counts.sum()
+        axes.bar(confidence, share, width=0.05, color=_ORANGE, alpha=0.35, label="share of the rows")
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="calibrated")
+        axes.plot(confidence, accuracy, color=_BLUE, linewidth=0.8, alpha=0.5)
+        # Area by rows: a bin of two rows is no evidence and must not look like any.
+        sizes = 8 + 130 * share
+        axes.scatter(confidence, accuracy, sizes, color=_BLUE, zorder=3)
+        _plainly(axes.set_title(shortened(name, 34), fontsize=9))
+        axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.04), aspect="equal")
+        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
+        axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
+        axes.tick_params(labelsize=8)
+    for axes in grid[len(systems) :]:
+        figure.delaxes(axes)
+    for i, axes in enumerate(grid[: len(systems)]):
+        axes.xaxis.set_tick_params(labelbottom=i + columns >= len(systems))
+    handles, labels = grid[0].get_legend_handles_labels()
+    handles += grid[0].plot([], [], color=_BLUE, marker="o", markersize=5, linewidth=0.8)
+    labels.append("share of them right")
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(3, columns), fontsize=8, frameon=False
+    )
+    figure.supxlabel("confidence in the first answer", fontsize=9)
+    figure.supylabel("share", fontsize=9)
+    return figure
+
+
+def agreement_heat_map(names: Sequence[str], agreement: np.ndarray) -> Figure:
+    """Share of rows on which two teachers give the same answer, with the numbers.
+
+    The colours span what is there between different teachers, so that small differences show too.
+
+    Args:
+        names: K names.
+        agreement: (K, K), one on the diagonal.
+
+    Example:
+        >>> len(agreement_heat_map(["a", "b"], np.array([[1.0, 0.8], [0.8, 1.0]])).axes[0].texts)
+        2
+    """
+    from matplotlib.figure import Figure
+
+    count = len(names)
+    apart = ~np.eye(count, dtype=bool)
+    shown = np.where(apart, agreement, np.nan)
+    low, high = (float(agreement[apart].min()), float(agreement[apart].max())) if count > 1 else (0.0, 1.0)
+    if high - low < 0.02:  # no colours for what is no difference
+        low, high = high - 0.02, high
+    side = 1.8 + 0.62 * max(count, 3)
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shown, cmap="cividis", vmin=low, vmax=high)
+    axes.set_facecolor("#eeeeee")
+    for i, j in zip(*np.nonzero(apart), strict=True):
+        dark = (agreement[i, j] - low) / (high - low) < 0.5
+        text = f"{agreement[i, j]:.3f}" if count <= 8 else f"{agreement[i, j]:.2f}"
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    short = [shortened(name, 24) for name in names]
+    axes.set_xticks(range(count), short, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(count), short, fontsize=8)
+    _plain_ticks(axes)
+    axes.set_title("share of rows with the same answer", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=8)
+    return figure
+
+
+def rule_scores(
+    scores: Mapping[str, tuple[Interval, Interval]],
+    best_teacher: tuple[float, float],
+    oracle: float,
+) -> Figure:
+    """Accuracy and NLL of the ensemble under every fusion rule, with intervals, the best by NLL on top.
+
+    Args:
+        scores: Accuracy and NLL by the rule's name; one far off is a number at the edge.
+        best_teacher: Accuracy and NLL of the best single teacher.
+        oracle: Share of rows where some teacher is right.
+
+    Example:
+        >>> figure = rule_scores({"linear_pool": (Interval(0.9, 0.88, 0.92), Interval(0.3, 0.2, 0.4))}, (0.9, 0.3), 0.95)
+        >>> [axes.get_xlabel() for axes in figure.axes]
+        ['accuracy, %', 'NLL, nats']
+    """
+    from matplotlib.figure import Figure
+
+    finite = {name: nll.value if math.isfinite(nll.value) else math.inf for name, (_, nll) in scores.items()}
+    order = sorted(scores, key=finite.__getitem__, reverse=True)  # the axis counts from below
+    figure = Figure(figsize=(9.5, 1.7 + 0.32 * len(order)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, part, scale, title in ((left, 0, 100, "accuracy, %"), (right, 1, 1, "NLL, nats")):
+        values = {name: scale * scores[name][part].value for name in order}
+        low, high = _window([*values.values(), scale * best_teacher[part]], lowest_is_best=part == 1)
+        for y, name in enumerate(order):
+            interval = [scale * bound for bound in (scores[name][part].low, scores[name][part].high)]
+            if low <= values[name] <= high:
+                axes.plot(interval, [y, y], color=_BLUE, linewidth=1.4)
+                axes.plot(values[name], y, color=_BLUE, marker="o", markersize=5)
+            elif not math.isnan(values[name]):  # far off: its number, so that the others can be told apart
+                beyond = values[name] > high
+                number = f"{values[name]:.3g}" if math.isfinite(values[name]) else "∞"
+                text = f"{number} →" if beyond else f"← {number}"
+                side, edge = ("right", 0.99) if beyond else ("left", 0.01)
+                across = axes.get_yaxis_transform()
+                axes.text(edge, y, text, transform=across, ha=side, va="center", fontsize=8, color=_BLUE)
+        axes.axvline(scale * best_teacher[part], color=_ORANGE, linestyle="--", linewidth=1.2)
+        axes.set_xlabel(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+    left.axvline(100 * oracle, color=_GREEN, linestyle=":", linewidth=1.6)
+    left.set_yticks(range(len(order)), [shortened(name, 34) for name in order], fontsize=8)
+    left.set_ylim(-0.6, len(order) - 0.4)
+    _plain_ticks(left)
+    marks = [
+        left.plot([], [], color=_BLUE, marker="o", markersize=5, linewidth=1.4)[0],
+        left.plot([], [], color=_ORANGE, linestyle="--", linewidth=1.2)[0],
+        left.plot([], [], color=_GREEN, linestyle=":", linewidth=1.6)[0],
+    ]
+    words = [
+        "fusion rule, 95 % interval",
+        "best single teacher, calibrated",
+        "some teacher is right (upper bound)",
+    ]
+    figure.legend(marks, words, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+class AttentionRow(NamedTuple):
+    """One model's line of panels.
+
+    Attributes:
+        name: The model's.
+        tokens: The L tokens of the sentence as this model reads it.
+        panels: Title and attention (L, L), a line per token that attends. None: the model has nothing to show, and the
+            title says why; where it is empty, that goes without saying.
+    """
+
+    name: str
+    tokens: Sequence[str]
+    panels: Sequence[tuple[str, np.ndarray | None]]
+
+
+def attention_grid(models: Sequence[AttentionRow], most_tokens: int = 40) -> Figure:
+    """What each token attends to: a line of panels per model, all in the same colours, darker for more.
+
+    Colours follow the square root, since most weights are small beside the largest.
+
+    Args:
+        models: With the same number of panels each.
+        most_tokens: Longer sentences are cut there, and the model's name says so.
+
+    Example:
+        >>> row = AttentionRow("bert", ["[CLS]", "film"], [("layer 1 of 1", np.eye(2))])
+        >>> len(attention_grid([row]).axes)  # the panel and the scale
+        2
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    shown = [min(len(row.tokens), most_tokens) for row in models]
+    columns = len(models[0].panels)
+    side = min(max(0.17 * max(shown), 2.2), 5.6)
+    size = (columns * (side + 0.15) + 1.5, len(models) * (side + 1.0) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(models), columns, squeeze=False)
+    there = [weights for row in models for _, weights in row.panels if weights is not None]
+    norm = PowerNorm(0.5, vmin=0, vmax=max(float(weights.max()) for weights in there))
+    image = None
+    for row, count, line in zip(models, shown, grid, strict=True):
+        labels = [shortened(token, 14) for token in row.tokens[:count]]
+        cut = "" if count == len(row.tokens) else f"\nfirst {count} of {len(row.tokens)} tokens"
+        for j, (axes, (title, weights)) in enumerate(zip(line, row.panels, strict=True)):
+            if weights is None and not title and j > 0:
+                figure.delaxes(axes)
+                continue
+            axes.set_box_aspect(1)
+            if j == 0:
+                _plainly(axes.set_ylabel(f"{shortened(row.name, 30)}{cut}", fontsize=10, fontweight="bold"))
+            if weights is None:
+                axes.set(xticks=[], yticks=[], frame_on=False)
+                axes.text(0.5, 0.5, title, ha="center", va="center", fontsize=9, color=_GREY)
+                continue
+            axes.set_title(title, fontsize=9)
+            image = axes.imshow(weights[:count, :count], cmap="Blues", norm=norm)
+            points = 8 if count <= 24 else 7 if count <= 32 else 6.5
+            axes.set_xticks(range(count), labels, rotation=90, fontsize=points)
+            axes.set_yticks(range(count) if j == 0 else [], labels if j == 0 else [], fontsize=points)
+            axes.tick_params(length=0, pad=2)
+            _plain_ticks(axes)
+    figure.align_ylabels(list(grid[:, 0]))
+    scale = figure.colorbar(image, ax=figure.axes, location="top", shrink=0.6, aspect=50, pad=0.01)
+    scale.ax.tick_params(labelsize=8)
+    scale.set_label("attention of the token on the left to the token below", fontsize=9)
+    return figure
+
+
+def similarity_grid(lines: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]]) -> Figure:
+    """Similarity of every layer of a student with every layer of each teacher, with the numbers.
+
+    Args:
+        lines: What a line shows, such as "before training", and its panels: the teacher's name and the similarities
+            (student layers, teacher layers), from the embeddings on, each in [0, 1].
+
+    Example:
+        >>> len(similarity_grid([("after training", [("bert", np.eye(3))])]).axes)  # the panel and the scale
+        2
+    """
+    from matplotlib.figure import Figure
+
+    widths = [max(0.46 * values.shape[1], 1.2) for _, values in lines[0][1]]
+    heights = [max(0.36 * line[0][1].shape[0], 1.3) for _, line in lines]
+    size = (sum(widths) + 0.35 * len(widths) + 1.5, sum(heights) + 0.3 * len(lines) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    ratios = {"width_ratios": widths, "height_ratios": heights}
+    grid = figure.subplots(len(lines), len(widths), squeeze=False, gridspec_kw=ratios)
+    every = [values for _, line in lines for _, values in line]
+    low = math.floor(10 * min(float(values.min()) for values in every)) / 10
+    high = max(math.ceil(10 * max(float(values.max()) for values in every)) / 10, low + 0.1)
+    image = None
+    for i, (label, line) in enumerate(lines):
+        for j, (name, values) in enumerate(line):
+            axes = grid[i, j]
+            image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+            for (y, x), value in np.ndenumerate(values):
+                color = "white" if (value - low) / (high - low) < 0.5 else "black"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+            own, theirs = (["emb", *map(str, range(1, count))] for count in values.shape)
+            axes.set_yticks(range(len(own)), own, fontsize=8)
+            axes.set_xticks(range(len(theirs)), theirs, fontsize=8)
+            axes.tick_params(length=2)
+            _plainly(axes.set_title(shortened(name, max(14, 6 * len(theirs))) if i == 0 else "", fontsize=10))
+            axes.set_ylabel(f"{label}\nstudent layer".strip() if j == 0 else "", fontsize=9)
+            axes.set_xlabel("teacher layer" if i == len(lines) - 1 else "", fontsize=9)
+    scale = figure.colorbar(image, ax=list(figure.axes), location="right", fraction=0.03, pad=0.02)
+    scale.ax.tick_params(labelsize=8)
+    scale.set_label("linear CKA", fontsize=9)
+    return figure
+
+
+def _window(values: Sequence[float], *, lowest_is_best: bool) -> tuple[float, float]:
+    """Bounds that leave out what is much further from the best than three quarters of the values are."""
+    signed = np.sort([v if lowest_is_best else -v for v in values if math.isfinite(v)])
+    if not len(signed):
+        return -math.inf, math.inf
+    worst = signed[0] + 4 * max(float(np.quantile(signed, 0.75) - signed[0]), 0.05 * abs(float(signed[0])))
+    return (-math.inf, worst) if lowest_is_best else (-worst, math.inf)
+
+
+def shortened(name: str, most: int) -> str:
+    """A name without control characters, and without its middle where it is longer than ``most`` characters.
+
+    Example:
+        >>> shortened("organisation/a-very-long-name-v2", 16)
+        'organis…-name-v2'
+    """
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    if len(name) <= most:
+        return name
+    head = (most - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
+
+
+def _plainly(text: Text) -> None:
+    """A $ in a name is no formula."""
+    text.set_parse_math(False)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        _plainly(label)

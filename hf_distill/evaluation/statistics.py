@@ -1,0 +1,361 @@
+"""How systems that answered the same rows differ, and which differences are more than chance.
+
+Shapes: S systems, N rows, C classes, M per-row measures, R resamples. Predictions are class indices, ``correct`` is
+True where a prediction is the label.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+
+from ..errors import DataError
+
+# Every comparison of a report draws the same rows, so that its intervals belong together and repeat.
+SEED = 20_240_229
+RESAMPLES = 4_000
+
+# Numbers that one block of resamples may hold: 64 MiB of float64.
+_BLOCK = 8_000_000
+
+
+class Interval(NamedTuple):
+    """An estimate and the interval it may lie in.
+
+    Attributes:
+        value: The estimate on the rows as they are.
+        low: Lower end.
+        high: Upper end; NaN like ``low`` where the per-row values are not all finite.
+
+    Example:
+        >>> Interval(0.5, 0.2, 0.8).beyond_chance, Interval(0.5, -0.2, 1.2).beyond_chance
+        (True, False)
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval leaves zero out: of a difference, whether there is one."""
+        return self.low > 0 or self.high < 0
+
+
+class CommonErrors(NamedTuple):
+    """Where pairs of systems err together.
+
+    Attributes:
+        both_wrong: (S, S) share of rows where both are wrong; the diagonal is each one's error rate.
+        same_wrong: (S, S) share of rows where both give the same wrong answer.
+    """
+
+    both_wrong: np.ndarray
+    same_wrong: np.ndarray
+
+
+class LabelPermutation(NamedTuple):
+    """The renaming of a system's classes under which it agrees best with the labels.
+
+    Attributes:
+        classes: (C,) what each of the system's classes is to be called.
+        accuracy: Share of rows that are right under that renaming.
+    """
+
+    classes: tuple[int, ...]
+    accuracy: float
+
+
+class ReliabilityBin(NamedTuple):
+    """The rows whose confidence lies in one of the equal bins.
+
+    Attributes:
+        confidence: Their mean confidence in the predicted class.
+        accuracy: Share of them that are right.
+        rows: How many they are.
+    """
+
+    confidence: float
+    accuracy: float
+    rows: int
+
+
+def disagreement_matrix(predictions: np.ndarray) -> np.ndarray:
+    """Share of rows on which two systems give different answers.
+
+    Args:
+        predictions: (S, N) class indices.
+
+    Returns:
+        (S, S), symmetric, zero on the diagonal.
+
+    Example:
+        >>> disagreement_matrix(np.array([[0, 1, 1, 0], [0, 1, 0, 1]]))
+        array([[0. , 0.5],
+               [0.5, 0. ]])
+    """
+    predictions = _rows(predictions)
+    # One system at a time: all pairs at once would need S² N numbers.
+    return np.stack([(predictions != one).mean(1) for one in predictions])
+
+
+def q_statistics(correct: np.ndarray) -> np.ndarray:
+    """Yule's Q of two systems being right: 1 when they err on the same rows, 0 when independently, −1 on opposite ones.
+
+    (N11 N00 − N01 N10) / (N11 N00 + N01 N10), where N10 counts the rows that the first alone gets right.
+
+    Args:
+        correct: (S, N) bool.
+
+    Returns:
+        (S, S); NaN where the counts leave it undefined, e.g. one is right everywhere.
+
+    Reference:
+        Kuncheva, Whitaker: Measures of Diversity in Classifier Ensembles, Machine Learning 51, 2003.
+
+    Example:
+        >>> q_statistics(np.array([[1, 1, 0, 0, 1], [1, 0, 0, 1, 1]], bool)).round(3)
+        array([[1.   , 0.333],
+               [0.333, 1.   ]])
+    """
+    right = _rows(correct).astype(np.float64)
+    wrong = 1 - right
+    same = (right @ right.T) * (wrong @ wrong.T)
+    apart = (right @ wrong.T) * (wrong @ right.T)
+    with np.errstate(invalid="ignore"):
+        return (same - apart) / (same + apart)
+
+
+def common_errors(predictions: np.ndarray, labels: np.ndarray) -> CommonErrors:
+    """Where pairs of systems are wrong together, and where they give the same wrong answer.
+
+    What no fusion can mend: on rows where most systems share one wrong answer, the ensemble gives it too.
+
+    Args:
+        predictions: (S, N) class indices.
+        labels: (N,) class indices.
+
+    Example:
+        >>> found = common_errors(np.array([[0, 1, 2, 2], [0, 2, 2, 1]]), np.array([0, 0, 0, 0]))
+        >>> found.both_wrong[0, 1], found.same_wrong[0, 1]
+        (np.float64(0.75), np.float64(0.25))
+    """
+    predictions = _rows(predictions)
+    wrong = predictions != np.asarray(labels)
+    share = wrong.astype(np.float64)
+    same = np.stack([(wrong & (predictions == one)).mean(1) for one in predictions])
+    return CommonErrors(share @ share.T / wrong.shape[1], same)
+
+
+def bootstrap_means(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Means of per-row measures over rows drawn with replacement, the same rows for every measure.
+
+    The difference of two columns is a paired bootstrap of the difference of their means.
+
+    Args:
+        values: (N, M); a column that is not finite everywhere comes out as NaN.
+        resamples: R.
+        seed: Of the draws; with the same seed and N, calls draw the same rows.
+
+    Returns:
+        (R, M).
+
+    Reference:
+        Efron, Tibshirani: An Introduction to the Bootstrap, 1993, chapter 13.
+
+    Example:
+        >>> bootstrap_means(np.array([[1.0, 5.0], [1.0, 5.0]]), resamples=2)
+        array([[1., 5.],
+               [1., 5.]])
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or not len(values):
+        raise DataError(f"The bootstrap draws from rows, but found values of shape {values.shape}.")
+    count = len(values)
+    finite = np.isfinite(values).all(0)
+    usable = np.where(finite, values, 0.0)
+    generator = np.random.default_rng(seed)
+    size = max(1, _BLOCK // count)
+    means = []
+    for start in range(0, resamples, size):
+        drawn = min(size, resamples - start)
+        rows = generator.integers(count, size=(drawn, count))
+        rows += count * np.arange(drawn)[:, None]
+        # How often each row was drawn: one product then serves all measures.
+        times = np.bincount(rows.ravel(), minlength=drawn * count).reshape(drawn, count)
+        means.append(times @ usable / count)
+    return np.where(finite, np.concatenate(means), np.nan)
+
+
+def percentile_interval(value: float, replicates: np.ndarray, *, level: float = 0.95) -> Interval:
+    """The percentile interval of bootstrap replicates.
+
+    Args:
+        value: The estimate on the rows as they are.
+        replicates: (R,) the same quantity on the resamples.
+        level: Share of the replicates inside.
+
+    Example:
+        >>> percentile_interval(20, np.arange(41), level=0.5)
+        Interval(value=20.0, low=10.0, high=30.0)
+    """
+    low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def paired_bootstrap(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """Difference of the means of two per-row measures, with its percentile bootstrap interval.
+
+    Paired: each resample takes the same rows of both, so what makes rows hard for both cancels.
+
+    Args:
+        first: (N,) e.g. 1.0 where a system is right.
+        second: (N,) the same of another system, on the same rows.
+        level: Of the interval.
+        resamples: How many.
+        seed: Of the draws.
+
+    Returns:
+        mean(first) − mean(second) and its interval.
+
+    Example:
+        >>> paired_bootstrap(np.array([1.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0]))
+        Interval(value=1.0, low=1.0, high=1.0)
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.shape != second.shape:
+        raise DataError(
+            f"A paired comparison needs the same rows, but found {first.shape} and {second.shape} values."
+        )
+    difference = first - second
+    replicates = bootstrap_means(difference[:, None], resamples=resamples, seed=seed)[:, 0]
+    return percentile_interval(difference.mean(), replicates, level=level)
+
+
+def mcnemar_exact(first_correct: np.ndarray, second_correct: np.ndarray) -> float:
+    """Exact two-sided p-value of McNemar's test: are two systems right equally often on the same rows?
+
+    Only rows that exactly one gets right say anything; under the null hypothesis they are coin flips.
+
+    Args:
+        first_correct: (N,) bool.
+        second_correct: (N,) bool, on the same rows.
+
+    Returns:
+        The probability of a split at least as uneven; 1 where no row tells them apart.
+
+    Reference:
+        McNemar, Psychometrika 12, 1947; Dietterich, Neural Computation 10(7), 1998.
+
+    Example:
+        >>> mcnemar_exact(np.array([1, 1, 1, 1, 1, 0], bool), np.array([0, 0, 0, 0, 0, 0], bool))
+        0.0625
+    """
+    first, second = np.asarray(first_correct, bool), np.asarray(second_correct, bool)
+    if first.shape != second.shape:
+        raise DataError(
+            f"McNemar's test needs the same rows, but found {first.shape} and {second.shape} answers."
+        )
+    one, other = int((first & ~second).sum()), int((second & ~first).sum())
+    return float(min(1.0, 2 * binom.cdf(min(one, other), one + other, 0.5))) if one + other else 1.0
+
+
+def above_guessing(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Cohen's kappa, and how many standard errors it lies above the zero of a system that guesses.
+
+    Guessing means answers in the system's own frequencies without a look at the row: a constant answer is one kind
+    of it, so that a set with one frequent class flatters nobody.
+
+    Args:
+        predictions: (N,) class indices.
+        labels: (N,) class indices.
+
+    Returns:
+        Kappa and its z-score under independence; (0, 0) for a constant answer.
+
+    Reference:
+        Fleiss, Cohen, Everitt: Large sample standard errors of kappa and weighted kappa, 1969, equation 9.
+
+    Example:
+        >>> kappa, z = above_guessing(np.array([0, 0, 1, 1] * 25), np.array([0, 0, 1, 0] * 25))
+        >>> round(kappa, 6), round(z, 3)
+        (0.5, 5.774)
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    size = int(max(predictions.max(), labels.max())) + 1
+    answered = np.bincount(predictions, minlength=size) / len(labels)
+    true = np.bincount(labels, minlength=size) / len(labels)
+    expected = float(answered @ true)
+    spread = expected + expected**2 - float((answered * true) @ (answered + true))
+    if spread <= 1e-12:
+        return 0.0, 0.0
+    gain = float((predictions == labels).mean()) - expected
+    return gain / (1 - expected), gain / math.sqrt(spread / len(labels))
+
+
+def label_permutation(predictions: np.ndarray, labels: np.ndarray, classes: int) -> LabelPermutation:
+    """The one-to-one renaming of a system's classes that makes most of its answers right.
+
+    A checkpoint whose labels are named in a wrong order is good at the wrong names. The Hungarian method finds the
+    best order from the confusion matrix; classes without a row that says otherwise keep their name where they can.
+
+    Args:
+        predictions: (N,) class indices.
+        labels: (N,) class indices.
+        classes: C.
+
+    Example:
+        >>> label_permutation(np.array([1, 1, 0, 2]), np.array([0, 0, 1, 2]), 3)
+        LabelPermutation(classes=(1, 0, 2), accuracy=1.0)
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    counts = np.bincount(predictions * classes + labels, minlength=classes**2).reshape(classes, classes)
+    # Less than one row in all: it decides between equals only.
+    _, named = linear_sum_assignment(counts + np.eye(classes) / (classes + 1), maximize=True)
+    return LabelPermutation(
+        tuple(int(c) for c in named), float((named[predictions] == labels).sum() / len(labels))
+    )
+
+
+def reliability_bins(log_probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> list[ReliabilityBin]:
+    """Confidence against accuracy in equal bins (lo, hi]: the summands of the expected calibration error.
+
+    Args:
+        log_probs: (N, C).
+        labels: (N,) class indices.
+        bins: Equal bins on (0, 1].
+
+    Returns:
+        The bins that hold rows, by confidence.
+
+    Example:
+        >>> reliability_bins(np.log([[0.3, 0.7], [0.3, 0.7]]), np.array([1, 0]))
+        [ReliabilityBin(confidence=0.7, accuracy=0.5, rows=2)]
+    """
+    confidence = np.exp(log_probs.max(1))
+    correct = log_probs.argmax(1) == labels
+    index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1), confidence, side="left") - 1
+    index = np.clip(index, 0, bins - 1)
+    return [
+        ReliabilityBin(float(confidence[inside].mean()), float(correct[inside].mean()), int(inside.sum()))
+        for inside in (index == b for b in range(bins))
+        if inside.any()
+    ]
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise DataError(f"Expected (systems, rows) with at least one row, found shape {values.shape}.")
+    return values

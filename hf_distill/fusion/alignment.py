@@ -1,0 +1,271 @@
+"""From each teacher's own label space to the student's, by the names of the labels.
+
+Shapes: K teachers, N prediction units, C classes of the student, Ck classes of teacher k.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..markdown import markdown_table
+
+
+class TeacherOutputs(NamedTuple):
+    """What one teacher says of a batch, in its own label space.
+
+    Attributes:
+        logits: (N, Ck) raw logits, any floating type.
+        hidden_states: What was asked for below the logits, by `Wanted`; empty where nothing was.
+    """
+
+    logits: Tensor
+    hidden_states: Mapping[Any, Any] = MappingProxyType({})
+
+
+class TeacherBatch(NamedTuple):
+    """What all teachers say of a batch, in the student's label space.
+
+    Attributes:
+        logits: (K, N, C) float32; -inf where a teacher lacks the class.
+        mask: (K, N, C) bool, True where the teacher has the class; None where every teacher has all.
+        unknown: (C,) bool, True where no teacher that is heard has the class; None where each is known.
+        hidden_states: One mapping per teacher of the run, by what was asked for; empty where a teacher was not run.
+    """
+
+    logits: Tensor
+    mask: Tensor | None
+    unknown: Tensor | None = None
+    hidden_states: tuple[Mapping[Any, Any], ...] = ()
+
+
+_GENERIC = re.compile(r"label[\W_]*\d+", re.IGNORECASE)
+
+
+def is_generic(label: str) -> bool:
+    """Whether a label is the placeholder that `transformers` writes where nobody named the classes.
+
+    Example:
+        >>> is_generic("LABEL_0"), is_generic("label of 1949")
+        (True, False)
+    """
+    return _GENERIC.fullmatch(label) is not None
+
+
+def _normalised(label: str) -> str:
+    """Case, spaces and punctuation ignored; a label of punctuation alone stays itself."""
+    return re.sub(r"[\W_]+", "", label.casefold()) or label
+
+
+def find_label(name: str, labels: Sequence[str]) -> int | None:
+    """Where a name stands among labels: exactly, else ignoring case, spaces and punctuation if only one is alike.
+
+    Example:
+        >>> find_label("Positive", ["negative", "positive"])
+        1
+    """
+    if name in labels:
+        return list(labels).index(name)
+    alike = [i for i, label in enumerate(labels) if _normalised(label) == _normalised(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Where each of the student's classes stands among a teacher's.
+
+    Args:
+        teacher: The teacher's name, for messages.
+        teacher_labels: The teacher's Ck label names, in the order of its logits.
+        student_labels: The student's C label names, in the order of its logits.
+        columns: For each of the C classes the teacher's column, or None where it lacks the class.
+
+    Example:
+        >>> LabelMap.match(["POSITIVE", "NEGATIVE"], ["negative", "positive"], teacher="bert").columns
+        (1, 0)
+    """
+
+    teacher: str
+    teacher_labels: tuple[str, ...]
+    student_labels: tuple[str, ...]
+    columns: tuple[int | None, ...]
+
+    @classmethod
+    def match(cls, teacher_labels: Sequence[str], student_labels: Sequence[str], *, teacher: str) -> LabelMap:
+        """Match labels by name: exactly where possible, else ignoring case, spaces and punctuation.
+
+        Args:
+            teacher_labels: The teacher's label names, in the order of its logits.
+            student_labels: The student's label names, in the order of its logits.
+            teacher: The teacher's name, for messages.
+
+        Raises:
+            DataError: The teacher's names are placeholders (``LABEL_0``), two names cannot be told
+                apart, or fewer than two classes are shared. The message holds the mapping to paste.
+        """
+        theirs, ours = tuple(teacher_labels), tuple(student_labels)
+        if any(is_generic(label) for label in theirs):
+            raise DataError(
+                f"Teacher {teacher!r}: its labels {_listed(theirs)} are placeholders, so nothing says which of the "
+                f"student's labels {_listed(ours)} they are. {_mapping_to_paste(theirs, ours)}"
+            )
+        columns: list[int | None] = []
+        for label in ours:
+            found = [i for i, name in enumerate(theirs) if name == label]
+            found = found or [
+                i
+                for i, name in enumerate(theirs)
+                if _normalised(name) == _normalised(label) and name not in ours
+            ]
+            if len(found) > 1:
+                clash = ", ".join(repr(theirs[i]) for i in found)
+                raise DataError(
+                    f"Teacher {teacher!r}: its labels {clash} all match the student's {label!r}. "
+                    f"{_mapping_to_paste(theirs, ours)}"
+                )
+            columns.append(found[0] if found else None)
+        taken = [column for column in columns if column is not None]
+        for column in set(taken):
+            if taken.count(column) > 1:
+                clash = ", ".join(repr(ours[i]) for i, c in enumerate(columns) if c == column)
+                raise DataError(
+                    f"Teacher {teacher!r}: its label {theirs[column]!r} matches the student's {clash} alike. "
+                    f"{_mapping_to_paste(theirs, ours)}"
+                )
+        if len(taken) < 2:
+            raise DataError(
+                f"Teacher {teacher!r}: its labels {_listed(theirs)} share {len(taken) or 'no'} name"
+                f"{'' if len(taken) == 1 else 's'} with the student's {_listed(ours)}; at least two are needed "
+                f"for a distribution. {_mapping_to_paste(theirs, ours)}"
+            )
+        return cls(teacher, theirs, ours, tuple(columns))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The student's labels that the teacher lacks: it says nothing about them."""
+        return tuple(
+            label for label, column in zip(self.student_labels, self.columns, strict=True) if column is None
+        )
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The teacher's labels that the student lacks: its probabilities are conditional on the others."""
+        return tuple(label for i, label in enumerate(self.teacher_labels) if i not in self.columns)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the teacher's logits are in the student's order already."""
+        return self.columns == tuple(range(len(self.teacher_labels)))
+
+
+def _listed(labels: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(repr(label) for label in labels[:most])
+    return f"[{shown}{f', … {len(labels) - most} more' if len(labels) > most else ''}]"
+
+
+def _mapping_to_paste(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    pairs = [(name, ours[i] if i < len(ours) else name) for i, name in enumerate(theirs)]
+    pasted = ", ".join(f'"{name}": "{label}"' for name, label in pairs)
+    return f"Say which is which; if the order is the same, that is labels={{{pasted}}}, else correct the right-hand side."
+
+
+def plan_table(maps: Sequence[LabelMap]) -> str:
+    """The alignment as a Markdown table: a row per class of the student, a column per teacher.
+
+    Example:
+        >>> print(plan_table([LabelMap.match(["POS", "NEG"], ["neg", "pos"], teacher="bert")]))
+        | student | bert    |
+        |---------|---------|
+        | 0 neg   | 1 'NEG' |
+        | 1 pos   | 0 'POS' |
+    """
+    rows = [
+        [f"{i} {label}"]
+        + [f"{c} {m.teacher_labels[c]!r}" if (c := m.columns[i]) is not None else "–" for m in maps]
+        for i, label in enumerate(maps[0].student_labels)
+    ]
+    if any(m.ignored for m in maps):
+        rows.append(["(ignored)"] + [", ".join(m.ignored) or "–" for m in maps])
+    return markdown_table(["student", *(m.teacher for m in maps)], rows)
+
+
+def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
+    """Refuse teachers whose label sets leave the balance between groups of classes undetermined.
+
+    Teachers that know {a, b} and teachers that know {c, d} say nothing about how a compares with c.
+    Only weights given by the user can: a group then gets the share of its teachers' weights.
+
+    Args:
+        maps: One label map per teacher.
+        weights: The fusion's weights, or None where the user gave none.
+
+    Raises:
+        DataError: The groups are not connected by a shared class, and no weights were given.
+    """
+    groups: list[tuple[set[int], list[str]]] = []
+    for label_map in maps:
+        classes = {i for i, column in enumerate(label_map.columns) if column is not None}
+        names = [label_map.teacher]
+        for group in [g for g in groups if g[0] & classes]:
+            groups.remove(group)
+            classes |= group[0]
+            names = group[1] + names
+        groups.append((classes, names))
+    if len(groups) > 1 and weights is None:
+        described = "; ".join(
+            f"{', '.join(names)} know only {_listed([maps[0].student_labels[i] for i in sorted(classes)])}"
+            for classes, names in groups
+        )
+        raise DataError(
+            f"The teachers' label sets fall into {len(groups)} groups without a shared class ({described}), so nothing "
+            "says how probable one group is against another. Give the fusion weights, one per teacher: each group "
+            "then gets its teachers' share."
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
+    # Kept per device: building it from Python numbers would copy to the accelerator for every batch.
+    return torch.tensor(columns, device=device)
+
+
+def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> TeacherBatch:
+    """Bring every teacher's logits into the student's label space.
+
+    Args:
+        outputs: One `TeacherOutputs` per teacher, logits (N, Ck).
+        maps: One `LabelMap` per teacher, in the same order.
+
+    Returns:
+        `TeacherBatch` with logits (K, N, C) in float32 and the mask of known classes.
+
+    Example:
+        >>> label_map = LabelMap.match(["b", "a"], ["a", "b", "c"], teacher="t")
+        >>> align([TeacherOutputs(torch.tensor([[2.0, 1.0]]))], [label_map]).logits
+        tensor([[[1., 2., -inf]]])
+    """
+    aligned, known = [], []
+    for output, label_map in zip(outputs, maps, strict=True):
+        logits = output.logits.float()
+        assert logits.shape[-1] == len(label_map.teacher_labels), (logits.shape, label_map)
+        columns = label_map.columns
+        if not label_map.is_identity:
+            present = tuple(c if c is not None else 0 for c in columns)
+            logits = logits.index_select(-1, _index(present, logits.device))
+        has = _index(tuple(int(c is not None) for c in columns), logits.device).bool()
+        if label_map.missing:
+            logits = logits.masked_fill(~has, -torch.inf)
+        aligned.append(logits)
+        known.append(has)
+    stacked = torch.stack(aligned)
+    if not any(label_map.missing for label_map in maps):
+        return TeacherBatch(stacked, None)
+    return TeacherBatch(stacked, torch.stack(known)[:, None, :].expand_as(stacked))

@@ -1,0 +1,132 @@
+"""What the student of a batch is to imitate.
+
+Shapes: K teachers, N prediction units, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..rows.preparing import UNLABELLED
+from . import Fusion, teacher_disagreement
+from .alignment import TeacherBatch
+from .shares import checked_weights, heard
+
+
+class Targets(NamedTuple):
+    """What the student of a batch is to imitate.
+
+    Attributes:
+        log_probs: (N, C) float32, fused, at the temperature; -inf for a class that no teacher has.
+        temperature: The one that softens the student too.
+        teachers: The aligned logits of the teachers that are heard.
+        unknown: (N, C) bool, True where nothing can be learnt of a class, since no teacher that is heard has it; None
+            where all classes are known.
+        disagreement: (N,) float32, `teacher_disagreement`; None where one teacher was drawn.
+        ensemble: (N, C) float32, the fused log-probabilities at temperature 1 and without labels, in evaluation; else
+            None.
+    """
+
+    log_probs: Tensor
+    temperature: float
+    teachers: TeacherBatch
+    unknown: Tensor | None
+    disagreement: Tensor | None
+    ensemble: Tensor | None
+
+
+def make_targets(
+    teachers: TeacherBatch,
+    fusion: Fusion,
+    *,
+    temperature: float,
+    labels: Tensor | None,
+    label_share: float = 0.0,
+    drawn: bool = False,
+) -> Targets:
+    """Fuse the teachers of a batch into a target.
+
+    Args:
+        teachers: Of `TeacherPool`.
+        fusion: Makes one distribution of them. Where it has a ``target_temperature``, its target is fixed and that
+            is the student's temperature.
+        temperature: T > 0.
+        labels: (N,) int64, -100 where unknown; None in evaluation, where no label may reach the target.
+        label_share: λ in [0, 1]: on labelled rows the target is λ y + (1 − λ) p (teacher annealing, Clark et al. 2019,
+            arXiv:1907.04829).
+        drawn: Whether the teachers are those that the fusion drew for this batch.
+
+    Example:
+        >>> batch = TeacherBatch(torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]]).log(), None)
+        >>> from hf_distill.fusion import LinearPool
+        >>> make_targets(batch, LinearPool(), temperature=1.0, labels=torch.tensor([0]), label_share=0.5).log_probs.exp()
+        tensor([[0.6500, 0.3500]])
+    """
+    temperature = getattr(fusion, "target_temperature", temperature)
+    log_probs = fusion(teachers.logits, temperature=temperature, labels=labels, mask=teachers.mask)
+    if label_share and labels is not None:
+        log_probs = mix_in_labels(log_probs, labels, label_share)
+    unknown = None
+    if teachers.unknown is not None:
+        # A label may have put mass on a class that no teacher has: then the label is what can be learnt.
+        unknown = teachers.unknown & (log_probs == -torch.inf)
+    ensemble = None if labels is not None else fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
+    disagreement, weights = None, getattr(fusion, "weights", None)
+    if not drawn:
+        if weights is not None:
+            # Those of weight 0 did not run in training: nobody is to meet the NaN in their place.
+            _, logits, mask = heard(checked_weights(weights), None, teachers.logits, teachers.mask)
+            teachers = teachers._replace(logits=logits, mask=mask)
+            weights = [weight for weight in weights if weight > 0]
+        disagreement = teacher_disagreement(
+            teachers.logits, temperature=temperature, weights=weights, mask=teachers.mask
+        )
+    return Targets(log_probs, temperature, teachers, unknown, disagreement, ensemble)
+
+
+def mix_in_labels(log_probs: Tensor, labels: Tensor, share: float) -> Tensor:
+    """λ y + (1 − λ) p on labelled rows, p on the others.
+
+    Args:
+        log_probs: (N, C).
+        labels: (N,) int64, -100 where unknown.
+        share: λ in [0, 1].
+
+    Example:
+        >>> mix_in_labels(torch.tensor([[0.5, 0.5]] * 2).log(), torch.tensor([1, -100]), 0.2).exp()
+        tensor([[0.4000, 0.6000],
+                [0.5000, 0.5000]])
+    """
+    labelled = labels != UNLABELLED
+    mixed = (1 - share) * log_probs.exp()
+    mixed = mixed.scatter_add(-1, labels.clamp(min=0)[:, None], torch.full_like(mixed[:, :1], share))
+    return torch.where(labelled[:, None], mixed.log(), log_probs)
+
+
+class Draws:
+    """A generator per training batch that depends on the seed, the step and the process alone, so resuming repeats it.
+
+    Example:
+        >>> draws = Draws(seed=0, process=0)
+        >>> first = torch.rand(1, generator=draws(step=3))
+        >>> bool(first == torch.rand(1, generator=Draws(seed=0, process=0)(step=3)))
+        True
+    """
+
+    def __init__(self, seed: int, process: int) -> None:
+        self._seed, self._process = seed, process
+        self._step, self._index = -1, 0
+
+    def __call__(self, step: int) -> torch.Generator:
+        """The generator of the next batch.
+
+        Args:
+            step: How many updates were finished before.
+        """
+        self._index = self._index + 1 if step == self._step else 0
+        self._step = step
+        key = (self._seed * 1_000_003 + step) * 4099 + self._index * 257 + self._process
+        return torch.Generator().manual_seed(key % 2**63)

@@ -1,0 +1,399 @@
+"""A finished student for onnxruntime, in float32 or int8, compared row by row with the student it was made of.
+
+Shapes: B rows of a batch, L tokens, N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel
+
+from ..errors import ConfigurationError, CorruptStateError
+from ..evaluation.evaluating import compute_metrics_from
+from ..evaluation.timing import time_rows, timed_rows
+from ..lookup import build, suggest
+from ..markdown import markdown_table
+from ..rows.collator import MultiTeacherCollator
+from ..rows.preparing import UNLABELLED, prepare_dataset
+from ..rows.views import TokenView, input_length, named_inputs
+from ..tasks.task import TASKS, Task
+from ..teachers.checkpoints import load_tokenizer, load_with_head
+from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
+
+FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
+"""The formats, and what the model's file is called in each."""
+
+FILE = "export.json"
+"""Where an exported student says what it is."""
+
+TOLERANCE = 1e-3
+"""Most by which a float32 logit may differ from the student's: KL(student‖exported) stays below half its square, 5e-7."""
+
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+_BATCH, _SECONDS = 32, 5.0
+_LENGTH, _RANDOM_ROWS = 64, 64
+# Enough to tell a wrong graph from a right one before it is quantised; the file that is kept is compared on all rows.
+_CHECKED_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Served:
+    """One row of the report: a student as it would be served.
+
+    Attributes:
+        metrics: Values by metric name; empty where there were no labelled rows.
+        bytes: Of the student's weights, and of the exported one's files.
+        p50_ms, p95_ms: Latency of one row, in milliseconds.
+        rows_per_second: Throughput of full batches.
+    """
+
+    metrics: Mapping[str, float]
+    bytes: int
+    p50_ms: float
+    p95_ms: float
+    rows_per_second: float
+
+
+class Answered(NamedTuple):
+    """What student and exported student say of the rows they were compared on.
+
+    Attributes:
+        example_ids: (N,) int64, a hash of each row's text columns.
+        labels: (N,) int64, -100 where a row has none.
+        logits: (N, C) float32 by system.
+    """
+
+    example_ids: np.ndarray
+    labels: np.ndarray
+    logits: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_student` wrote and found; ``str()`` is a table.
+
+    Attributes:
+        format: A key of `FILES`.
+        file: Of the model, in the folder of the export.
+        inputs: What the model's inputs are called.
+        max_length: Longest input in tokens; None: any.
+        labels: The label names, in the order of the logits.
+        systems: ``student`` (float32 in PyTorch) and the exported one.
+        dataset: What the rows are called.
+        rows: On how many the two were compared.
+        max_difference: The largest difference of two logits.
+        agreement: Share of rows to which both give the same label.
+        measured: Where and how times were taken.
+        versions: Of the packages that wrote it.
+        notes: What a reader must know to trust the figures.
+        answers: Row by row; in no file.
+    """
+
+    format: str
+    file: str
+    inputs: tuple[str, ...]
+    max_length: int | None
+    labels: tuple[str, ...]
+    systems: Mapping[str, Served]
+    dataset: str
+    rows: int
+    max_difference: float
+    agreement: float
+    measured: str
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    answers: Answered | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and texts, as in export.json; a value that is not finite is None."""
+        content = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "answers"}
+        systems = {name: asdict(system) for name, system in self.systems.items()}
+        for system in systems.values():
+            system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
+        return {"version": 1, **content, "systems": systems}
+
+    def table(self) -> str:
+        """Student and exported student as a Markdown table."""
+        metrics = list(next(iter(self.systems.values())).metrics)
+        rows = [
+            [
+                name,
+                *(f"{system.metrics[metric]:.4f}" for metric in metrics),
+                f"{system.bytes:,}",
+                f"{system.p50_ms:.2f} ms",
+                f"{system.p95_ms:.2f} ms",
+                f"{system.rows_per_second:,.0f}",
+            ]
+            for name, system in self.systems.items()
+        ]
+        return markdown_table(["system", *metrics, "bytes", "p50", "p95", "rows / s"], rows)
+
+    def __str__(self) -> str:
+        same = (
+            f"{self.agreement:.2%} of {self.rows} rows ({self.dataset}) get the same label from both; "
+            f"logits differ by {self.max_difference:.2g} at most."
+        )
+        notes = (f"\nNote: {note}" for note in self.notes)
+        return "\n".join([self.table(), "", same, "", f"{self.measured}.", *notes])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write export.json and export.md, and return the path of the latter."""
+        path = Path(folder, FILE).with_suffix(".md")
+        Path(folder, FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        path.write_text(f"# The exported student\n\n{self}\n", encoding="utf-8")
+        return path
+
+
+def export_student(
+    folder: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    output: str | os.PathLike[str] | None = None,
+    rows: Any = None,
+    text_columns: Sequence[str] | None = None,
+    label_column: str = "label",
+    max_length: int | None = None,
+    metrics: Sequence[Any] | None = None,
+    batch_size: int = 32,
+    task: str | Task = "text-classification",
+    dataset_name: str = "the rows given",
+    notes: Sequence[str] = (),
+) -> ExportReport:
+    """Write a student for onnxruntime, with its tokenizer, and compare it with the student itself.
+
+    Nothing is left in ``output`` where the exported student answers otherwise.
+
+    Args:
+        folder: Of the student, in safetensors.
+        format: ``onnx``, float32; or ``int8``, weights in 7 bits and a sign per channel, activations quantised as they
+            come, batch by batch.
+        output: Where to write; None: a folder of the format's name in the student's.
+        rows: Raw rows to compare and evaluate on; None: random tokens, and no metrics.
+        text_columns, label_column: As for the trainer.
+        max_length: Longest input in tokens; None: what tokenizer and positions allow.
+        metrics: As for `evaluate_ensemble`; those that compare with an ensemble are left out.
+        batch_size: Rows per forward of the comparison.
+        task: A name of `TASKS`, or a `Task`.
+        dataset_name: What the report calls the rows.
+        notes: Sentences to add to the report.
+
+    Raises:
+        ConfigurationError: No such format; packages that are not installed; a model that cannot be exported, or whose
+            export answers otherwise.
+        DataError, UnsafeFileError: No student, or not in safetensors.
+    """
+    if format not in FILES:
+        raise ConfigurationError(
+            f"There is no export format {format!r}{suggest(format, FILES)}; there are {', '.join(FILES)}."
+        )
+    refuse_missing(_PACKAGES)
+    task = build(task, TASKS, kind="task")
+    # float32 whatever it was stored as, since that is what the comparison is with.
+    model = load_with_head(
+        os.fspath(folder), task, what="The student", require_head=True, dtype="float32"
+    ).eval()
+    tokenizer = load_tokenizer(os.fspath(folder), what="The student")
+    view = TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student"))
+    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    columns = task.text_columns if text_columns is None else text_columns
+    if rows is None:
+        prepared, dataset_name = _random_rows(view, model.config.vocab_size), "random tokens"
+    else:
+        prepared = prepare_dataset(
+            rows,
+            text_columns=columns,
+            label_column=label_column,
+            label_names=labels,
+            student_view=view,
+            teacher_views={},
+            what=dataset_name,
+        )
+    collator = MultiTeacherCollator(DataCollatorWithPadding(tokenizer), {})
+    batches = list(DataLoader(prepared, batch_size=batch_size, collate_fn=collator))
+    inputs = [name for name in batches[0] if name in named_inputs(model) - {"labels"}]
+    output = Path(folder, format) if output is None else Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unfinished:
+        made = write_onnx(model, {name: batches[0][name] for name in inputs}, Path(unfinished, FILES["onnx"]))
+        checked = batches if format == "onnx" else batches[: -(-_CHECKED_ROWS // batch_size)]
+        reference, logits = (
+            _logits(model, tqdm(batches, desc="The student", leave=False), inputs),
+            _session_logits(made, checked, inputs),
+        )
+        difference = np.abs(logits - reference[: len(logits)]).max()
+        if not difference <= TOLERANCE:
+            raise ConfigurationError(
+                f"The exported student's logits differ from the student's by up to {difference:.3g}, more than the "
+                f"{TOLERANCE:g} that rounding explains, so nothing was kept: torch {torch.__version__} does not export "
+                f"{type(model).__name__} faithfully; try another version."
+            )
+        if format == "int8":
+            made = quantize(made, Path(unfinished, FILES["int8"]))
+            logits = _session_logits(made, batches, inputs)
+        ids, truth = (
+            torch.cat([batch[key] for batch in batches]).numpy() for key in ("example_id", "labels")
+        )
+        answers = Answered(ids, truth, {"student": reference, format: logits})
+        values = _metrics(metrics or task.metrics, answers)
+        _, first = np.unique(ids, return_index=True)
+        chosen = set(timed_rows(np.sort(first).tolist()))
+        timed = [row for i, row in enumerate(prepared) if i in chosen]
+        calls = {
+            "student": functools.partial(_forward, model, inputs=inputs),
+            format: functools.partial(run_session, open_session(made), inputs=inputs),
+        }
+        times = _times(calls, timed, collator, inputs)
+        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        sizes = {"student": weights, format: sum(f.stat().st_size for f in made.parent.iterdir())}
+        report = ExportReport(
+            format=format,
+            file=made.name,
+            inputs=tuple(inputs),
+            max_length=view.max_length,
+            labels=labels,
+            systems={name: Served(values[name], sizes[name], *times[name]) for name in sizes},
+            dataset=dataset_name,
+            rows=len(logits),
+            max_difference=float(np.abs(logits - reference).max()),
+            agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+            measured=(
+                f"Latency of single rows, medians and 95th percentiles, and throughput of batches of {_BATCH}, over "
+                f"{len(timed)} of these rows, student and exported student in turns, on cpu ({platform.machine()}, "
+                f"{torch.get_num_threads()} thread(s)), tokenization not counted"
+            ),
+            versions={name: importlib.metadata.version(name) for name in ("torch", *_PACKAGES)},
+            notes=tuple(notes),
+            answers=answers,
+        )
+        tokenizer.save_pretrained(unfinished)
+        model.config.save_pretrained(unfinished)
+        report.save(unfinished)
+        output.mkdir(exist_ok=True)
+        for file in Path(unfinished).iterdir():
+            file.replace(output / file.name)
+    return report
+
+
+class OnnxStudent:
+    """An exported student: texts in, logits out, by onnxruntime alone.
+
+    Args:
+        folder: What `export_student` wrote.
+        threads: Of onnxruntime; None: as many as PyTorch has.
+
+    Raises:
+        CorruptStateError: There is no exported student.
+        ConfigurationError: onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
+        refuse_missing(("onnxruntime",))
+        path = Path(folder, FILE)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            file, self.inputs = Path(folder, Path(content["file"]).name), tuple(content["inputs"])
+            self.label_names, max_length = tuple(content["labels"]), content["max_length"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptStateError(
+                f"{path} does not describe an exported student ({' '.join(str(error).split())[:200]}): export it again, "
+                "hf-distill export RUN --format onnx."
+            ) from error
+        self.view = TokenView(load_tokenizer(os.fspath(folder), what="The exported student"), max_length)
+        self._session = open_session(file, threads)
+
+    def __call__(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int = 32
+    ) -> np.ndarray:
+        """Logits of texts, or of pairs of texts.
+
+        Args:
+            texts: N texts, the first of a pair where there are two.
+            pairs: N second texts.
+            batch_size: Rows per run.
+
+        Returns:
+            (N, C) float32, in the order of ``label_names``.
+        """
+        columns = [list(column) for column in (texts, pairs) if column is not None]
+        found = [np.empty((0, len(self.label_names)), np.float32)]
+        for start in range(0, len(columns[0]), batch_size):
+            encoded = self.view.encode([column[start : start + batch_size] for column in columns])
+            rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+            batch = self.view.collate(rows, torch.arange(len(rows)))
+            found.append(run_session(self._session, batch, self.inputs))
+        return np.concatenate(found)
+
+
+def _random_rows(view: TokenView, vocabulary: int) -> list[dict[str, Any]]:
+    """Prepared rows of 1 to 64 tokens that are no special ones, the same whenever they are drawn."""
+    tokenizer, generator = view.tokenizer, np.random.default_rng(0)
+    known = sorted(
+        set(range(vocabulary)) & set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+    )
+    rows = []
+    for number in range(_RANDOM_ROWS):
+        length = int(generator.integers(1, min(_LENGTH, view.max_length or _LENGTH) + 1))
+        ids = generator.choice(known, length).tolist()
+        kinds = {"attention_mask": [1] * length, "token_type_ids": [0] * length}
+        own = {kind: values for kind, values in kinds.items() if kind in tokenizer.model_input_names}
+        rows.append({"input_ids": ids, **own, "labels": UNLABELLED, "example_id": number})
+    return rows
+
+
+def _forward(model: PreTrainedModel, batch: Mapping[str, Tensor], inputs: Sequence[str]) -> np.ndarray:
+    """Logits (B, C) float32."""
+    with torch.inference_mode():
+        return model(**{name: batch[name] for name in inputs}).logits.numpy()
+
+
+def _logits(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str]) -> Any:
+    return np.concatenate([_forward(model, batch, inputs) for batch in batches])
+
+
+def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs: Sequence[str]) -> np.ndarray:
+    session = open_session(file)
+    rows = tqdm(batches, desc=file.name, leave=False)
+    return np.concatenate([run_session(session, batch, inputs) for batch in rows])
+
+
+def _metrics(metrics: Sequence[Any], answers: Answered) -> dict[str, dict[str, float]]:
+    """Values of each system on the labelled rows; none where there are no labels."""
+    if not (answers.labels != UNLABELLED).any():
+        return {name: {} for name in answers.logits}
+    compute = compute_metrics_from(metrics)
+    return {name: compute(EvalPrediction(own, answers.labels)) for name, own in answers.logits.items()}
+
+
+def _times(
+    calls: Mapping[str, Callable[[Mapping[str, Tensor]], Any]],
+    rows: Sequence[Mapping[str, Any]],
+    collator: MultiTeacherCollator,
+    inputs: Sequence[str],
+) -> dict[str, tuple[float, float, float]]:
+    """p50 and p95 of single rows in milliseconds, and rows per second in batches, by system."""
+
+    def batches(size: int) -> list[dict[str, Tensor]]:
+        made = (collator(rows[i : i + size]) for i in range(0, len(rows), size))
+        return [{name: batch[name] for name in inputs} for batch in made]
+
+    found = {}
+    for name, pace in time_rows(calls, batches(1), batches(_BATCH), seconds=_SECONDS, show=True).items():
+        p50, p95 = 1000 * np.quantile(pace.singles, [0.5, 0.95])
+        found[name] = (float(p50), float(p95), pace.throughput)
+    return found

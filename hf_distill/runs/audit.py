@@ -1,0 +1,86 @@
+"""The audit of a recipe's teachers on its own held-out rows; no student is loaded and nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
+from ..recipe.building import build_arguments, build_cache, teacher_specs
+from ..recipe.loading import evaluation_split, load_data
+from ..recipe.sections import Recipe, TeacherEntry
+from ..recipe.student_section import label_names
+
+if TYPE_CHECKING:
+    from ..evaluation.audit import AuditReport
+
+
+def audit_recipe(recipe: Recipe, split: str | None = None) -> AuditReport:
+    """Audits the teachers of a recipe, from its teacher cache where it names one.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        split: "train", "validation" or "test"; None: the validation split, or the test split where the final report is
+            made on the validation split.
+
+    Raises:
+        DataError: there is no such split, or no labels in it.
+    """
+    from accelerate import Accelerator
+
+    from ..evaluation.audit import RULES, audit_teachers
+    from ..fusion import AutoFusion, build_fusion
+
+    args = build_arguments(recipe)
+    rows = load_data(recipe)
+    split, notes = _audited_split(split, rows, evaluation_split(recipe, rows))
+    own = build_fusion(recipe.fusion)
+    known = own == AutoFusion() or own in [build_fusion(rule) for rule in RULES.values()]
+    accelerator = Accelerator(cpu=args.use_cpu)
+    cache = build_cache(recipe, rows["train"], accelerator.device)
+    if cache is not None:
+        cache.add(rows[split], recipe.data.text_columns)
+    return audit_teachers(
+        teacher_specs(recipe) if cache is None else cache.teachers,
+        rows[split],
+        fusions=RULES if known else {**RULES, "the recipe's": own},
+        task=recipe.task,
+        text_columns=recipe.data.text_columns,
+        label_column=recipe.data.label_column,
+        label_names=label_names(recipe, rows["train"]),
+        batch_size=args.per_device_eval_batch_size,
+        accelerator=accelerator,
+        dataset_name=split,
+        entries=[_written(entry) for entry in recipe.teachers.models],
+        live=() if cache is None else teacher_specs(recipe),
+        notes=notes,
+    )
+
+
+def _audited_split(split: str | None, rows: Mapping[str, Any], report: str | None) -> tuple[str, list[str]]:
+    """The split, and what the report must say of it."""
+    if split is None:
+        held_out = [name for name in ("validation", "test") if name in rows]
+        if not held_out:
+            raise DataError(
+                "the data has only training rows, which the teachers may have been trained on; name held-out rows in "
+                "data.files.validation, or audit these all the same with --split train"
+            )
+        split = next((name for name in held_out if name != report), held_out[0])
+    if split not in rows:
+        raise DataError(f"there is no {split} split to audit; the data has only {', '.join(rows)}")
+    if split == report:
+        return split, [
+            f"The final report is made on the {split} rows too. What is chosen and fitted here by their labels makes that "
+            "report flatter the ensemble: choose on other rows."
+        ]
+    if split == "train":
+        return split, [
+            "These are training rows. Teachers that were trained on them look better, and surer, than they are."
+        ]
+    return split, []
+
+
+def _written(entry: TeacherEntry) -> Any:
+    given = entry.model_dump(exclude_defaults=True)
+    return given if len(given) > 1 else entry.model

@@ -1,0 +1,1 @@
+"""Three teachers, one student, one table: offline."""

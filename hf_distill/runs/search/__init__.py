@@ -1,0 +1,1 @@
+"""Trials of a recipe, and the recipe with the best of them."""

@@ -1,0 +1,334 @@
+"""The search over a recipe's knobs: trial after trial from one cache of the teachers' outputs, until the best is written."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError, CorruptStateError, DataError
+from ...recipe import yaml12
+from ...recipe.building import build_arguments, build_trainer, recipe_fusion, written
+from ...recipe.loading import evaluation_split, load_data
+from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
+from ...recipe.sections import Hub, Losses, Recipe
+from .report import BASELINE_SHARES, SearchReport, Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ...fusion import FusionChoice
+    from ...training.trainer import MultiTeacherDistillationTrainer
+
+_MINIMIZED = ("nll", "brier")
+_ATTEMPTS = 3
+
+
+def search_recipe(
+    recipe: Recipe, *, trials: int = 20, output: str | os.PathLike[str] | None = None
+) -> SearchReport:
+    """Searches the knobs of a recipe by training its student again and again, and writes the best recipe.
+
+    The teachers run once over every row; a trial costs a training from their stored outputs. What is searched is the
+    section `search` of the recipe. The first trial has the recipe's own values, where they lie within the ranges. A
+    search goes on where it was left, also with more trials; one that has them all only reports. An interrupted trial is
+    trained again, one that failed is not.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        trials: how many trainings in all.
+        output: the folder of the search; None: the recipe's output folder with `-search` behind its name.
+
+    Returns:
+        The report; it is in `search.md` and `search.png` too, beside `best.yaml` and `study.db`.
+
+    Raises:
+        ConfigurationError: Optuna is not installed; the folder holds the search of another recipe.
+        DataError: there are no validation rows with labels to choose by.
+    """
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigurationError(
+            "a search needs Optuna, not installed here: pip install 'hf-distill[search]'"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError(
+            f"a search runs in one process, but {os.environ['WORLD_SIZE']} were launched; start it without a launcher"
+        )
+    folder = Path(f"{recipe.training['output_dir']}-search" if output is None else output)
+    knobs, metric = search_knobs(recipe), "nll" if recipe.search is None else recipe.search.metric
+    base = _base(recipe, folder, metric)
+    study = _open_study(folder, base, knobs, metric)
+    own = _own_values(recipe, knobs)
+    if len(_finished(study)) < trials:
+        _search(recipe, base, study, knobs, metric, trials, own)
+    report = _report(study, knobs, metric, own)
+    report.save(folder)
+    _write_best(recipe, base, report, folder)
+    return report
+
+
+def _base(recipe: Recipe, folder: Path, metric: str) -> Recipe:
+    """The recipe of every trial: nothing is pushed or saved, and its evaluations say the metric."""
+    from ...tasks.task import TASKS
+
+    metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
+    training = {
+        **recipe.training,
+        "output_dir": str(folder),
+        "save_strategy": "no",
+        "load_best_model_at_end": False,  # what it would load is told from the evaluations instead, see `_Objective`
+        "push_to_hub": False,
+        "disable_tqdm": True,
+    }
+    return recipe.model_copy(
+        update={
+            "teachers": recipe.teachers.model_copy(
+                update={"cache_dir": recipe.teachers.cache_dir or str(folder / "cache")}
+            ),
+            "training": training,
+            "evaluation": recipe.evaluation.model_copy(
+                update={"metrics": (*metrics, *({metric} - set(metrics)))}
+            ),
+            "hub": Hub(),
+            "search": None,
+        }
+    )
+
+
+def _open_study(folder: Path, base: Recipe, knobs: list[Knob], metric: str) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        study = optuna.create_study(
+            direction="minimize" if metric in _MINIMIZED else "maximize", **_stored(folder)
+        )
+        before = study.user_attrs.get("recipe")
+    except Exception as error:  # of the data base, whichever library of Optuna's meets it
+        raise CorruptStateError(
+            f"{folder / 'study.db'} cannot be read as the state of a search "
+            f"({' '.join(str(error).split())[:200]}); remove it, or name another folder with --output"
+        ) from error
+    content = copy.deepcopy(written(base))
+    del content["training"]["output_dir"], content["teachers"]["cache_dir"]
+    content["search"] = {"metric": metric, "knobs": [repr(knob) for knob in knobs]}
+    if before is None:
+        study.set_user_attr("recipe", content)
+    elif differing := _differing(before, content):
+        raise ConfigurationError(
+            f"{folder} holds a search of another recipe (they differ in {', '.join(differing[:4])}); name another "
+            "folder with --output, or remove this one"
+        )
+    return study
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Where the state of a search is, as `optuna.create_study` takes it."""
+    return {"storage": f"sqlite:///{folder / 'study.db'}", "study_name": "search", "load_if_exists": True}
+
+
+def _differing(before: Any, now: Any, path: str = "") -> list[str]:
+    """Paths of what two recipes say differently."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            found
+            for key in keys
+            for found in _differing(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [path]
+
+
+def _own_values(recipe: Recipe, knobs: list[Knob]) -> dict[str, Any] | None:
+    """The recipe's own values of the knobs, where all lie in the ranges."""
+    args = build_arguments(recipe)
+    values = {
+        knob.name: fusion_name(recipe.fusion) if knob.name == "fusion" else getattr(args, knob.name)
+        for knob in knobs
+    }
+    return values if all(values[knob.name] in knob for knob in knobs) else None
+
+
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    from optuna.trial import TrialState
+
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def _search(
+    recipe: Recipe,
+    base: Recipe,
+    study: optuna.Study,
+    knobs: list[Knob],
+    metric: str,
+    trials: int,
+    own: dict[str, Any] | None,
+) -> None:
+    import optuna
+
+    from ...rows.preparing import count_labelled
+    from .progress import TrialBar
+
+    rows = load_data(base)
+    if "validation" not in rows:
+        raise DataError(f"a search chooses on validation rows, but the data has only {', '.join(rows)}")
+    trainer = build_trainer(base, rows=rows)
+    if count_labelled(trainer.eval_dataset) == 0:
+        raise DataError("a search chooses on validation rows with labels, but these have none")
+    split = evaluation_split(recipe, rows)
+    study.set_user_attr("report_split", split)
+    choices = _choices(recipe, trainer, split) if any(knob.name == "fusion" for knob in knobs) else {}
+    start = copy.deepcopy(trainer.student).cpu()
+    trainer.model_init = lambda: copy.deepcopy(start)  # every trial begins with the same student
+    objective = _Objective(recipe, metric)
+    _enqueue_left(study, own)
+
+    def draw(trial: optuna.Trial) -> dict[str, Any]:
+        objective.begin()
+        values = {knob.name: knob.draw(trial) for knob in knobs}
+        if "fusion" in values:
+            trainer.fusion_choice = choices[values.pop("fusion")]
+            trainer.teacher_pool.listen(trainer.fusion)
+        return values
+
+    done = len(_finished(study))
+    bar = TrialBar(done, trials)
+    trainer.add_callback(bar)
+    try:
+        for _ in range(trials - done):
+            # One trial a call, since the study is in its file. What a training prints is the same every time.
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
+                trainer.hyperparameter_search(
+                    hp_space=draw,
+                    compute_objective=objective,
+                    n_trials=1,
+                    backend="optuna",
+                    direction=study.direction.name.lower(),
+                    **_stored(Path(base.training["output_dir"])),
+                    # A sampler that begins anew draws as the first did: it is told how many trials there are.
+                    sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
+                    pruner=optuna.pruners.NopPruner(),
+                )
+    except KeyboardInterrupt:  # for Optuna the trial has failed
+        last = study.trials[-1]
+        if last.state is optuna.trial.TrialState.FAIL:
+            study.enqueue_trial(_values(last))
+        raise
+    finally:
+        bar.close()
+
+
+def _choices(
+    recipe: Recipe, trainer: MultiTeacherDistillationTrainer, report_split: str | None
+) -> dict[str, FusionChoice]:
+    """Every fusion, fitted or chosen once, by its name."""
+    from ...teachers.held_out import choose_fusion
+
+    chosen = {fusion_name(recipe.fusion): trainer.fusion_choice}
+    for name, spec in search_fusions(recipe).items():
+        chosen[name] = chosen.get(name) or choose_fusion(
+            recipe_fusion(recipe.model_copy(update={"fusion": spec}), report_split),
+            trainer.eval_dataset,
+            pool=trainer.teacher_pool,
+            loader=trainer.get_eval_dataloader,
+            accelerator=trainer.accelerator,
+        )
+    return chosen
+
+
+def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None) -> None:
+    """Puts first what is to be trained whatever the sampler thinks: the recipe's own values, and interrupted trials.
+
+    A trial that failed is not trained again: what ran out of memory would do so again, and no other would be reached.
+    For the same reason one in which the process died is begun `_ATTEMPTS` times at most.
+    """
+    from optuna.trial import TrialState
+
+    interrupted = study.get_trials(states=(TrialState.RUNNING,))
+    for trial in interrupted:
+        study.tell(trial.number, state=TrialState.FAIL)
+    begun = [_values(trial) for trial in study.trials]
+    first = [own] if own and own not in begun else []
+    for values in [*first, *map(_values, interrupted)]:
+        if values and begun.count(values) < _ATTEMPTS:
+            study.enqueue_trial(values)
+
+
+def _values(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """What a trial has drawn, or what it was told to draw and had not yet."""
+    return {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+
+
+class _Objective:
+    """The metric of the student that a run with these values would keep: its last, or the best by its own choice."""
+
+    def __init__(self, recipe: Recipe, metric: str) -> None:
+        args = build_arguments(recipe)
+        self._key, self._worst = f"eval_{metric}", math.inf if metric in _MINIMIZED else -math.inf
+        self._chosen_by, self._greater = None, bool(args.greater_is_better)
+        if args.load_best_model_at_end:
+            self._chosen_by = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        self.begin()
+
+    def begin(self) -> None:
+        self._mark: float | None = None
+        self._value = self._worst
+
+    def __call__(self, metrics: Mapping[str, float]) -> float:
+        value = metrics[self._key]
+        value = value if math.isfinite(value) else self._worst
+        if self._chosen_by is None:
+            return value
+        mark = metrics[self._chosen_by] * (1 if self._greater else -1)
+        if self._mark is None or mark > self._mark:
+            self._mark, self._value = mark, value
+        return self._value
+
+
+def _report(study: optuna.Study, knobs: list[Knob], metric: str, own: dict[str, Any] | None) -> SearchReport:
+    trials = tuple(
+        Trial(trial.number, trial.params, trial.value, trial.duration.total_seconds())
+        for trial in _finished(study)
+    )
+    number = next((trial.number for trial in trials if trial.values == own), None)
+    on_report = study.user_attrs.get("report_split") == "validation"
+    return SearchReport(metric, metric in _MINIMIZED, tuple(knobs), trials, number, on_report)
+
+
+def _write_best(recipe: Recipe, base: Recipe, report: SearchReport, folder: Path) -> Path:
+    """Writes the recipe with the values of the best trial, and returns its path."""
+    from ... import __version__
+
+    values = dict(report.best.values)
+    fusion = search_fusions(recipe)[values.pop("fusion")] if "fusion" in values else recipe.fusion
+    losses = {name: value for name, value in values.items() if name in Losses.model_fields}
+    training = {name: value for name, value in values.items() if name not in losses}
+    best = recipe.model_copy(
+        update={
+            "fusion": fusion,
+            "losses": recipe.losses.model_copy(update=losses),
+            "training": {**recipe.training, **training, "output_dir": str(folder / "best")},
+            "teachers": base.teachers,
+            "search": None,
+        }
+    )
+    path = folder / "best.yaml"
+    keys = {**{name: f"losses.{name}" for name in losses}, **{name: f"training.{name}" for name in training}}
+    chosen = [keys.get(name, name) for name in report.best.values]
+    header = [
+        f"Written by hf_distill {__version__}: the best of {len(report.trials)} trials, number {report.best.number}, by "
+        f"{report.metric} on the validation rows ({report.best.objective:.4f}).",
+        f"The search chose {', '.join(chosen)}; all else is as in its recipe.",
+        *([BASELINE_SHARES] if "learning_rate" in training else []),
+    ]
+    path.write_text("".join(f"# {line}\n" for line in header) + yaml12.write(written(best)), encoding="utf-8")
+    return path

@@ -1,0 +1,1 @@
+"""The trainings that a verdict needs, and its judgement."""

@@ -1,0 +1,68 @@
+"""What rows, weights and the user's own modules are known by: two trainings with the same are the same training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from ...recipe.sections import Recipe
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel
+
+
+def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) -> str:
+    """Returns what the rows of all splits are known by.
+
+    Args:
+        rows: what `load_data` returned.
+        columns: those that count, where a split has them.
+
+    Example:
+        >>> digest = rows_digest({"train": rows}, ["text", "label"])
+        >>> digest == rows_digest({"train": rows.select(range(64))}, ["text", "label"])
+        True
+        >>> digest == rows_digest({"train": rows.select(range(63))}, ["text", "label"])
+        False
+    """
+    digest = xxhash.xxh3_128()
+    for split, dataset in rows.items():
+        known = [column for column in columns if column in dataset.column_names]
+        digest.update(json.dumps([split, known, len(dataset)]).encode())
+        for batch in dataset.select_columns(known).with_format(None).iter(10_000):
+            digest.update(json.dumps([batch[column] for column in known], default=str).encode())
+    return digest.hexdigest()
+
+
+def weights_digest(student: PreTrainedModel) -> str:
+    """What weights are known by, in whichever floating type they are kept."""
+    import torch
+
+    digest = xxhash.xxh3_128()
+    for name, tensor in student.state_dict().items():
+        tensor = tensor.detach().cpu()
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(name.encode())
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def module_digests(recipe: Recipe) -> dict[str, str]:
+    """Returns hashes of the user's own modules that the recipe names: edited, they make another training."""
+    import importlib.util
+
+    named = json.dumps([recipe.fusion, recipe.losses.model_dump()], default=str)
+    found = {}
+    for text in named.split('"'):
+        module, colon, _ = text.partition(":")
+        if not colon or not all(part.isidentifier() for part in module.split(".")):
+            continue
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin and Path(spec.origin).is_file():
+            found[module] = xxhash.xxh3_128_hexdigest(Path(spec.origin).read_bytes())
+    return found

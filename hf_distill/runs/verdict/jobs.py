@@ -1,0 +1,200 @@
+"""Trainings in processes of their own, as many at a time as cores or GPUs allow, with one bar for all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from tqdm.auto import tqdm
+
+from ...errors import HfDistillError
+
+STEPS_FILE = "steps_done"
+LOG_FILE = "log.txt"
+
+_POLL = 0.2
+_KEPT = "What was finished is kept: the same command goes on from there."
+# What a launcher said to this process and must not say to another: it would wait for company that never comes.
+_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        name: What messages call it.
+        arguments: Of the package's own command.
+        folder: Gets `LOG_FILE`; the job writes `STEPS_FILE` there.
+        steps: How many it will take.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    folder: Path
+    steps: int
+
+
+def places(device: str, jobs: int, environment: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
+    """Where jobs run at the same time: what each one's environment has besides, one entry per place.
+
+    On a CPU a place per core, the threads divided among them; on GPUs one place each. Elsewhere there is one place, and
+    with one place the jobs may as well run in this process.
+
+    Args:
+        device: ``cpu``, ``cuda`` or what else torch calls it.
+        jobs: How many there are.
+        environment: Says how many threads are wanted and which GPUs may be seen.
+
+    Example:
+        >>> places("mps", 9)
+        [{}]
+    """
+    if device == "cuda":
+        import torch
+
+        count = torch.cuda.device_count()
+        seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        names = seen if len(seen) == count else [str(i) for i in range(count)]
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: max(1, jobs)]]
+    if device != "cpu":
+        return [{}]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = max(1, min(jobs, cores))
+    threads = cores // count
+    given = environment.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        threads = min(threads, int(given))
+    return [{"OMP_NUM_THREADS": str(max(1, threads))} for _ in range(count)]
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    where: Sequence[Mapping[str, str]],
+    *,
+    program: Sequence[str] = (sys.executable, "-P", "-m", "hf_distill"),
+    show: bool = True,
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Run every job, one per place at a time; what was finished when one fails stays finished.
+
+    Jobs find their modules where this process finds them, and end with it where it is told to end.
+
+    Args:
+        jobs: The trainings.
+        where: Of `places`.
+        program: What the arguments are given to.
+        show: Whether a line says which job begins, and on a terminal a bar how far they are.
+        wait: Sleeps.
+
+    Raises:
+        HfDistillError: A job could not be started, or failed; the message then has the end of its log.
+    """
+    waiting, running = list(jobs), {}
+    bar = tqdm(
+        total=sum(job.steps for job in jobs),
+        desc=f"Verdict: {len(jobs)} trainings, {len(where)} at a time",
+        unit="step",
+        dynamic_ncols=True,
+        disable=None if show else True,
+    )
+    done = 0
+    with _ended_by_sigterm():
+        try:
+            while waiting or running:
+                for place, added in enumerate(where):
+                    if place not in running and waiting:
+                        job = waiting.pop(0)
+                        if show:
+                            number = f"{len(jobs) - len(waiting)} of {len(jobs)}"
+                            bar.write(f"{job.name} begins ({number}); its log is {job.folder / LOG_FILE}")
+                            sys.stdout.flush()
+                        running[place] = job, _started(job, added, program)
+                for place, (job, process) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[place]
+                    if process.returncode != 0:
+                        raise _failure(job, process.returncode)
+                    done += job.steps
+                now = done + sum(_steps(job) for job, _ in running.values())
+                bar.update(now - bar.n)
+                if running:
+                    wait(_POLL)
+        finally:
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                process.wait()
+            bar.close()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, which schedulers send, is an exception here: left to itself it would end this process and no job."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no other thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(
+            signal.SIGTERM, before or signal.SIG_DFL
+        )  # None: a library's own, which cannot be put back
+
+
+def _started(job: Job, added: Mapping[str, str], program: Sequence[str]) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
+    # `python -m` looks into the working directory first: another copy of the package there would do the training.
+    modules = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        (job.folder / STEPS_FILE).unlink(missing_ok=True)
+        with (job.folder / LOG_FILE).open("wb") as log:
+            return subprocess.Popen(
+                [*program, *job.arguments],
+                env={**kept, "PYTHONPATH": modules, **added},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+    except OSError as error:
+        raise HfDistillError(f"{job.name} could not be started: {error}. {_KEPT}") from error
+
+
+def _steps(job: Job) -> int:
+    try:
+        return min(job.steps, int((job.folder / STEPS_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return 0
+
+
+def _failure(job: Job, code: int) -> HfDistillError:
+    path = job.folder / LOG_FILE
+    lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    end = "\n".join(f"    {line}" for line in [line for line in lines if line.strip()][-12:])
+    ending = f"ended with exit code {code}"
+    if code < 0:
+        ending = f"was ended by signal {-code} ({signal.strsignal(-code)})"
+        if -code == signal.SIGKILL:
+            ending += (
+                ", as the system does where memory runs out (fewer cores, `taskset -c 0 hf-distill …`, or fewer GPUs in "
+                "CUDA_VISIBLE_DEVICES let fewer trainings run at a time)"
+            )
+    error = HfDistillError(f"{job.name} {ending}. The end of {path}:\n{end}\n{_KEPT}")
+    error.exit_code = code if code in (2, 3, 4, 5) else 1
+    return error

@@ -1,0 +1,392 @@
+"""The verdict of a recipe: its baseline and its other seeds trained, every system measured, the report written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...recipe.building import recipe_fusion, teacher_specs
+from ...recipe.loading import evaluation_split, load_data
+from ...recipe.sections import Recipe
+from .digests import module_digests, rows_digest, weights_digest
+from .trainings import (
+    answers_of_all,
+    first_seed,
+    has_labels,
+    part_folder,
+    spread_out,
+    student_rows,
+    train_part,
+)
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedModel
+
+    from ...training.trainer import MultiTeacherDistillationTrainer
+    from ...verdict import SavedRows, VerdictReport
+    from ...verdict.numbers import Cost
+
+# What of `training` decides neither the weights nor what they are evaluated on; whatever the Hub is told neither. Which
+# steps are evaluated and which may be kept is looked up where the arguments are complete.
+_IRRELEVANT = {
+    "output_dir", "seed", "disable_tqdm", "log_level", "logging_dir", "logging_first_step", "logging_steps",
+    "logging_strategy", "report_to", "run_name", "save_steps", "save_total_limit", "dataloader_num_workers",
+    "dataloader_pin_memory", "per_device_eval_batch_size", "push_to_hub",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A run whose student is about to be trained, and judged afterwards.
+
+    Args:
+        recipe: Of `load_recipe`.
+        rows: What `load_data` returned.
+        split: The rows of the verdict.
+        key: What decides its trainings: those that were finished under it before are not made again.
+    """
+
+    recipe: Recipe
+    rows: Mapping[str, datasets.Dataset]
+    split: str
+    key: str
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of student and baseline, the run's own first."""
+        return [first_seed(self.recipe) + i for i in range(self.recipe.evaluation.seeds)]
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return Path(self.recipe.training["output_dir"])
+
+    def restore(self, trainer: MultiTeacherDistillationTrainer) -> bool:
+        """Gives the trainer the student that the run's folder has, where that was finished by this very recipe.
+
+        Only with several seeds: these are what an interrupted verdict should not pay for twice. A run of one seed is
+        trained whenever it is started.
+
+        Args:
+            trainer: not trained yet.
+        """
+        from transformers import TrainerState
+
+        from ...errors import HfDistillError
+        from ...processes import once
+        from ...students.loading import load_trained
+        from ...verdict.answers import finished_rows, load_rows, rows_file
+
+        def is_there() -> bool:
+            found = finished_rows(self.folder, "student", self.seeds[0], self.key)
+            return found is not None and (self.folder / "trainer_state.json").is_file()
+
+        if len(self.seeds) == 1 or not once(is_there, trainer.accelerator):
+            return False
+        try:
+            trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
+            own = load_rows(rows_file(self.folder, "student", self.seeds[0]))
+            known = own.facts.get("weights")
+            if known is not None and weights_digest(trained) != known:
+                return False  # of another training, which left the rows of this one behind
+            trainer.student.load_state_dict(trained.state_dict())
+            trainer.state = TrainerState.load_from_json(str(self.folder / "trainer_state.json"))
+        except (HfDistillError, OSError, RuntimeError, ValueError, KeyError):
+            return False  # whatever lies there, training it again mends it
+        return True
+
+    def judge(
+        self,
+        trainer: MultiTeacherDistillationTrainer,
+        *,
+        given: PreTrainedModel | None = None,
+        restored: bool = False,
+    ) -> VerdictReport:
+        """Trains what is missing, measures every system, and writes report.json, report.md and report.html.
+
+        Args:
+            trainer: the run's, with the trained student.
+            given: `evaluation.baseline`, loaded.
+            restored: whether the student was there before.
+        """
+        from ...processes import once
+        from ...verdict.answers import rows_file
+
+        own = self._own_rows(trainer, restored)
+        teachers = answers_of_all(trainer, self.rows, self.split, self.key, given)
+        once(lambda: str(teachers.save(self.folder)), trainer.accelerator)
+        found = self._trainings(trainer, own, teachers)
+
+        def judged() -> VerdictReport:
+            # Whoever compares runs later takes the rows of the one that was judged last.
+            os.utime(rows_file(self.folder, "student", self.seeds[0]))
+            report = self._report(trainer, found, teachers)
+            report.save(self.folder)
+            return report
+
+        return once(judged, trainer.accelerator)
+
+    def _own_rows(self, trainer: MultiTeacherDistillationTrainer, restored: bool) -> SavedRows:
+        """Of the student in the run's folder."""
+        from ...verdict.answers import load_rows, rows_file
+
+        if restored:
+            return load_rows(rows_file(self.folder, "student", self.seeds[0]))
+        own = student_rows(trainer, self.rows, self.split, self.key)
+        if trainer.is_world_process_zero():
+            own.save(self.folder)
+        return own
+
+    def _trainings(
+        self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, teachers: SavedRows
+    ) -> dict[tuple[str, int], SavedRows]:
+        """All students and baselines: those that are there, and those that are trained now."""
+        from ...processes import once
+        from ...verdict import best_teacher
+        from ...verdict.answers import finished_rows, load_rows, rows_file
+        from .jobs import places, run_jobs
+
+        teacher = best_teacher(teachers.rows) if self.recipe.evaluation.single_teacher else None
+        others = ["baseline"] if has_labels(self.recipe, self.rows["train"], trainer.student_labels) else []
+        others += ["single"] if teacher is not None else []
+        parts = [(part, seed) for seed in self.seeds for part in ("student", *others)][1:]
+        found = {("student", self.seeds[0]): own}
+
+        def finished() -> list[tuple[str, int]]:
+            return [part for part in parts if finished_rows(self.folder, *part, self.key) is not None]
+
+        there = once(finished, trainer.accelerator)
+        missing = [part for part in parts if part not in there]
+        if missing:
+            _release(trainer)
+        main = trainer.is_world_process_zero()
+        if there and main:
+            named = ", ".join(f"{part} of seed {seed}" for part, seed in there)
+            print(f"Finished before, and not trained again: {named}.", flush=True)
+        where = places(trainer.args.device.type, len(missing))
+        if trainer.accelerator.num_processes == 1 and len(where) > 1 and len(missing) > 1:
+            run_jobs([self._job(trainer, own, *part) for part in missing], where)
+        else:
+            for i, (part, seed) in enumerate(missing):
+                if main:
+                    print(f"Verdict: training {i + 1} of {len(missing)}: {part}, seed {seed}", flush=True)
+                found[part, seed] = train_part(
+                    *(self.recipe, self.rows, self.split, part, seed, self.key, own.facts),
+                    teacher if part == "single" else None,
+                )
+        for part in parts:
+            if part not in found:
+                found[part] = load_rows(rows_file(self.folder, *part))
+        return found
+
+    def _job(self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, part: str, seed: int) -> Any:
+        from .jobs import Job
+
+        arguments = ["train-part", str(self.folder / "recipe.yaml"), part, str(seed), self.key]
+        if trainer.args.n_gpu > 1:
+            # What this process spread over its GPUs, one of them does in as many turns.
+            turns = trainer.args.gradient_accumulation_steps * trainer.args.n_gpu
+            arguments.append(f"training.gradient_accumulation_steps={turns}")
+        name = f"The training of the {part} with seed {seed}"
+        return Job(name, tuple(arguments), part_folder(self.recipe, part, seed), int(own.facts["steps"]))
+
+    def _report(
+        self,
+        trainer: MultiTeacherDistillationTrainer,
+        found: Mapping[tuple[str, int], SavedRows],
+        teachers: SavedRows,
+    ) -> VerdictReport:
+        import numpy as np
+
+        from ...evaluation.evaluating import report_notes
+        from ...fusion import summary
+        from ...rows.preparing import distinct_rows
+        from ...tasks.task import TASKS
+        from ...training.preparation import overlap_notes
+        from ...verdict import judge
+        from ...verdict.report import teacher_share
+
+        choice, recipe = trainer.fusion_choice, self.recipe
+        texts = distinct_rows(self.rows[self.split], recipe.data.text_columns)
+        prepared = trainer.get_eval_dataloader(self.rows[self.split]).dataset
+        chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
+        selected = trainer.eval_dataset if chosen else None
+        fitted = choice.fitted_on.numpy()
+        seen = int(np.isin(teachers.rows.example_ids, fitted).sum())
+        notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
+        if seen:
+            notes.append(f"{seen} of {len(prepared)} rows fitted the fusion and are left out.")
+        baselines, singles = (
+            [found[part, seed] for part, seed in sorted(found) if part == name]
+            for name in ("baseline", "single")
+        )
+        if recipe.evaluation.single_teacher and not singles:
+            notes.append("No teacher has every class, so there is no student of the best single teacher.")
+        if not baselines:
+            notes.append("No training row has a label, so there is no fine-tuned baseline.")
+        costs, conditions, crowded, failed = self._costs(trainer, texts)
+        notes += failed
+        own = found["student", self.seeds[0]]
+        share = teacher_share(
+            costs,
+            rows_seen=round(len(self.rows["train"]) * float(trainer.state.epoch or 0)),
+            cached_rows=None if recipe.teachers.cache_dir is None else len(self.rows["train"]),
+            seconds=float(own.facts.get("seconds") or 0),
+        )
+        return judge(
+            [found["student", seed] for seed in self.seeds],
+            baselines,
+            teachers,
+            singles=singles,
+            task=recipe.task,
+            metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
+            fusion=summary(choice.fusion),
+            texts=texts,
+            left_out=fitted if seen else None,
+            costs=costs,
+            conditions=conditions,
+            teachers_share=share,
+            busy=crowded,
+            sizes=dict(teachers.facts["sizes"]),
+            notes=[*notes, *report_notes(choice, teachers.rows.labels)],
+        )
+
+    def _costs(
+        self, trainer: MultiTeacherDistillationTrainer, texts: Mapping[int, tuple[str, ...]]
+    ) -> tuple[dict[str, Cost], str, str, list[str]]:
+        """Student and teachers timed alone, one after another; teachers that are cached are loaded for it, one at a time.
+
+        A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
+        """
+        from ...errors import HfDistillError
+        from ...evaluation.timing import timed_rows
+        from ...teachers.teacher import Teacher
+        from ...verdict.cost import busy, conditions, measure_costs, time_model
+
+        if spread_out(trainer):
+            return {}, "", "", ["No model was timed: the student's weights are spread over processes."]
+        device, rows = trainer.args.device, timed_rows(texts.values())
+        live = {teacher.name: teacher for teacher in trainer.teachers if isinstance(teacher, Teacher)}
+
+        failed: list[str] = []
+
+        def timing(teacher: Any) -> Any:
+            try:
+                loaded = live.get(teacher.called) or teacher.load(self.recipe.task)
+                return time_model(loaded.model, loaded.view, rows, device=device)
+            except (HfDistillError, OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                failed.append(f"Teacher {teacher.called!r} could not be timed on this machine: {reason}")
+                return None
+
+        waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in teacher_specs(self.recipe)}
+        costs = measure_costs(
+            lambda: time_model(trainer.student, trainer.student_view, rows, device=device), waiting
+        )
+        return costs, conditions(device, self.split, len(rows)), busy(), failed
+
+
+def open_verdict(
+    recipe: Recipe, rows: Mapping[str, datasets.Dataset], trainer: MultiTeacherDistillationTrainer
+) -> Verdict | None:
+    """Returns the verdict that a run is to end with, or None where there is to be none.
+
+    There is none without a test or validation split, where that has no labels, and where `evaluation.verdict` is false.
+
+    Raises:
+        DataError: a label of the split is none of the student's.
+
+    Args:
+        recipe: a recipe of `load_recipe`.
+        rows: what `load_data` returned.
+        trainer: the run's, not trained yet.
+    """
+    split = evaluation_split(recipe, rows)
+    if not recipe.evaluation.verdict or split in (None, "train"):
+        return None
+    assert split is not None
+    if not has_labels(recipe, rows[split], trainer.student_labels):
+        return None
+    return Verdict(recipe, rows, split, _key(recipe, rows, trainer, split))
+
+
+def train_verdict_part(recipe: Recipe, part: str, seed: int, key: str) -> None:
+    """Trains one part of a verdict in a process of its own.
+
+    Args:
+        recipe: the recipe that the run wrote.
+        part: `student`, `baseline` or `single`.
+        seed: of the training.
+        key: as the run knows it.
+
+    Raises:
+        DataError: the data are no longer those that the run has read.
+    """
+    from ...errors import DataError
+    from ...verdict import best_teacher
+    from ...verdict.answers import load_rows, rows_file
+
+    rows, run = load_data(recipe), recipe.training["output_dir"]
+    split = evaluation_split(recipe, rows)
+    assert split is not None
+    own = load_rows(rows_file(run, "student", first_seed(recipe)))
+    teachers = load_rows(rows_file(run, "teachers", None))
+    digest = rows_digest(rows, (*recipe.data.text_columns, recipe.data.label_column))
+    if teachers.facts.get("rows", digest) != digest:
+        raise DataError(
+            f"The data of {Path(run, 'recipe.yaml')} have changed since this run read them, so the {part} of seed {seed} "
+            "would learn other rows than the student it is compared with: put them back, or start the run again."
+        )
+    teacher = best_teacher(teachers.rows) if part == "single" else None
+    train_part(recipe, rows, split, part, seed, key, own.facts, teacher)
+
+
+def _key(
+    recipe: Recipe,
+    rows: Mapping[str, datasets.Dataset],
+    trainer: MultiTeacherDistillationTrainer,
+    split: str,
+) -> str:
+    """What decides the trainings of a verdict: the run as a checkpoint describes it, the start, and the rows."""
+    import xxhash
+
+    from ... import __version__
+    from ...processes import once
+    from ...training.resuming import describe_run
+
+    args = trainer.args
+    run = {k: v for k, v in describe_run(trainer, recipe_fusion(recipe, split)).items() if k != "seed"}
+    digest = xxhash.xxh3_128(weights_digest(trainer.student).encode())
+    for name in dict.fromkeys((split, "validation")):
+        if name in rows:
+            prepared = trainer.get_eval_dataloader(rows[name]).dataset.with_format("numpy")
+            for column in ("example_id", "labels"):
+                digest.update(prepared[column][:].astype("<i8").tobytes())
+    about = {
+        "version": __version__,
+        "run": run,
+        "training": {
+            k: v for k, v in recipe.training.items() if k not in _IRRELEVANT and not k.startswith("hub_")
+        },
+        "evaluated": [str(args.eval_strategy), args.eval_steps, args.metric_for_best_model],
+        "kept": [str(args.save_strategy), args.save_steps] if args.load_best_model_at_end else None,
+        "metrics": recipe.evaluation.metrics,
+        "student": recipe.student.model_dump(),
+        "split": split,
+        "sources": module_digests(recipe),
+    }
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+    # Weights may differ between processes before the first step spreads those of the main one.
+    return once(digest.hexdigest, trainer.accelerator)
+
+
+def _release(trainer: MultiTeacherDistillationTrainer) -> None:
+    """Frees what a finished training holds on its device, for those that follow."""
+    if not spread_out(trainer):
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.accelerator.free_memory()

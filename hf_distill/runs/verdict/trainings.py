@@ -1,0 +1,400 @@
+"""The trainings behind a verdict: the student and the same student without teachers, with one seed after another.
+
+Shapes: N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...recipe.building import build_arguments, build_trainer, teacher_specs
+from ...recipe.sections import Losses, Recipe
+from ...recipe.student_section import build_recipe_student
+from .digests import rows_digest, weights_digest
+
+if TYPE_CHECKING:
+    import datasets
+    import numpy as np
+    from transformers import PreTrainedModel
+
+    from ...training.trainer import MultiTeacherDistillationTrainer
+    from ...verdict.answers import Answers, SavedRows
+
+# What a training that nobody resumes, watches or publishes needs none of.
+_OWN = {
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "report_to": "none",
+    "push_to_hub": False,
+}
+_NOT_OF_BASELINES = (
+    "metric_for_best_model",
+    "greater_is_better",
+    "num_train_epochs",
+    "run_name",
+    "eval_delay",
+)
+
+
+def part_folder(recipe: Recipe, part: str, seed: int) -> Path:
+    """Where a training of the verdict lies: the first seed's student in the run's own folder, others in `seed-S/PART`."""
+    run = Path(recipe.training["output_dir"])
+    return run if part == "student" and seed == first_seed(recipe) else run / f"seed-{seed}" / part
+
+
+def first_seed(recipe: Recipe) -> int:
+    """The seed of the student that the run is made for."""
+    return int(recipe.training.get("seed", 42))  # transformers' own default
+
+
+def train_part(
+    recipe: Recipe,
+    rows: Mapping[str, datasets.Dataset],
+    split: str,
+    part: str,
+    seed: int,
+    key: str,
+    facts: Mapping[str, Any],
+    teacher: str | None = None,
+) -> SavedRows:
+    """Trains one part of the verdict with one seed, and saves what it answers into the run's folder.
+
+    Args:
+        recipe: the recipe of the whole run.
+        rows: what `load_data` returned.
+        split: of the verdict.
+        part: `student`, `baseline`, or `single`, a student of one teacher alone.
+        seed: of the training.
+        key: what the rows are found again by.
+        facts: of the first seed's student: the baseline takes as many `steps`, and is evaluated every `eval_steps`.
+        teacher: the name of the one teacher.
+    """
+    from .jobs import STEPS_FILE
+
+    if part == "baseline":
+        saved = _train_baseline(recipe, rows, split, seed, key, facts)
+    else:
+        folder = part_folder(recipe, part, seed)
+        training = {**recipe.training, "seed": seed, "output_dir": str(folder), "save_total_limit": 1}
+        # Only the first seed's student is published and tracked.
+        training |= {"report_to": "none", "push_to_hub": False}
+        alone = recipe.evaluation.model_copy(update={"seeds": 1, "single_teacher": False})
+        variant = recipe.model_copy(update={"training": training, "evaluation": alone})
+        variant = variant if teacher is None else _taught_by(variant, teacher)
+        trainer = build_trainer(variant, rows=rows, callbacks=_step_file(folder))
+        _train(trainer, f"student{'' if teacher is None else f' of {teacher}'}, seed {seed}")
+        saved = student_rows(trainer, rows, split, key)
+        if teacher is not None:
+            saved = dataclasses.replace(saved, part=part, facts={**saved.facts, "teacher": teacher})
+        trainer.save_model()
+        trainer.save_state()
+        if trainer.is_world_process_zero():
+            for checkpoint in folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+    if _writes():
+        saved.save(recipe.training["output_dir"])
+        (part_folder(recipe, part, seed) / STEPS_FILE).unlink(missing_ok=True)
+    return saved
+
+
+def _taught_by(recipe: Recipe, teacher: str) -> Recipe:
+    """The recipe with all its teachers, of which one alone is heard."""
+    weights = [float(spec.called == teacher) for spec in teacher_specs(recipe)]
+    hidden = tuple(
+        entry.model_copy(update={"teachers": (teacher,)})
+        for entry in recipe.losses.hidden
+        if entry.teachers is None or teacher in entry.teachers
+    )
+    return recipe.model_copy(
+        update={
+            "fusion": {"use": "linear_pool", "weights": weights},
+            "losses": recipe.losses.model_copy(update={"hidden": hidden}),
+        }
+    )
+
+
+def _writes() -> bool:
+    """Whether this is the process that writes."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def _step_file(folder: Path) -> list[Any]:
+    from .jobs import STEPS_FILE
+    from .tracking import StepFile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return [StepFile(folder / STEPS_FILE)]
+
+
+def _train(trainer: MultiTeacherDistillationTrainer, name: str) -> None:
+    from ...verdict import show_losses
+
+    show_losses(trainer, name)
+    trainer.train()
+
+
+def _train_baseline(
+    recipe: Recipe,
+    rows: Mapping[str, datasets.Dataset],
+    split: str,
+    seed: int,
+    key: str,
+    facts: Mapping[str, Any],
+) -> SavedRows:
+    """The same student from the same start, as many optimizer steps, on the labelled rows, without teachers."""
+    from ...evaluation.evaluating import compute_metrics_from
+    from ...tasks.task import TASKS
+    from ...training.trainer import MultiTeacherDistillationTrainer
+    from .tracking import BestWeights
+
+    folder = part_folder(recipe, "baseline", seed)
+    training = {k: v for k, v in recipe.training.items() if k not in _NOT_OF_BASELINES}
+    training |= {**_OWN, "seed": seed, "output_dir": str(folder), "max_steps": facts["steps"]}
+    # Weights that are spread over processes cannot be kept aside.
+    whole = not (training.get("fsdp") or training.get("deepspeed"))
+    # Where the report's own rows chose the student's step, they choose the baseline's too: both are flattered alike.
+    alike = split != "validation" or bool(recipe.training.get("load_best_model_at_end"))
+    selects = "validation" in rows and alike and whole
+    training |= {"eval_strategy": "steps" if selects else "no", "eval_steps": facts["eval_steps"]}
+    args = build_arguments(
+        recipe.model_copy(
+            update={"training": training, "losses": Losses(task_weight=1.0, distill_weight=0.0)}
+        )
+    )
+    model, tokenizer = build_recipe_student(recipe, rows["train"], seed=args.seed)
+    metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
+    best = BestWeights(*_choice(recipe, metrics))
+    trainer = MultiTeacherDistillationTrainer(
+        model=model,
+        args=args,
+        train_dataset=labelled_rows(recipe, rows["train"], facts["label_names"]),
+        eval_dataset=rows["validation"] if selects else None,
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics_from(metrics),
+        callbacks=[*_step_file(folder), *([best] if selects else [])],
+        teachers=[],
+        task=recipe.task,
+        text_columns=recipe.data.text_columns,
+        label_column=recipe.data.label_column,
+        label_names=facts["label_names"],
+    )
+    _train(trainer, f"without teachers, seed {seed}")
+    if selects and best.seen != trainer.state.global_step:
+        trainer.evaluate()  # the last step is a step too
+    found = _answers(trainer, rows, split, "last")
+    if best.weights is not None:
+        if best.step != trainer.state.global_step:
+            trainer.student.load_state_dict(best.weights)
+        chosen = _answers(trainer, rows, split, "best")
+        found = [_merged(*pair) for pair in zip(found, chosen, strict=True)]
+    trainer.save_model()
+    trainer.save_state()
+    return _saved(trainer, "baseline", seed, split, key, found, rows, best.step)
+
+
+def _choice(recipe: Recipe, metrics: Any) -> tuple[str, bool]:
+    """By which metric of the validation rows a step is best, and whether more of it is better: as the student's recipe says."""
+    name = recipe.training.get("metric_for_best_model")
+    if name is not None or recipe.training.get("load_best_model_at_end"):
+        name = (name or "loss").removeprefix("eval_")
+        greater = recipe.training.get("greater_is_better")
+        return name, (not name.endswith("loss")) if greater is None else greater
+    return ("accuracy", True) if "accuracy" in metrics else ("loss", False)
+
+
+def has_labels(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> bool:
+    """Whether any row has a label.
+
+    Args:
+        recipe: names the column.
+        rows: raw rows.
+        label_names: of the classes.
+
+    Raises:
+        DataError: a label is none of the classes.
+    """
+    return recipe.data.label_column in rows.column_names and len(labelled_rows(recipe, rows, label_names)) > 0
+
+
+def labelled_rows(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> datasets.Dataset:
+    """Returns the rows that have a label.
+
+    Args:
+        recipe: names the column, which they have.
+        rows: raw rows.
+        label_names: of the classes.
+
+    Raises:
+        DataError: a label is none of the classes.
+    """
+    import numpy as np
+
+    from ...rows.preparing import UNLABELLED, label_encoder
+
+    column = recipe.data.label_column
+    encode = label_encoder(rows.features[column], tuple(label_names), column)
+    labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
+    kept = np.flatnonzero(labels != UNLABELLED)
+    return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def student_rows(
+    trainer: MultiTeacherDistillationTrainer, rows: Mapping[str, datasets.Dataset], split: str, key: str
+) -> SavedRows:
+    """Returns what a trained student answers, and how its training went.
+
+    Args:
+        trainer: after its training.
+        rows: what `load_data` returned.
+        split: of the verdict.
+        key: what the rows are found again by.
+    """
+    found = _answers(trainer, rows, split, "student")
+    state = trainer.state
+    best = None
+    if state.best_model_checkpoint and trainer.args.load_best_model_at_end:
+        best = int(Path(state.best_model_checkpoint).name.rpartition("-")[2])
+    return _saved(trainer, "student", trainer.args.seed, split, key, found, rows, best)
+
+
+def _answers(
+    trainer: MultiTeacherDistillationTrainer,
+    rows: Mapping[str, datasets.Dataset],
+    split: str,
+    system: str,
+) -> list[Answers]:
+    """The student's answers on the split and, where they are other rows, on the validation rows."""
+    from ...evaluation.evaluating import predict_rows
+    from ...fusion import LinearPool
+    from ...teachers.pool import TeacherPool
+    from ...verdict.answers import Answers
+
+    made = []
+    for name in dict.fromkeys([split, *(["validation"] if "validation" in rows else [])]):
+        found = predict_rows(
+            trainer.get_eval_dataloader(rows[name]),
+            pool=TeacherPool([], trainer.student_labels),
+            fusion=LinearPool(),
+            students={system: trainer.student},
+            accelerator=trainer.accelerator,
+        )
+        made.append(Answers(found.example_ids, found.labels, found.log_probs))
+    return made
+
+
+def answers_of_all(
+    trainer: MultiTeacherDistillationTrainer,
+    rows: Mapping[str, datasets.Dataset],
+    split: str,
+    key: str,
+    given: PreTrainedModel | None,
+) -> SavedRows:
+    """Returns what teachers and ensemble answer on the split, and a checkpoint to compare with, where one is given.
+
+    Args:
+        trainer: the run's.
+        rows: what `load_data` returned.
+        split: of the verdict.
+        key: of the run.
+        given: `evaluation.baseline`, loaded; it is called `baseline` in the report.
+    """
+    from ...evaluation.evaluating import count_parameters, predict_rows
+    from ...verdict.answers import Answers, SavedRows
+
+    others = {} if given is None else {"baseline": given}
+    found = predict_rows(
+        trainer.get_eval_dataloader(rows[split]),
+        pool=trainer.teacher_pool.to(trainer.args.device),
+        fusion=trainer.fusion,
+        students=others,
+        accelerator=trainer.accelerator,
+    )
+    return SavedRows(
+        part="teachers",
+        seed=None,
+        split=split,
+        label_names=tuple(trainer.student_labels),
+        rows=Answers(found.example_ids, found.labels, found.log_probs),
+        facts={
+            "sizes": count_parameters(trainer.teachers, {"student": trainer.student, **others}),
+            "rows": rows_digest(rows, (*trainer.text_columns, trainer.label_column)),
+        },
+        key=key,
+    )
+
+
+def _merged(first: Answers, second: Answers) -> Answers:
+    return first._replace(log_probs={**first.log_probs, **second.log_probs})
+
+
+def _saved(
+    trainer: MultiTeacherDistillationTrainer,
+    part: str,
+    seed: int,
+    split: str,
+    key: str,
+    answers: list[Answers],
+    rows: Mapping[str, datasets.Dataset],
+    best_step: int | None,
+) -> SavedRows:
+    from ...verdict.answers import SavedRows
+
+    state = trainer.state
+    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
+    kept = [{k: v for k, v in e.items() if k != "total_flos"} for e in state.log_history]
+    return SavedRows(
+        part=part,
+        seed=seed,
+        split=split,
+        label_names=tuple(trainer.student_labels),
+        rows=answers[0],
+        validation=answers[1] if len(answers) > 1 else None,
+        lengths=_lengths(trainer, rows[split], answers[0].example_ids),
+        facts={
+            "steps": state.global_step,
+            "seconds": runtimes[-1] if runtimes else None,
+            "best_step": best_step,
+            "eval_steps": _eval_steps(trainer),
+            # Of weights that are spread over processes no process has all.
+            "weights": None if spread_out(trainer) else weights_digest(trainer.student),
+            "label_names": list(trainer.student_labels),
+            "log": kept,
+        },
+        key=key,
+    )
+
+
+def spread_out(trainer: MultiTeacherDistillationTrainer) -> bool:
+    """Whether the student's weights are spread over processes, so that none can run or read it alone."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def _eval_steps(trainer: MultiTeacherDistillationTrainer) -> int:
+    """After how many steps the student was evaluated, or would have been after each epoch."""
+    state = trainer.state
+    if trainer.args.eval_strategy == "steps" and state.eval_steps:
+        return max(1, min(int(state.eval_steps), state.global_step))
+    epochs = state.epoch or 1.0
+    return max(1, min(round(state.global_step / epochs), state.global_step))
+
+
+def _lengths(
+    trainer: MultiTeacherDistillationTrainer, rows: datasets.Dataset, example_ids: np.ndarray
+) -> np.ndarray | None:
+    """(N,) tokens of each row as the student reads it, in the order of its answers, which is the sampler's."""
+    import numpy as np
+
+    prepared = trainer.get_eval_dataloader(rows).dataset
+    if "input_ids" not in prepared.column_names:
+        return None
+    columns = prepared.with_format(None)
+    tokens = {
+        row: len(ids) for row, ids in zip(columns["example_id"][:], columns["input_ids"][:], strict=True)
+    }
+    return np.array([tokens[row] for row in example_ids.tolist()], dtype=np.int64)

@@ -1,0 +1,221 @@
+"""The student: where it comes from, and the names of its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from ..errors import ConfigurationError, DataError
+from ..fusion.alignment import LabelMap, is_generic
+from ..rows.preparing import resolve_label_names
+from ..rows.views import TokenView, input_length
+from ..tasks.task import Task
+from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..training.arguments import DistillationArguments
+from .adapters import add_adapter
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
+    """The config of a student given as a model, id or folder.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not isinstance(student, str):
+        return student.config
+    try:
+        return AutoConfig.from_pretrained(student)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
+        ) from error
+
+
+def refuse_unclear(model: Any, model_init: Any, args: Any, teachers: Sequence[Any]) -> None:
+    """Refuse a student given in two ways or in none, and arguments that say nothing of distillation, or too much.
+
+    Raises:
+        ConfigurationError: It is so.
+    """
+    if not isinstance(args, DistillationArguments):
+        raise ConfigurationError(
+            f"args is a {type(args).__name__}, but temperature and weights are read from it: "
+            "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
+        )
+    if (model is None) == (model_init is None):
+        raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
+    if not teachers and args.distill_weight > 0:
+        raise ConfigurationError(
+            f"There are no teachers, but distill_weight is {args.distill_weight}: name teachers, or set it to 0 for "
+            "training on the labels alone."
+        )
+
+
+class OpenedStudent(NamedTuple):
+    """A student that is ready to learn.
+
+    Attributes:
+        model: Its config names the labels.
+        view: How it reads text.
+        label_names: The labels, in the order of its logits.
+    """
+
+    model: PreTrainedModel
+    view: TokenView
+    label_names: tuple[str, ...]
+
+
+def open_student(
+    model: str | PreTrainedModel,
+    tokenizer: Any,
+    rows: Any,
+    *,
+    task: Task,
+    label_column: str,
+    label_names: Sequence[str] | None,
+    max_length: int | None,
+    teachers: Sequence[Any] = (),
+    peft_config: PeftConfig | None = None,
+) -> OpenedStudent:
+    """The student of a run: loaded where it is given by id or folder, its labels named, its tokenizer found.
+
+    Args:
+        model: Id, folder or model.
+        tokenizer: A tokenizer, id or folder; None: the one stored with a student given by id or folder.
+        rows: Raw rows, which may name the labels; or None.
+        task: Its auto class loads the model.
+        label_column: Of the rows.
+        label_names: What the user says of the labels, see `resolve_label_names`.
+        max_length: Longest input in tokens; None: what tokenizer and positions allow.
+        teachers: Whose models it must not be.
+        peft_config: Of its adapter; None: all of it is trained.
+
+    Raises:
+        ConfigurationError: Nothing says which tokenizer; it is a teacher; the adapter does not fit.
+        DataError: It cannot be loaded, or its head was trained for other labels or another order of them.
+    """
+    if isinstance(tokenizer, str) or (tokenizer is None and isinstance(model, str)):
+        tokenizer = load_tokenizer(tokenizer or model, what="The student")
+    if tokenizer is None:
+        raise ConfigurationError(
+            "processing_class= is missing: pass the student's tokenizer (it is read from the model only where that "
+            "is given by id or folder)."
+        )
+    config = student_config(model)
+    names = resolve_label_names(label_names, rows, label_column, config)
+    refuse_other_label_order(config, names, "The student")
+    if isinstance(model, str):
+        model = load_student(model, names, task)
+    if any(getattr(teacher, "model", None) is model for teacher in teachers):
+        raise ConfigurationError(
+            "The student is one of the teachers, which are frozen: load it a second time."
+        )
+    model = adapted(model, names, peft_config, task)
+    return OpenedStudent(
+        model, TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student")), names
+    )
+
+
+def adapted(
+    model: PreTrainedModel, label_names: Sequence[str], peft_config: PeftConfig | None, task: Task
+) -> PreTrainedModel:
+    """A student with the labels named in its config, and with its adapter, if it is to have one.
+
+    Raises:
+        DataError: The student has another number of outputs.
+        ConfigurationError: The adapter does not fit.
+    """
+    name_labels(model, label_names)
+    return model if peft_config is None else add_adapter(model, peft_config, task)
+
+
+def load_student(id_or_path: str, label_names: Sequence[str], task: Task) -> PreTrainedModel:
+    """A student from the Hub or a folder, with a head for the labels: the checkpoint's, or a fresh one.
+
+    Args:
+        id_or_path: Hub id or folder.
+        label_names: The label names in the order of its logits.
+        task: Its auto class loads the model.
+
+    Raises:
+        DataError: It cannot be loaded, or has a head of another size.
+    """
+    return load_with_head(
+        id_or_path,
+        task,
+        what="The student",
+        require_head=False,
+        dtype="float32",  # a checkpoint stored in half precision would be trained in it; args.bf16 and fp16 autocast
+        num_labels=len(label_names),
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+    )
+
+
+def load_trained(
+    given: str | PreTrainedModel, label_names: Sequence[str], task: Task, what: str
+) -> PreTrainedModel:
+    """A finished student or baseline whose logits are in the order of the labels.
+
+    Args:
+        given: A model, id or folder.
+        label_names: The label names, in the order that is expected of its logits.
+        task: Its auto class loads the model.
+        what: Who it is, for messages: "The baseline".
+
+    Raises:
+        DataError: It cannot be loaded, has no trained head, or answers in another order.
+    """
+    model = load_with_head(given, task, what=what, require_head=True) if isinstance(given, str) else given
+    if model.config.num_labels != len(label_names):
+        raise DataError(
+            f"{what}: its head has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
+            f"{list(label_names)}: give a model with as many, or correct label_names=."
+        )
+    refuse_other_label_order(model.config, label_names, what)
+    return model
+
+
+def name_labels(model: PreTrainedModel, label_names: Sequence[str]) -> None:
+    """Write the label names into the student's config, so that whoever loads it later knows them.
+
+    Raises:
+        DataError: The student has another number of outputs.
+    """
+    if model.config.num_labels != len(label_names):
+        raise DataError(
+            f"The student has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
+            f"{list(label_names)}: load it with num_labels={len(label_names)}, or correct label_names=."
+        )
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {name: i for i, name in enumerate(label_names)}
+    model.config.problem_type = "single_label_classification"
+
+
+def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str], what: str) -> None:
+    """Refuse a head that was trained for the same labels in another order: it would have to learn to swap them.
+
+    Raises:
+        DataError: The config names labels, and not these in this order.
+    """
+    own = [str(config.id2label[i]) for i in range(config.num_labels)]
+    if any(is_generic(name) for name in own):
+        return
+    try:
+        identity = LabelMap.match(own, label_names, teacher=what).is_identity
+    except DataError as error:
+        raise DataError(
+            f"{what}: its head was trained for the labels {own}, the data has {list(label_names)}: correct "
+            "label_names=, or, to train a fresh head, give the checkpoint's body with unnamed labels "
+            f"(from_pretrained(…, num_labels={len(label_names)}, id2label=…))."
+        ) from error
+    if not identity:
+        raise DataError(
+            f"{what}: its head answers in the order {own}, the data in the order {list(label_names)}: "
+            f"pass label_names={own}, and the data's labels are matched to it by name."
+        )

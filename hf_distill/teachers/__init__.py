@@ -1,0 +1,1 @@
+"""What a teacher says, live or stored: whoever asks cannot tell."""

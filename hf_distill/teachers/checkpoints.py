@@ -1,0 +1,162 @@
+"""Checkpoints into memory: safetensors only, with the task's head, and with errors that say what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import DataError, UnsafeFileError
+from ..tasks.task import Task
+
+
+def load_model(
+    id_or_path: str, auto_class: str, *, what: str, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """`from_pretrained` of a class, with errors that say what to do.
+
+    Args:
+        id_or_path: Hub id or folder.
+        auto_class: Name of the class of `transformers` that loads it.
+        what: Who it is for, for messages: "Teacher 'bert'".
+        options: Arguments of ``from_pretrained``.
+
+    Returns:
+        The model, and the names of its parameters that the checkpoint lacks.
+
+    Raises:
+        DataError: Nothing can be loaded there, or sizes do not fit.
+        UnsafeFileError: The weights are not stored as safetensors.
+    """
+    try:
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            id_or_path, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if "safetensors" in reason and "not a local folder" not in reason:
+            raise UnsafeFileError(
+                f"{what}: {id_or_path} holds no model.safetensors; other formats can run code when read and are "
+                "refused. Convert it once where you trust it (load, then save_pretrained) and use the result."
+            ) from error
+        raise DataError(f"{what}: {id_or_path} cannot be loaded as {auto_class}: {reason[:500]}") from error
+    return model, set(info["missing_keys"])
+
+
+def load_with_head(
+    id_or_path: str, task: Task, *, what: str, require_head: bool, **options: Any
+) -> PreTrainedModel:
+    """A model of the task's auto class.
+
+    Args:
+        id_or_path: Hub id or folder.
+        task: Its auto class loads the model.
+        what: Who it is for, for messages: "Teacher 'bert'".
+        require_head: Whether a freshly initialised head is refused.
+        options: Arguments of ``from_pretrained``.
+
+    Raises:
+        DataError: Nothing can be loaded there, sizes do not fit, or a required head is missing.
+        UnsafeFileError: The weights are not stored as safetensors.
+    """
+    model, missing = load_model(id_or_path, task.auto_class, what=what, **options)
+    if require_head:
+        adapters = getattr(model, "peft_config", None) or {}
+        refuse_other_task(model, task, what, checkpoint=not adapters)
+        for adapter in adapters.values():  # its loading report leaves out what the base lacks
+            _, of_base = load_model(
+                adapter.base_model_name_or_path,
+                task.auto_class,
+                what=what,
+                num_labels=model.config.num_labels,
+                trust_remote_code=options.get("trust_remote_code", False),
+            )
+            stored = set(adapter.modules_to_save or ())
+            missing |= {key for key in of_base if not stored & set(key.split("."))}
+        refuse_untrained_head(missing, f"{what}: {id_or_path}", task.name)
+    return model
+
+
+def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedTokenizerBase:
+    """`AutoTokenizer.from_pretrained`, with an error that says whose tokenizer is missing.
+
+    Raises:
+        DataError: No tokenizer can be loaded there.
+    """
+    advice = "Save it there with tokenizer.save_pretrained, or pass it."
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise DataError(
+            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}"
+        ) from error
+    # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise DataError(f"{what}: there is no tokenizer in {id_or_path}. {advice}")
+    return tokenizer
+
+
+def refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoint: bool = False) -> None:
+    """Refuse a model with the head of another task.
+
+    Args:
+        model: The model.
+        task: What it is to be used for.
+        what: Who it is, for messages.
+        checkpoint: Whether the class that saved it counts; else the class in memory.
+
+    Raises:
+        DataError: The head is of another class, or for something else than one of several classes per row.
+    """
+    config = model.config
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # A model in memory has the head of its class, whatever its body was loaded from.
+    architectures = (config.architectures if checkpoint else None) or [type(inside).__name__]
+    if not any(task.architecture in name for name in architectures) and any(
+        "For" in n for n in architectures
+    ):
+        raise DataError(
+            f"{what}: it was saved as {', '.join(architectures)}, but {task.name} needs a *{task.architecture} head: "
+            "name a checkpoint fine-tuned for that task."
+        )
+    if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
+        kind = config.problem_type or "one output, which is regression"
+        raise DataError(
+            f"{what}: its head is for another task ({kind}; {config.num_labels} output(s)), but {task.name} here means "
+            "one of several classes per row."
+        )
+
+
+def refuse_untrained_head(missing: set[str], what: str, purpose: str) -> None:
+    """Refuse a model some of whose parameters no checkpoint holds.
+
+    Args:
+        missing: Their names.
+        what: Who it is, for messages.
+        purpose: What the head is for.
+
+    Raises:
+        DataError: There are some.
+    """
+    if missing:
+        names = ", ".join(sorted(missing)[:4])
+        raise DataError(
+            f"{what} has no trained head for {purpose} (not in the checkpoint: {names}), so its "
+            "answers would be random. Fine-tune it first, or name the fine-tuned checkpoint."
+        )
+
+
+def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear] | None:
+    """The last layer of the head, whose rows are the labels: its name and itself; None where there is no such layer.
+
+    Example:
+        >>> output_layer(bert)
+        ('classifier', Linear(in_features=32, out_features=2, bias=True))
+    """
+    # Heads are registered after the body, and their output last.
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    name, last = layers[-1] if layers else ("", None)
+    return None if last is None or last.out_features != model.config.num_labels else (name, last)

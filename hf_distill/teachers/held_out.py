@@ -1,0 +1,209 @@
+"""What the teachers say of labelled rows that nobody was trained on: collected once, to fit or to judge fusions.
+
+Shapes: K teachers, N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from ..errors import ConfigurationError, CorruptStateError, DataError
+from ..fusion import FusionChoice, HeldOut, build_fusion, describe
+from ..processes import once
+from ..rows.preparing import UNLABELLED, count_labelled
+from .pool import TeacherPool
+
+FILE = "fusion.json"
+"""Where a run keeps the fusion that it fitted or chose."""
+
+# A fusion has few parameters; more rows would cost the teachers' time and change nothing.
+_MOST_ROWS = 4096
+
+
+def collect(loader: Any, pool: TeacherPool, accelerator: Accelerator) -> HeldOut:
+    """Run the teachers over rows.
+
+    Args:
+        loader: Batches of `MultiTeacherCollator`, sharded by the accelerator.
+        pool: The teachers, on the accelerator's device.
+        accelerator: Runs and gathers.
+
+    Returns:
+        `HeldOut`, the same on every process, rows in the loader's order.
+    """
+    batches, mask = [], None
+    for inputs in tqdm(loader, desc="Held-out rows", disable=not accelerator.is_main_process, leave=False):
+        with torch.no_grad(), accelerator.autocast():
+            batch = pool(inputs)
+        mask = batch.mask
+        rows = (batch.logits.transpose(0, 1).contiguous(), inputs["labels"], inputs["example_id"])
+        batches.append([part.cpu() for part in accelerator.gather_for_metrics(rows)])
+    logits, labels, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    if mask is not None:  # which classes a teacher has does not depend on the row
+        mask = mask[:, :1].cpu().expand(-1, len(labels), -1)
+    return HeldOut(logits.transpose(0, 1).float(), labels, mask, ids)
+
+
+def fitting_rows(dataset: Any) -> datasets.Dataset | str:
+    """Rows for a fit, out of an evaluation set: all that have a label, or those of the least ids where there are very many.
+
+    Args:
+        dataset: Prepared rows, or what a trainer was given instead.
+
+    Returns:
+        Prepared rows; or why there are none, as the end of a sentence.
+    """
+    if dataset is None:
+        return "no evaluation rows were given"
+    if isinstance(dataset, dict):
+        return "there are several evaluation sets, and nothing says which is for fitting"
+    if not isinstance(dataset, datasets.Dataset):
+        return "the evaluation rows are a stream"
+    if count_labelled(dataset) == 0:
+        return "the evaluation rows have no labels"
+    columns = dataset.with_format("numpy")
+    labelled = np.flatnonzero(columns["labels"][:] != UNLABELLED)
+    ids = columns["example_id"][:][labelled]
+    return dataset.select(np.sort(labelled[np.argsort(ids, kind="stable")[:_MOST_ROWS]]))
+
+
+def choose_fusion(
+    fusion: Any,
+    dataset: Any,
+    *,
+    pool: TeacherPool,
+    loader: Callable[[datasets.Dataset], Any],
+    accelerator: Accelerator,
+) -> FusionChoice:
+    """What a user wrote of the fusion, fitted or chosen on held-out rows where that is asked for.
+
+    Args:
+        fusion: As for `build_fusion`, or a `FusionChoice` made before.
+        dataset: The prepared rows; they are not touched where nothing is to be fitted.
+        pool: The teachers.
+        loader: Makes a sharded loader of prepared rows.
+        accelerator: Runs and gathers.
+
+    Raises:
+        ConfigurationError, DataError: A fusion is to be fitted, and the rows do not allow it.
+    """
+    made = build_fusion(fusion)
+    if not hasattr(made, "choose"):
+        choice = made if isinstance(made, FusionChoice) else FusionChoice(made, "")
+    elif isinstance(rows := fitting_rows(dataset), str):
+        choice = made.without_rows(rows)
+    else:
+        held_out = collect(loader(rows), pool.to(accelerator.device), accelerator)
+        names = [teacher.name for teacher in pool.teachers]
+        choice = once(lambda: made.choose(held_out, names), accelerator)
+    if choice.reason and accelerator.is_main_process:
+        print("\n".join([f"Fusion: {choice.reason}.", *(f"Warning: {text}" for text in choice.warnings)]))
+    return choice
+
+
+def finished_fusion(fusion: Any, what: str) -> FusionChoice:
+    """A fusion that needs no fit any more.
+
+    Args:
+        fusion: As for `build_fusion`, or a `FusionChoice`.
+        what: Who asks, for the message.
+
+    Raises:
+        ConfigurationError: It would have to be fitted first.
+    """
+    made = build_fusion(fusion)
+    if hasattr(made, "choose"):
+        raise ConfigurationError(
+            f"{what} fits nothing, but the fusion {fusion!r} is fitted on held-out rows: pass the fitted one, "
+            "trainer.fusion_choice or hf_distill.teachers.held_out.load_choice(folder of the run)."
+        )
+    return made if isinstance(made, FusionChoice) else FusionChoice(made, "")
+
+
+def leave_out_fitted(rows: Any, choice: FusionChoice) -> tuple[Any, list[str]]:
+    """Rows to report on, without those whose labels the fusion has seen.
+
+    Args:
+        rows: Prepared rows.
+        choice: The fusion and the rows it was fitted on.
+
+    Returns:
+        The other rows, and what a report must say of it.
+
+    Raises:
+        DataError: No other row is there.
+    """
+    if not len(choice.fitted_on) or not isinstance(rows, datasets.Dataset):
+        return rows, []
+    seen = np.isin(rows.with_format("numpy")["example_id"][:], choice.fitted_on.numpy())
+    if not seen.any():
+        return rows, []
+    if seen.all():
+        raise DataError(
+            f"All {len(rows)} rows to be evaluated have fitted the fusion, so a report on them would flatter it: give "
+            "other rows, or other held-out rows for the fit."
+        )
+    return rows.select(np.flatnonzero(~seen)), [
+        f"{int(seen.sum())} of {len(rows)} rows fitted the fusion and are left out."
+    ]
+
+
+def save_choice(choice: FusionChoice, folder: Path, names: list[str]) -> None:
+    """Write a fusion beside the student, as `fusion.json`.
+
+    Args:
+        choice: The fusion and where it comes from.
+        folder: Of the student.
+        names: The teachers' names, in their order.
+    """
+    content = {
+        "fusion": describe(choice.fusion),
+        "teachers": names,
+        "reason": choice.reason,
+        "warnings": list(choice.warnings),
+        "fitted_on": choice.fitted_on.tolist(),
+    }
+    unfinished = folder / f".{FILE}.unfinished"
+    unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    unfinished.replace(folder / FILE)
+
+
+def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionChoice:
+    """Read the fusion that a run saved beside its student.
+
+    Args:
+        folder: Of the student.
+        names: The teachers it is for; None: not compared.
+
+    Raises:
+        CorruptStateError: There is none, or it cannot be read.
+        ConfigurationError: It was made for other teachers, or another order of them.
+    """
+    path = Path(folder) / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        choice = FusionChoice(
+            build_fusion(content["fusion"]),
+            content["reason"],
+            tuple(content["warnings"]),
+            torch.tensor(content["fitted_on"], dtype=torch.int64),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptStateError(
+            f"{path} does not hold the fusion of a run ({' '.join(str(error).split())[:200]}): train again, or give the "
+            "fusion itself instead of auto or fit."
+        ) from error
+    if names is not None and content["teachers"] != names:
+        raise ConfigurationError(
+            f"{path} is a fusion of the teachers {content['teachers']}, but there are {names}: train again with these."
+        )
+    return choice

@@ -1,0 +1,211 @@
+"""All teachers of a run over one batch: each on its own view, aligned by label names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+
+from ..errors import ConfigurationError, DataError
+from ..fusion import Fusion
+from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage
+from ..fusion.shares import constant
+from ..rows.views import VIEWS, WORD_MASK, View
+from .states import Wanted
+from .teacher import Teacher, TeacherSource
+
+
+class TeacherPool:
+    """All teachers of a run, over one batch: forward of each on its own view, aligned by label names.
+
+    Args:
+        teachers: The teachers; names must differ.
+        student_labels: The student's C label names.
+        fusion: The fusion their outputs go to; its weights, if it has any, say which teachers are heard at all.
+        placement: Where live models wait: ``resident`` on the device; ``swap`` in CPU memory, one at a time on the
+            device; ``auto`` chooses by an estimate of their bytes against what is free, and prints it.
+
+    Raises:
+        DataError: Labels that cannot be matched, or names used twice.
+        ConfigurationError: The fusion has not one weight per teacher.
+
+    Example:
+        >>> pool = TeacherPool([teacher], ("positive", "negative"))
+        >>> pool.label_maps[0].columns
+        (1, 0)
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[TeacherSource],
+        student_labels: Sequence[str],
+        fusion: Fusion | None = None,
+        *,
+        placement: str = "resident",
+    ) -> None:
+        if placement not in ("resident", "swap", "auto"):
+            raise ConfigurationError(f"Teacher placement is {placement!r}: choose resident, swap or auto.")
+        self.placement = placement
+        self.teachers = list(teachers)
+        names = [teacher.name for teacher in self.teachers]
+        for name in names:
+            if names.count(name) > 1:
+                raise DataError(
+                    f"{names.count(name)} teachers are called {name!r}; reports could not tell them apart: give each "
+                    f'its own name, e.g. Teacher.from_pretrained(…, name="{name}-2").'
+                )
+        self.label_maps = [
+            LabelMap.match(t.label_names, student_labels, teacher=t.name) for t in self.teachers
+        ]
+        self.listen(fusion)
+        self._device: torch.device | None = None
+        self.views: dict[str, View] = {}
+        self.view_of: dict[str, str] = {}
+        first: dict[str, str] = {}
+        for teacher in self.teachers:
+            if teacher.view is not None:
+                name = first.setdefault(teacher.view.key, teacher.name)
+                self.view_of[teacher.name] = name
+                self.views.setdefault(name, teacher.view)
+
+    def listen(self, fusion: Fusion | None) -> None:
+        """Find out which teachers a fusion hears.
+
+        Args:
+            fusion: The fusion their outputs go to; None: all are heard.
+
+        Raises:
+            ConfigurationError: It has not one weight per teacher.
+            DataError: Groups of teachers share no class, and no weights say how the groups compare.
+        """
+        weights, names = getattr(fusion, "weights", None), [teacher.name for teacher in self.teachers]
+        if weights is not None and len(weights) != len(names):
+            raise ConfigurationError(
+                f"The fusion has {len(weights)} weights for {len(names)} teachers ({', '.join(names)}): "
+                "give one per teacher, in their order."
+            )
+        self._heard = [k for k in range(len(names)) if weights is None or weights[k] > 0]
+        self._select = getattr(fusion, "select", None)
+        if self._heard:
+            check_coverage([self.label_maps[k] for k in self._heard], weights)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the fusion draws the teachers of each training batch."""
+        return self._select is not None
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]],
+        wanted: Sequence[Sequence[Wanted]] = (),
+    ) -> TeacherBatch:
+        """Run every teacher and align.
+
+        Args:
+            inputs: A batch of `MultiTeacherCollator`.
+            wanted: For each teacher which of its states are wanted; empty: none of any.
+
+        Returns:
+            `TeacherBatch` with logits (K, N, C).
+        """
+        return self._aligned(range(len(self.teachers)), inputs, self._heard, wanted=wanted)
+
+    def heard(
+        self,
+        inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]],
+        generator: torch.Generator | None,
+        wanted: Sequence[Sequence[Wanted]] = (),
+    ) -> TeacherBatch:
+        """Run only the teachers that the fusion hears, as training needs them, and align.
+
+        Args:
+            inputs: A batch of `MultiTeacherCollator`.
+            generator: For a fusion that draws.
+            wanted: As above.
+
+        Returns:
+            `TeacherBatch` with logits (k, N, C) of the drawn teachers where the fusion draws; else (K, N, C), NaN where
+            a teacher has no weight.
+        """
+        if self._select is not None:
+            drawn = self._select(generator)
+            return self._aligned(drawn, inputs, drawn, wanted=wanted)
+        return self._aligned(range(len(self.teachers)), inputs, self._heard, run=self._heard, wanted=wanted)
+
+    def _aligned(
+        self,
+        which: Sequence[int],
+        inputs: Mapping[str, Any],
+        heard: Sequence[int],
+        run: Sequence[int] | None = None,
+        wanted: Sequence[Sequence[Wanted]] = (),
+    ) -> TeacherBatch:
+        outputs = {
+            k: self._outputs(k, inputs, run is None or k in run, wanted[k] if wanted else ()) for k in which
+        }
+        batch = align(list(outputs.values()), [self.label_maps[k] for k in which])
+        if wanted:
+            states = tuple(
+                outputs[k].hidden_states if k in outputs else {} for k in range(len(self.teachers))
+            )
+            batch = batch._replace(hidden_states=states)
+        known = zip(
+            *([column is not None for column in self.label_maps[k].columns] for k in heard), strict=True
+        )
+        unknown = tuple(not any(has) for has in known)
+        if not any(unknown):
+            return batch
+        return batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
+
+    def _outputs(
+        self, k: int, inputs: Mapping[str, Any], run: bool, wanted: Sequence[Wanted]
+    ) -> TeacherOutputs:
+        teacher = self.teachers[k]
+        if not run:
+            rows = inputs["example_id"]
+            classes = len(teacher.label_names)
+            return TeacherOutputs(torch.full((len(rows), classes), torch.nan, device=rows.device))
+        view = inputs[VIEWS][self.view_of[teacher.name]] if teacher.view is not None else {}
+        with self._at_work(teacher):
+            if wanted:
+                return teacher.run(view, wanted, inputs[WORD_MASK].shape[1] if WORD_MASK in inputs else 0)
+            return teacher(view, inputs["example_id"])
+
+    def to(self, device: torch.device) -> TeacherPool:
+        """Say where teachers that are models run; a call that changes nothing costs nothing."""
+        if device != self._device:
+            self._device = device
+            live = [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
+            if self.placement == "auto" and live:
+                self.placement = _placement(sum(t.model.get_memory_footprint() for t in live), device)
+            for teacher in live:
+                teacher.to(torch.device("cpu") if self.placement == "swap" else device)
+        return self
+
+    @contextlib.contextmanager
+    def _at_work(self, teacher: TeacherSource) -> Iterator[None]:
+        if self.placement != "swap" or not isinstance(teacher, Teacher) or self._device is None:
+            yield
+            return
+        teacher.to(self._device)
+        try:
+            yield
+        finally:
+            teacher.to(torch.device("cpu"))
+
+
+def _placement(needed: int, device: torch.device) -> str:
+    """Resident while the teachers leave half of the free device memory to the student and its activations."""
+    if device.type != "cuda":
+        return "resident"  # they would wait in the same memory
+    free, _ = torch.cuda.mem_get_info(device)
+    chosen = "resident" if needed <= free / 2 else "swap"
+    if PartialState().is_main_process:
+        print(
+            f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}."
+        )
+    return chosen

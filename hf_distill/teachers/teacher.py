@@ -1,0 +1,272 @@
+"""Teachers: frozen models with their own tokenizers, run over their own views of a batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import ConfigurationError, DataError
+from ..fusion.alignment import TeacherOutputs
+from ..lookup import suggest
+from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs
+from ..students.adapters import load_over_base
+from ..tasks.task import TASKS, Task
+from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
+from .hub_ids import loaded_commit
+from .states import Wanted, Words, observe
+
+
+@runtime_checkable
+class TeacherSource(Protocol):
+    """Whatever can say a teacher's logits for a batch: a live model, stored outputs, a service.
+
+    Attributes:
+        name: Unique among the teachers of a run.
+        label_names: The labels of the logits, in their order.
+        view: How the text reaches the teacher; None where it needs no tokens.
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    view: View | None
+
+    def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
+        """Run the teacher.
+
+        Args:
+            view: The inputs of its view, each (B, L); empty where it has none.
+            example_id: (B,) int64, a hash of each row's text columns.
+
+        Returns:
+            `TeacherOutputs` with logits (B, Ck) on the device of ``example_id``.
+        """
+        ...
+
+
+class Teacher:
+    """A live teacher: a frozen model with a head, its tokenizer, and the names of its labels.
+
+    The model is put into evaluation mode and its parameters stop requiring gradients; it is never trained, wrapped
+    or saved.
+
+    Args:
+        model: A model with the task's head.
+        tokenizer: Its tokenizer.
+        name: What logs and reports call it; None: the last part of the id it was loaded from.
+        labels: Where the checkpoint's names are missing or wrong: ``{its name: right name}``, or all names in the
+            order of its logits.
+        max_length: Longest input in tokens; None: what tokenizer and positions allow.
+        task: The task, by name or as an object.
+
+    Raises:
+        DataError: The model has the head of another task, or its labels cannot be named as asked.
+        ConfigurationError: Nothing names the teacher, or ``max_length`` is more than its positions.
+
+    Example:
+        >>> teacher = Teacher(bert, bert_tokenizer, name="bert")
+        >>> teacher.label_names
+        ('negative', 'positive')
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str] | Sequence[str] | None = None,
+        max_length: int | None = None,
+        task: str | Task = "text-classification",
+    ) -> None:
+        self.task = TASKS[task] if isinstance(task, str) else task
+        self.source: str = getattr(model.config, "_name_or_path", "") or ""
+        self.revision: str | None = None
+        name = name or Path(self.source).name
+        if not name:
+            raise ConfigurationError(
+                "A teacher has no name, since its model was not loaded from anywhere: pass name=."
+            )
+        self.name = name
+        refuse_other_task(model, self.task, f"Teacher {name!r}")
+        length = input_length(model, tokenizer, max_length, what=f"Teacher {name!r}")
+        # Heads on decoders (`score`) answer from the last token that is not the config's padding token.
+        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if hasattr(inside, "score") and model.config.pad_token_id != tokenizer.pad_token_id:
+            raise DataError(
+                f"Teacher {name!r}: its config's pad_token_id is {model.config.pad_token_id}, its tokenizer's "
+                f"{tokenizer.pad_token_id}, so it would answer from the padding of a batch: set "
+                "model.config.pad_token_id = tokenizer.pad_token_id."
+            )
+        if tokenizer.padding_side == "left" and any(n.endswith("wpe") for n, _ in model.named_modules()):
+            raise DataError(
+                f"Teacher {name!r}: it counts positions from the left, padding included, and its tokenizer pads there: "
+                'set tokenizer.padding_side = "right".'
+            )
+        self.label_names = _named(model, labels, name)
+        self.view = TokenView(tokenizer, length)
+        self.model = model.eval().requires_grad_(False)
+        self._parameters = named_inputs(model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str,
+        *,
+        adapter: str | None = None,
+        revision: str | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | Sequence[str] | None = None,
+        max_length: int | None = None,
+        dtype: str | torch.dtype | None = None,
+        trust_remote_code: bool = False,
+        task: str | Task = "text-classification",
+    ) -> Teacher:
+        """Load a teacher from the Hub or a folder, from safetensors only.
+
+        Args:
+            id_or_path: Hub id or folder.
+            adapter: Hub id or folder of a LoRA adapter over it; teachers over one base share its weights in memory.
+            revision: Branch, tag or commit of the Hub repository.
+            name: What logs and reports call it; None: the last part of the id, of the adapter's where there is one.
+            labels: As for `Teacher`.
+            max_length: As for `Teacher`.
+            dtype: Type of the weights; None: that of the checkpoint.
+            trust_remote_code: Whether code from the repository may run.
+            task: The task, by name or as an object.
+
+        Raises:
+            DataError: Nothing can be loaded there, or the checkpoint lacks the task's head.
+            UnsafeFileError: The weights are not stored as safetensors.
+
+        Example:
+            >>> Teacher.from_pretrained(bert_folder, name="bert").label_names
+            ('negative', 'positive')
+        """
+        task = TASKS[task] if isinstance(task, str) else task
+        name = name or Path(adapter or id_or_path).name
+        what, options = f"Teacher {name!r}", {"revision": revision, "trust_remote_code": trust_remote_code}
+        types = {"dtype": "auto" if dtype is None else dtype}
+        if adapter is None:
+            model = load_with_head(id_or_path, task, what=what, require_head=True, **types, **options)
+            tokenizer = load_tokenizer(id_or_path, what=what, **options)
+        else:
+            model, tokenizer = load_over_base(id_or_path, adapter, task, what=what, **types, **options)
+        teacher = cls(model, tokenizer, name=name, labels=labels, max_length=max_length, task=task)
+        teacher.revision = loaded_commit(adapter or id_or_path, None if adapter else revision)
+        if adapter is not None:  # the model's config speaks of the base
+            teacher.source = adapter
+        return teacher
+
+    def __call__(self, view: Mapping[str, Tensor], example_id: Tensor | None = None) -> TeacherOutputs:
+        """Logits for a batch; see `TeacherSource`."""
+        return self.run(view)
+
+    def run(
+        self, view: Mapping[str, Tensor], wanted: Sequence[Wanted] = (), words: int = 0
+    ) -> TeacherOutputs:
+        """Logits, and states of some layers on request.
+
+        Args:
+            view: The inputs of its view, each (B, L), and `WORD_OF` where states of words are wanted.
+            wanted: Which states; layers may be counted from the end, -1 being the last.
+            words: W, the most words that a row has.
+        """
+        # Many forwards swallow inputs they do not know in **kwargs; only named parameters mean something to them.
+        inputs = {key: value for key, value in view.items() if key in self._parameters}
+        with torch.inference_mode():
+            of_view = Words(view[WORD_OF], words) if WORD_OF in view else None
+            outputs, states = observe(self.model, self.model, wanted, inputs, of_view)
+        # Tensors of the inference mode cannot take part in the student's graph, a copy can.
+        copies = {
+            want: tuple(part.clone() for part in state) if isinstance(state, tuple) else state.clone()
+            for want, state in states.items()
+        }
+        return TeacherOutputs(outputs.logits.clone(), copies)
+
+    def to(self, device: torch.device) -> Teacher:
+        """Move the model."""
+        self.model.to(device)
+        return self
+
+    @property
+    def num_parameters(self) -> int:
+        """How many parameters the model has."""
+        return self.model.num_parameters()
+
+    def __repr__(self) -> str:
+        return f"Teacher({self.name!r}, {type(self.model).__name__}, labels={list(self.label_names)})"
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A teacher that is loaded when it is needed; the fields are the arguments of `Teacher.from_pretrained`."""
+
+    id_or_path: str
+    revision: str | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | Sequence[str] | None = None
+    max_length: int | None = None
+    dtype: str | torch.dtype | None = None
+    trust_remote_code: bool = False
+    adapter: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the teacher itself lies: its adapter, where it has one."""
+        return self.adapter or self.id_or_path
+
+    @property
+    def called(self) -> str:
+        """The teacher's name."""
+        return self.name or Path(self.source).name
+
+    def load(self, task: str | Task) -> Teacher:
+        """The live teacher."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Teacher.from_pretrained(**options, task=task)
+
+
+def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> TeacherSource:
+    """A teacher as ``teachers=`` names it: an id, folder or spec is loaded, anything else is one already."""
+    spec = TeacherSpec(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
+    teacher = spec.load(task) if isinstance(spec, TeacherSpec) else spec
+    if not isinstance(teacher, TeacherSource):
+        raise ConfigurationError(
+            f"teachers= holds a {type(teacher).__name__}, which is no teacher: give ids, folders, or "
+            "Teacher(model, tokenizer, name=…)."
+        )
+    return teacher
+
+
+def _named(
+    model: PreTrainedModel, labels: Mapping[str, str] | Sequence[str] | None, teacher: str
+) -> tuple[str, ...]:
+    """The names of the logits, after what the user says of them."""
+    own = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    if labels is None:
+        names = own
+    elif isinstance(labels, Mapping):
+        unknown = [key for key in labels if key not in own]
+        if unknown:
+            raise DataError(
+                f"Teacher {teacher!r}: labels= renames {unknown[0]!r}, but its labels are {own}{suggest(unknown[0], own)}."
+            )
+        names = [str(labels.get(label, label)) for label in own]
+    else:
+        names = [str(label) for label in labels]
+        if isinstance(labels, str) or len(names) != len(own):
+            raise DataError(
+                f"Teacher {teacher!r}: labels= gives {len(names)} names, but it has {len(own)} outputs: {own}."
+            )
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"Teacher {teacher!r}: its labels {names} are not all different: name them with labels=."
+        )
+    return tuple(names)

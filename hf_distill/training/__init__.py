@@ -1,0 +1,1 @@
+"""The loop: trainer, arguments, accounting, callbacks, resuming."""

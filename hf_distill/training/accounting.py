@@ -1,0 +1,174 @@
+"""What each part of the loss amounts to: over one optimizer step, one logging window, one evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..losses import reduce_loss
+from ..rows.preparing import UNLABELLED
+
+
+class LossTerm(NamedTuple):
+    """One summand of the loss.
+
+    Attributes:
+        values: (N,) per unit, or a scalar that is the mean over the units that count.
+        weight: Its weight in the loss; 0 is only logged.
+        labelled: Whether only labelled units count.
+    """
+
+    values: Tensor
+    weight: float
+    labelled: bool = False
+
+
+def log_name(term: str) -> str:
+    """What logs call a term.
+
+    Example:
+        >>> log_name("distill"), log_name("teacher_disagreement")
+        ('loss_distill', 'teacher_disagreement')
+    """
+    return term if term == "teacher_disagreement" else f"loss_{term}"
+
+
+def count_units(batches: Sequence[Mapping[str, Any]], device: torch.device) -> Tensor:
+    """How many units count in some batches.
+
+    Args:
+        batches: Batches with ``labels`` (N,).
+        device: Where the counts are wanted.
+
+    Returns:
+        (2,) int64: labelled units, all units.
+    """
+    labels = torch.cat([batch["labels"].flatten() for batch in batches]).to(device)
+    labelled = (labels != UNLABELLED).sum()
+    return torch.stack([labelled, torch.full_like(labelled, labels.numel())])
+
+
+def total_loss(
+    terms: Mapping[str, LossTerm], labels: Tensor, counts: Tensor | None = None, processes: int = 1
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Reduce every term, once, and add them up by their weights.
+
+    A term is the sum over this micro-batch divided by the count of the whole update, times the number of processes,
+    because gradients are averaged over these: neither accumulation nor processes then change anything, also where
+    rows without labels are spread unevenly.
+
+    Args:
+        terms: The terms by name.
+        labels: (N,) int64, -100 where a unit has none.
+        counts: `count_units` of the whole update over all processes; None: of this batch alone.
+        processes: How many processes ``counts`` spans.
+
+    Returns:
+        The loss with its graph, and every term's value without one.
+
+    Example:
+        >>> terms = {"task": LossTerm(torch.tensor([1.0, 5.0]), 0.5, labelled=True)}
+        >>> total_loss(terms, torch.tensor([1, -100]))
+        (tensor(0.5000), {'task': tensor(1.)})
+    """
+    if counts is None:
+        counts = count_units([{"labels": labels}], labels.device)
+    loss, parts = None, {}
+    for name, term in terms.items():
+        mask = labels != UNLABELLED if term.labelled else None
+        part = processes * reduce_loss(
+            term.values.expand(labels.shape), mask=mask, num_items=counts[0 if term.labelled else 1]
+        )
+        parts[name] = part.detach()
+        if term.weight:
+            loss = term.weight * part if loss is None else loss + term.weight * part
+    assert loss is not None, "no term has a weight"
+    return loss, parts
+
+
+class TrainingSums:
+    """Parts of the loss since the last log: summed on the device, brought to the CPU only when logging."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._since = 0
+
+    def add(self, parts: Mapping[str, Tensor], step: int) -> None:
+        """Add a micro-batch.
+
+        Args:
+            parts: Of `total_loss`.
+            step: How many updates were finished before.
+        """
+        if not self._sums:
+            self._since = step
+        for name, part in parts.items():
+            self._sums[name] = self._sums[name] + part if name in self._sums else part
+
+    def drain(self, step: int, mean_over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means over the updates since the last call, and a new start.
+
+        Args:
+            step: How many updates are finished now.
+            mean_over_processes: Averages a tensor over the processes; every process calls it.
+
+        Raises:
+            DataError: A teacher's outputs are not finite.
+        """
+        if not self._sums:
+            return {}
+        values = mean_over_processes(torch.stack(list(self._sums.values()))) / max(step - self._since, 1)
+        means = {log_name(name): value for name, value in zip(self._sums, values.tolist(), strict=True)}
+        self._sums = {}
+        if not math.isfinite(means.get("teacher_disagreement", 0.0)):
+            # Said here, where it costs no synchronisation; the Trainer would filter the loss and train on NaN.
+            raise DataError(
+                "The outputs of a teacher are not finite, so nothing can be learnt from them: find it with "
+                "hf_distill.evaluate_ensemble and drop it."
+            )
+        return means
+
+
+class EvaluationRows:
+    """Per-unit values of an evaluation, so that its means do not depend on how rows were batched."""
+
+    def __init__(self) -> None:
+        self._batches: list[dict[str, tuple[Tensor, Tensor]]] = []
+        self._weights: dict[str, float] = {}
+
+    def add(self, terms: Mapping[str, LossTerm], labels: Tensor, gather: Callable[[Any], Any]) -> None:
+        """Add a batch.
+
+        Args:
+            terms: The terms by name.
+            labels: (N,) int64.
+            gather: Concatenates over the processes and drops rows that were repeated to fill the last batch.
+        """
+        labelled = labels != UNLABELLED
+        # Which units count travels beside the values: a NaN among these is a diverged run, and must show.
+        values = {
+            name: (
+                term.values.detach().expand(labels.shape),
+                labelled if term.labelled else torch.ones_like(labelled),
+            )
+            for name, term in terms.items()
+        }
+        self._batches.append(gather(values))
+        self._weights = {name: term.weight for name, term in terms.items()}
+
+    def means(self) -> dict[str, float]:
+        """``loss`` and its parts by their log names; a part in which no unit counts is left out."""
+        if not self._batches:
+            return {}
+        loss, means = 0.0, {}
+        for name, weight in self._weights.items():
+            values, counts = (torch.cat([batch[name][part] for batch in self._batches]) for part in (0, 1))
+            if counts.any():
+                means[log_name(name)] = values[counts].mean().item()
+                loss += weight * means[log_name(name)]
+        return {"loss": loss, **means}

@@ -1,0 +1,94 @@
+"""The training arguments of `transformers`, with the few scalars that distillation adds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..errors import ConfigurationError
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`transformers.TrainingArguments` plus temperature and weights; objects go to the trainer's constructor.
+
+    The loss is ``task_weight · cross-entropy + distill_weight · distillation loss``, the first over the labelled rows
+    of an optimizer step, the second over all of its rows.
+
+    Args:
+        temperature: T > 0 that softens teachers and student in the distillation loss.
+        task_weight: Weight of the cross-entropy with the labels; 0 needs no labels.
+        distill_weight: Weight of the distillation loss; 0 trains without the teachers.
+        label_share: λ in [0, 1], the label's share of the distillation target on labelled rows, the teachers' being
+            1 − λ (teacher annealing raises it from 0 to 1, see `ScheduleCallback`).
+        max_length: Longest student input in tokens; None: what the student's tokenizer and positions allow.
+
+    Raises:
+        ConfigurationError: A value out of range, or both weights 0.
+
+    Example:
+        >>> DistillationArguments(output_dir="out", temperature=4.0).distill_weight
+        0.5
+    """
+
+    temperature: float = field(
+        default=2.0, metadata={"help": "Temperature of the distillation loss, above 0."}
+    )
+    task_weight: float = field(default=0.5, metadata={"help": "Weight of the cross-entropy with the labels."})
+    distill_weight: float = field(default=0.5, metadata={"help": "Weight of the distillation loss."})
+    label_share: float = field(
+        default=0.0, metadata={"help": "The label's share of the distillation target, 0 to 1."}
+    )
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest student input in tokens; default: what the student allows."}
+    )
+
+    def __post_init__(self) -> None:
+        # YAML 1.1 readers, HfArgumentParser's among them, deliver 1e-4 as a string, and nothing later complains.
+        self.learning_rate = _number("learning_rate", self.learning_rate)
+        super().__post_init__()
+        if self.label_names is None:
+            # Our collator always provides them, whatever the student's forward is wrapped in.
+            self.label_names = ["labels"]
+        if self.data_seed is None:
+            # Else the order of rows follows the last seed that anybody has set, and a resumed run might see another one.
+            self.data_seed = self.seed
+        self.check_distillation()
+
+    def check_distillation(self) -> None:
+        """Check the distillation fields; the trainer does so again, since a search sets them afterwards."""
+        for name in ("temperature", "task_weight", "distill_weight", "label_share"):
+            setattr(self, name, _number(name, getattr(self, name)))
+        if self.temperature <= 0:
+            raise ConfigurationError(
+                f"temperature is {self.temperature}, but logits are divided by it: it must be > 0."
+            )
+        for name in ("task_weight", "distill_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}, but a loss cannot weigh less than nothing: it must be >= 0."
+                )
+        if not 0 <= self.label_share <= 1:
+            raise ConfigurationError(
+                f"label_share is {self.label_share}, but it is a share of the distillation target: from 0 to 1."
+            )
+        if self.task_weight == 0 and self.distill_weight == 0:
+            raise ConfigurationError(
+                "task_weight and distill_weight are both 0, so nothing is learnt: raise one of them."
+            )
+        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 1):
+            raise ConfigurationError(
+                f"max_length is {self.max_length!r}, but it counts tokens: a whole number from 1."
+            )
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigurationError(f"{name} is {value!r}, but it must be a finite number.")
+    return number

@@ -1,0 +1,128 @@
+"""Raw datasets in, prepared ones out: completed in the cache, tokenized, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+from transformers import TrainingArguments
+
+from ..errors import ConfigurationError, DataError
+from ..rows.preparing import is_prepared, prepare_dataset
+from ..rows.views import View
+from ..teachers.cache.build import TeacherCache
+from ..teachers.cache.reading import CachedView
+from ..teachers.pool import TeacherPool
+
+
+@dataclass(eq=False)
+class RowPreparation:
+    """`prepare_dataset` with the settings of a run, remembered by the rows' fingerprints.
+
+    Args:
+        args: Says which process goes first.
+        text_columns, label_column, label_names: As for the trainer.
+        student_view: The student's tokenization.
+        pool: The teachers.
+        cache: Where their outputs are kept; None: they run live.
+        word_views: Names of the teachers' views whose words are matched with the student's.
+    """
+
+    args: TrainingArguments
+    text_columns: Sequence[str]
+    label_column: str
+    label_names: Sequence[str]
+    student_view: View
+    pool: TeacherPool
+    cache: TeacherCache | None = None
+    word_views: Sequence[str] = ()
+    _prepared: dict[str, Any] = field(default_factory=dict)
+
+    def refuse_other_length(self, max_length: int | None) -> None:
+        """Refuse a length that was set after the rows were tokenized.
+
+        Raises:
+            ConfigurationError: It is another one.
+        """
+        if max_length not in (None, self.student_view.max_length):
+            raise ConfigurationError(
+                f"max_length was set to {max_length} after the rows were tokenized with {self.student_view.max_length}: "
+                "set it before the trainer is made."
+            )
+
+    def each(self, given: Any, what: str) -> Any:
+        """Prepared rows of one dataset, or of each in a dict of them."""
+        if isinstance(given, dict):
+            return {name: self(part, f"{what} {name!r}") for name, part in given.items()}
+        return self(given, what)
+
+    def __call__(self, dataset: Any, what: str) -> Any:
+        """Prepared rows; None and prepared rows are returned as they are.
+
+        Raises:
+            DataError: The rows cannot be read.
+            CorruptStateError: A cached teacher was never run over some of them.
+        """
+        if dataset is None or is_prepared(dataset, self.text_columns):
+            return dataset
+        key = getattr(dataset, "_fingerprint", None)  # None: a stream
+        if key in self._prepared:
+            return self._prepared[key]
+        if self.cache is not None:
+            self.cache.add(dataset, self.text_columns)
+        with self.args.main_process_first(desc="tokenizing"):
+            prepared = prepare_dataset(
+                dataset,
+                text_columns=self.text_columns,
+                label_column=self.label_column,
+                label_names=self.label_names,
+                student_view=self.student_view,
+                teacher_views=self.pool.views,
+                word_views=self.word_views,
+                what=what,
+            )
+        if isinstance(prepared, datasets.Dataset):
+            for view in self.pool.views.values():
+                if isinstance(view, CachedView):
+                    view.refuse_unknown(prepared.with_format("numpy")["example_id"][:])
+        if key is not None:
+            self._prepared[key] = prepared
+        return prepared
+
+
+def one_dataset(rows: Any) -> Any:
+    """The rows to report on.
+
+    Raises:
+        DataError: There is no dataset, or several.
+    """
+    if rows is None or isinstance(rows, dict):
+        raise DataError(
+            "evaluate_ensemble needs one dataset, but the trainer has "
+            f"{'none' if rows is None else f'several ({list(rows)})'}: pass dataset=."
+        )
+    return rows
+
+
+def overlap_notes(rows: Any, *, trained: Any, selected: Any) -> list[str]:
+    """What a report on some rows must say of the training.
+
+    Args:
+        rows: Prepared rows that are evaluated.
+        trained: Prepared rows the student was trained on.
+        selected: Prepared rows, or a dict of them, by which its checkpoint was chosen.
+    """
+    sentences = {
+        "were also trained on, so the student's figures flatter it there.": trained,
+        "also selected the student's checkpoint, so its figures are optimistic there.": selected,
+    }
+    notes = []
+    for sentence, given in sentences.items():
+        others = given.values() if isinstance(given, dict) else [given]
+        known = {i for other in others if isinstance(other, datasets.Dataset) for i in other["example_id"][:]}
+        ids = rows["example_id"][:] if isinstance(rows, datasets.Dataset) else []
+        if count := sum(i in known for i in ids):
+            notes.append(f"{count} of {len(ids)} rows {sentence}")
+    return notes

@@ -1,0 +1,232 @@
+"""What a run is, written into every checkpoint, so that a resumed run is the same one or is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import xxhash
+from accelerate import PartialState
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..errors import ConfigurationError, CorruptStateError
+from ..fusion import FusionChoice, build_fusion
+from ..lookup import suggest
+from ..markdown import markdown_table
+from ..teachers.cache.build import CacheSettings, teacher_key
+from ..teachers.cache.reading import CachedTeacher
+from ..teachers.held_out import FILE as FUSION_FILE
+from ..teachers.held_out import load_choice
+from ..teachers.teacher import Teacher
+from .callbacks import AdaptiveStrength, ScheduleCallback
+
+RUN_FILE = "run_state.json"
+"""Where a checkpoint says which run it is of."""
+
+# What a config says of where it came from, or what saving and training write into it.
+_IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache", "problem_type"}
+_IRRELEVANT |= {"output_hidden_states", "output_attentions", "pad_token_id", "bos_token_id", "eos_token_id"}
+
+
+def describe_run(trainer: Any, fusion: Any) -> dict[str, Any]:
+    """What decides the updates of a run, apart from the optimizer's settings, which may be changed on purpose.
+
+    Args:
+        trainer: The `MultiTeacherDistillationTrainer`, before any callback changes its arguments.
+        fusion: As the user gave it.
+
+    Returns:
+        Plain numbers and texts by field: these are the names that a resumed run can be allowed to change.
+    """
+    args = trainer.args
+    schedules = [
+        {name: described(schedule) for name, schedule in callback.schedules.items()}
+        if isinstance(callback, ScheduleCallback)
+        else f"adaptive {callback.prefix}"
+        for callback in trainer.callback_handler.callbacks
+        if isinstance(callback, (ScheduleCallback, AdaptiveStrength))
+    ]
+    config = {k: v for k, v in trainer.student.config.to_dict().items() if k not in _IRRELEVANT}
+    run = {
+        "teachers": [_teacher(teacher) for teacher in trainer.teachers],
+        "fusion": _fusion(fusion),
+        "student": {
+            "class": type(trainer.student).__name__,
+            "config": _hash(json.dumps(config, sort_keys=True, default=str).encode()),
+            "tokens": trainer.student_view.key,
+        },
+        "data": _data(trainer.train_dataset),
+        "losses": {
+            "distill": described(trainer.distillation_loss),
+            "row_weight": described(trainer.row_weight),
+            "task": described(trainer.compute_loss_func),
+            "temperature": args.temperature,
+            "task_weight": args.task_weight,
+            "distill_weight": args.distill_weight,
+            "label_share": args.label_share,
+            "label_smoothing_factor": args.label_smoothing_factor,
+            "schedules": schedules,
+            "hidden": [described(loss) for loss in trainer.hidden.losses] if trainer.hidden else [],
+        },
+        "seed": [args.seed, args.data_seed],
+        "world_size": args.world_size,
+        "batch_size": args.train_batch_size,
+        "accumulation": args.gradient_accumulation_steps,
+    }
+    return json.loads(json.dumps(run))
+
+
+def find_checkpoint(given: str | bool | None, output_dir: str) -> Path | None:
+    """The checkpoint that ``resume_from_checkpoint`` means, None where it means none, or one that is not there."""
+    if isinstance(given, bool) or given is None:
+        given = get_last_checkpoint(output_dir) if given and Path(output_dir).is_dir() else None
+    return None if given is None else Path(given)
+
+
+def resume(
+    run: Mapping[str, Any], checkpoint: Path, choice: FusionChoice, allow_changes: Sequence[str]
+) -> FusionChoice:
+    """Compare a run with the one that a checkpoint is of.
+
+    Args:
+        run: Of `describe_run`.
+        checkpoint: The checkpoint's folder.
+        choice: The fusion that the run would start with.
+        allow_changes: Names of fields that may differ.
+
+    Returns:
+        The fusion to go on with: the checkpoint's, where it has one and it may not be changed.
+
+    Raises:
+        ConfigurationError: Other fields differ; the message has a table of them.
+        CorruptStateError: What the checkpoint says of its run cannot be read.
+    """
+    for name in allow_changes:
+        if name not in run:
+            raise ConfigurationError(
+                f"A resumed run has no field {name!r} that could be allowed to change{suggest(name, run)}; there are "
+                f"{', '.join(run)}."
+            )
+    fused = checkpoint / FUSION_FILE
+    names = [teacher["name"] for teacher in run["teachers"]]
+    kept = None
+    if fused.is_file() and "fusion" not in allow_changes and _fusion_names(fused) == names:
+        kept = load_choice(checkpoint, names)
+    path = checkpoint / RUN_FILE
+    if not path.is_file():
+        if PartialState().is_main_process:
+            print(f"{checkpoint} has no {RUN_FILE}, so nothing says whether it is of this run.")
+        return kept or choice
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(before, dict)
+    except (OSError, ValueError, AssertionError) as error:
+        raise CorruptStateError(
+            f"{path} cannot be read, so nothing says whether the checkpoint is of this run: resume from another one."
+        ) from error
+    if kept is not None and run["fusion"] == _fusion(kept):
+        before = {**before, "fusion": run["fusion"]}  # given as it was fitted, instead of fitted again
+    rows = [
+        row
+        for field in run
+        if field not in allow_changes
+        for row in _differences(field, before.get(field), run[field])
+    ]
+    if rows:
+        fields = list(dict.fromkeys(row[0].partition(".")[0] for row in rows))
+        raise ConfigurationError(
+            f"This is not the run that {checkpoint} is of:\n\n{markdown_table(['field', 'checkpoint', 'now'], rows)}\n\n"
+            f"Correct what differs; where it is meant to, allow it by name: allow_changes={tuple(fields)}, or "
+            f"{' '.join(f'--allow {field}' for field in fields)} for hf-distill train --resume."
+        )
+    return kept or choice
+
+
+def save_run(run: Mapping[str, Any], folder: Path) -> None:
+    """Write what a run is into a checkpoint."""
+    unfinished = folder / f".{RUN_FILE}.unfinished"
+    unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(folder / RUN_FILE)
+
+
+def described(value: Any) -> Any:
+    """An object of a run in plain words, the same in another process: no addresses.
+
+    Example:
+        >>> from hf_distill.losses import forward_kl
+        >>> described(forward_kl), described(functools.partial(forward_kl, temperature=2.0))
+        ('hf_distill.losses.distributions:forward_kl', ['hf_distill.losses.distributions:forward_kl', {'temperature': 2.0}])
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, functools.partial):
+        return [described(value.func), *map(described, value.args), described(value.keywords)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"use": described(type(value)), **fields}
+    named = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _teacher(teacher: Any) -> dict[str, Any]:
+    key = None
+    if isinstance(teacher, Teacher):
+        key = teacher_key(teacher, CacheSettings())
+    elif isinstance(teacher, CachedTeacher):
+        key = f"cache {teacher.view.key}"
+    return {"name": teacher.name, "labels": list(teacher.label_names), "is": key or described(teacher)}
+
+
+def _fusion(given: Any) -> Any:
+    made = build_fusion(given)
+    return described(made.fusion if isinstance(made, FusionChoice) else made)
+
+
+def _fusion_names(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["teachers"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _data(rows: Any) -> dict[str, Any]:
+    """Prepared rows by their content, in their order."""
+    if not isinstance(rows, datasets.Dataset):
+        return {"rows": type(rows).__name__}
+    columns = rows.with_format("numpy", columns=["example_id", "labels"])
+    content = [np.asarray(columns[name][:]).astype("<i8").tobytes() for name in ("example_id", "labels")]
+    return {"rows": len(rows), "content": _hash(b"".join(content))}
+
+
+def _differences(field: str, before: Any, now: Any) -> list[list[str]]:
+    if before == now:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [row for key in keys for row in _differences(f"{field}.{key}", before.get(key), now.get(key))]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [row for i, (a, b) in pairs for row in _differences(f"{field}.{i}", a, b)]
+    return [[field, _shown(before), _shown(now)]]
+
+
+def _shown(value: Any) -> str:
+    text = (
+        "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
+    return (text if len(text) <= 60 else text[:59] + "…").replace("|", "\\|")
+
+
+def _hash(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content)

@@ -1,0 +1,442 @@
+"""The trainer: one call per stage, student and teachers each on their own view of the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
+
+from ..errors import ConfigurationError
+from ..evaluation.evaluating import EvaluationReport, evaluate_loader
+from ..fusion import Fusion, FusionChoice, FusionRule, LinearPool, build_fusion
+from ..fusion.alignment import plan_table
+from ..fusion.targets import Draws, Targets, make_targets
+from ..lookup import build
+from ..losses import LOSSES, cross_entropy, forward_kl
+from ..losses.row_weights import ROW_WEIGHTS
+from ..publishing.facts import run_facts, save_facts
+from ..rows.collator import MultiTeacherCollator
+from ..rows.preparing import count_labelled, refuse_unlabelled, sample_rows
+from ..students.loading import adapted, load_trained, open_student, refuse_unclear
+from ..tasks.task import TASKS, Task
+from ..teachers.cache.build import CacheSettings
+from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
+from ..teachers.pool import TeacherPool
+from ..teachers.teacher import TeacherSource
+from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
+from .arguments import DistillationArguments
+from .callbacks import AdaptiveStrength, ScheduleCallback
+from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, open_run, student_pass, with_projections
+from .preparation import RowPreparation, one_dataset, overlap_notes
+from .pushes import check_for_all
+from .resuming import describe_run, find_checkpoint, resume, save_run
+from .student_trainer import StudentTrainer, is_checkpoint
+
+
+class MultiTeacherDistillationTrainer(StudentTrainer):
+    """A `transformers.Trainer` whose student learns from labels and from the fused knowledge of several teachers.
+
+    Every argument and method of `Trainer` keeps its meaning; datasets hold raw text, since each teacher reads it
+    through its own tokenizer. Labels are matched by name, and the plan is printed before training.
+
+    Args:
+        model: The student: Hub id, folder or `PreTrainedModel`; or ``model_init``.
+        args: `DistillationArguments`.
+        train_dataset, eval_dataset: `datasets.Dataset` or `IterableDataset` with raw columns; the latter also a dict
+            of them. Labels may be missing (None, -100 or no column at all).
+        processing_class: The student's tokenizer; None: the one stored with a student given by id or folder.
+        data_collator: Pads the student's view; None: `DataCollatorWithPadding`.
+        compute_loss_func: Replaces the cross-entropy: ``f(outputs, labels, num_items_in_batch=None)`` returns the mean
+            over the labelled rows of a batch.
+        teachers: `Teacher`s, other `TeacherSource`s, or ids and folders for `Teacher.from_pretrained`. May be empty
+            where ``distill_weight`` is 0.
+        fusion: A `Fusion`, or how a recipe writes one, see `build_fusion`. What is to be fitted is fitted here on the
+            labelled rows of ``eval_dataset``; ``"auto"`` is `AutoFusion`.
+        distillation_loss: ``f(student_logits, target_log_probs, *, temperature) -> (N,)``, or how a recipe writes it.
+        row_weight: Weighs each row's distillation loss: a name of `ROW_WEIGHTS`, or
+            ``f(student_logits, teacher_logits, *, mask) -> (N,)``.
+        hidden_losses: What is learnt from below the teachers' logits: `HiddenLoss`es, names of `HIDDEN_LOSSES`, or
+            mappings of the fields of `HiddenLoss`.
+        peft_config: An adapter for the student, see `add_adapter`: it and the head are trained, and saved alone.
+        task: A name of `TASKS`, or a `Task`.
+        text_columns: One column of text, or two for pairs.
+        label_column: The column of the labels.
+        label_names: The student's label names in the order of its logits; None: see `resolve_label_names`.
+        cache_dir: Folder where the teachers' outputs are kept: each teacher runs once over each row of every dataset,
+            and training reads the rest; None: the teachers run live.
+        cache_settings: How outputs are computed and stored.
+        teacher_placement: Of live teachers, see `TeacherPool`.
+
+    Raises:
+        ConfigurationError, DataError: Whatever cannot work, before any training.
+
+    Example:
+        >>> trainer = MultiTeacherDistillationTrainer(
+        ...     model=student, teachers=[teacher], args=args, train_dataset=rows, processing_class=bert_tokenizer
+        ... )
+        Fusion: uniform linear_pool, because no evaluation rows were given.
+        >>> trainer.evaluate_ensemble(rows).systems["student"].parameters == student.num_parameters()
+        True
+    """
+
+    # Losses are sums divided by the count of the whole update; the Trainer must not divide again by accumulation.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | None = None,
+        args: DistillationArguments | None = None,
+        data_collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[..., dict[str, float]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        teachers: Sequence[str | TeacherSource],
+        fusion: str | Mapping[str, Any] | Fusion | FusionRule | FusionChoice = "auto",
+        distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] = forward_kl,
+        row_weight: str | Callable[..., Tensor] | None = None,
+        hidden_losses: Sequence[str | Mapping[str, Any] | HiddenLoss] = (),
+        peft_config: Any = None,
+        task: str | Task = "text-classification",
+        text_columns: Sequence[str] | None = None,
+        label_column: str = "label",
+        label_names: Sequence[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
+        teacher_placement: str = "resident",
+    ) -> None:
+        args = DistillationArguments() if args is None else args
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        refuse_unclear(model, model_init, args, teachers)
+        if args.push_to_hub:  # before teachers are loaded and run
+            self._repository = check_for_all(args)
+        self.task: Task = build(task, TASKS, kind="task")
+        self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
+        self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
+        columns = self.task.text_columns if text_columns is None else text_columns
+        self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
+        self.label_column = label_column
+        set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
+        self.model_init, self.peft_config = model_init, peft_config
+        opened = open_student(
+            # With model_init the Trainer makes its own student; this one only tells labels and length.
+            super().call_model_init() if model is None else model,
+            processing_class,
+            sample_rows(train_dataset, eval_dataset),
+            task=self.task,
+            label_column=label_column,
+            label_names=label_names,
+            max_length=args.max_length,
+            teachers=teachers,
+            peft_config=peft_config,
+        )
+        processing_class, self.student_labels = opened.view.tokenizer, opened.label_names
+        self.teachers, self._cache, self.hidden = open_run(
+            teachers,
+            cache_dir,
+            cache_settings,
+            build_hidden_losses(hidden_losses),
+            student=opened.model,
+            view=opened.view,
+            task=self.task,
+            device=args.device,
+        )
+        self.teacher_pool = TeacherPool(
+            self.teachers, self.student_labels, build_fusion(fusion), placement=teacher_placement
+        )
+        self._prepare = RowPreparation(
+            args,
+            self.text_columns,
+            label_column,
+            self.student_labels,
+            opened.view,
+            self.teacher_pool,
+            self._cache,
+            () if self.hidden is None else self.hidden.word_views(self.teacher_pool.view_of),
+        )
+        train_dataset = self._prepare(train_dataset, "training set")
+        eval_dataset = self._prepare.each(eval_dataset, "evaluation set")
+        refuse_unlabelled(train_dataset, label_column, args.task_weight)
+        self._sums = TrainingSums()
+        self._evaluated = EvaluationRows()
+        self._run: dict[str, Any] | None = None
+        super().__init__(
+            model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
+            args=args,
+            data_collator=MultiTeacherCollator(
+                data_collator or DataCollatorWithPadding(processing_class), self.teacher_pool.views
+            ),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        self._asked_fusion = fusion if self.teachers else LinearPool()
+        self.fusion_choice = choose_fusion(
+            self._asked_fusion,
+            self.eval_dataset,
+            pool=self.teacher_pool,
+            loader=self.get_eval_dataloader,
+            accelerator=self.accelerator,
+        )
+        self.teacher_pool.listen(self.fusion)
+        self._draws = Draws(args.seed, args.process_index)
+
+    @property
+    def fusion(self) -> Fusion:
+        """From the teachers' logits to the target: as given, or as fitted on held-out rows (``fusion_choice``)."""
+        return self.fusion_choice.fusion
+
+    # ---- One batch: the picture of docs/design.md, one call per stage ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Student, teachers' targets, loss terms, one reduction; see `Trainer.compute_loss`.
+
+        ``num_items_in_batch`` holds (2,) the labelled and all units of the whole update over all processes; None: this
+        batch's. With ``return_outputs`` comes ``{"loss", "logits"}`` too.
+        """
+        outputs, states = student_pass(self.hidden, model, self.student, self._student_inputs(inputs), inputs)
+        targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 or self.hidden else None
+        terms = self.loss_terms(outputs, targets, inputs)
+        if self.hidden:
+            terms |= hidden_terms(self.hidden, states, targets.teachers, inputs, self.fusion, model.training)
+        loss = self._reduce(terms, inputs["labels"], num_items_in_batch, model.training)
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
+        """What the student is to imitate: every teacher on its own view, aligned by name, fused once at the temperature.
+
+        Args:
+            inputs: A batch of `MultiTeacherCollator`.
+        """
+        if not self.teachers:
+            raise ConfigurationError(
+                f"distill_weight has become {self.args.distill_weight}, but there are no teachers: name some."
+            )
+        pool, training = self.teacher_pool.to(self.args.device), self.model.training
+        wanted = self.hidden.wanted_of_teachers if self.hidden else ()
+        with self.accelerator.autocast():
+            if training:
+                batch = pool.heard(
+                    inputs, self._draws(self.state.global_step) if pool.draws else None, wanted
+                )
+            else:
+                batch = pool(inputs, wanted)
+        return make_targets(
+            batch,
+            self.fusion,
+            temperature=self.args.temperature,
+            labels=inputs["labels"] if training else None,
+            label_share=self.args.label_share,
+            drawn=training and pool.draws,
+        )
+
+    def loss_terms(
+        self, outputs: Any, targets: Targets | None, inputs: Mapping[str, Any]
+    ) -> dict[str, LossTerm]:
+        """The summands of the loss, per unit: override to add one.
+
+        Args:
+            outputs: The student's output, with logits (N, C).
+            targets: What `teacher_targets` returned; None where ``distill_weight`` is 0.
+            inputs: The batch.
+
+        Returns:
+            Terms by name; each is logged, all but ``teacher_disagreement`` as ``loss_<name>``.
+        """
+        logits, labels = outputs.logits.float(), inputs["labels"]
+        terms: dict[str, LossTerm] = {}
+        if self.args.task_weight > 0:
+            if self.compute_loss_func is not None:
+                values = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
+            else:
+                values = cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+            terms["task"] = LossTerm(values, self.args.task_weight, labelled=True)
+        if targets is not None:
+            known = logits if targets.unknown is None else logits.masked_fill(targets.unknown, -torch.inf)
+            values = self.distillation_loss(known, targets.log_probs, temperature=targets.temperature)
+            if self.row_weight is not None:
+                values = values * self.row_weight(logits, targets.teachers.logits, mask=targets.teachers.mask)
+            terms["distill"] = LossTerm(values, self.args.distill_weight)
+            if targets.disagreement is not None:
+                terms["teacher_disagreement"] = LossTerm(targets.disagreement, 0.0)
+            if targets.ensemble is not None:
+                terms["ensemble"] = LossTerm(cross_entropy(targets.ensemble, labels), 0.0, labelled=True)
+        return terms
+
+    # ---- Counting and logging ----
+
+    def _reduce(
+        self, terms: dict[str, LossTerm], labels: Tensor, counts: Tensor | None, training: bool
+    ) -> Tensor:
+        if not training:
+            self._evaluated.add(terms, labels, self.accelerator.gather_for_metrics)
+            return total_loss(terms, labels)[0]
+        spans_processes = counts is not None and self.args.average_tokens_across_devices
+        loss, parts = total_loss(
+            terms, labels, counts, self.accelerator.num_processes if spans_processes else 1
+        )
+        self._sums.add(parts, self.state.global_step)
+        return loss
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict[str, Any]], device: torch.device
+    ) -> Tensor | None:
+        """(2,) labelled and all units of an update, over its micro-batches and processes."""
+        if not batch_samples:
+            return None
+        counts = count_units(batch_samples, device)
+        return self.accelerator.reduce(counts, "sum") if self.args.average_tokens_across_devices else counts
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss, averaged over the updates since the last log and over all processes."""
+        if "loss" in logs:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, (ScheduleCallback, AdaptiveStrength)):
+                    logs |= callback.values
+            mean = functools.partial(self.accelerator.reduce, reduction="mean")
+            logs |= self._sums.drain(self.state.global_step, mean)
+        super().log(logs, start_time)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """As `Trainer.evaluation_loop`, with the loss and its parts exact over the rows, whatever the batches."""
+        self._evaluated = EvaluationRows()
+        compute_metrics = self.compute_metrics
+        if count_labelled(getattr(dataloader, "dataset", None)) == 0:
+            self.compute_metrics = None  # as the plain Trainer does without labels
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        self.compute_metrics = compute_metrics
+        means = self._evaluated.means()
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        return output
+
+    # ---- The student ----
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A fresh student from ``model_init``, with the run's label names."""
+        model = super().call_model_init(trial)
+        model = adapted(model, self.student_labels, self.peft_config, self.task)
+        return with_projections(self.hidden, model, self.args.seed)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        *args: Any,
+        allow_changes: Sequence[str] = (),
+        **options: Any,
+    ) -> Any:
+        """Print how labels were matched and what hidden losses compare, then train; see `Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: A checkpoint of this run, or True for the last one. A checkpoint of another run is
+                refused with a table of what differs; the fusion is the checkpoint's and is not fitted again.
+            allow_changes: What may differ all the same: names of the table's fields, such as ``("data",)``.
+        """
+        self.args.check_distillation()
+        self._prepare.refuse_other_length(self.args.max_length)
+        self._sums = TrainingSums()
+        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
+        if checkpoint is not None or self.args.save_strategy != "no":
+            self._run = describe_run(self, self._asked_fusion)
+        if checkpoint is not None:
+            self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes)
+            self.teacher_pool.listen(self.fusion)
+        if self.teachers and self.is_world_process_zero():
+            print(
+                f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"
+            )
+            if self.hidden:
+                table = self.hidden.table(getattr(self.fusion, "weights", None))
+                print(f"What the hidden losses compare:\n{table}")
+        return super().train(resume_from_checkpoint, *args, **options)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save and self.teachers and dataclasses.is_dataclass(self.fusion):
+            save_choice(self.fusion_choice, folder, [teacher.name for teacher in self.teachers])
+        if self.args.should_save and self._run is not None and is_checkpoint(folder):
+            save_run(self._run, folder)
+        if self.args.should_save:
+            save_facts(run_facts(self), folder)
+
+    # ---- Was it worth it? ----
+
+    def evaluate_ensemble(
+        self,
+        dataset: Any = None,
+        *,
+        baseline: str | PreTrainedModel | None = None,
+        metrics: Sequence[Any] | None = None,
+        dataset_name: str = "evaluation set",
+    ) -> EvaluationReport:
+        """Compare student, every teacher, the ensemble, student with teachers, and a baseline on the same rows.
+
+        Args:
+            dataset: Raw rows; None: the trainer's ``eval_dataset``.
+            baseline: Another model (or id or folder) for the student's tokens, e.g. the student trained without teachers.
+            metrics: Names, or `evaluate` modules; None: the task's.
+            dataset_name: What the report calls the rows.
+
+        Returns:
+            The `EvaluationReport`, also written as report.json and report.md into ``args.output_dir``.
+
+        Raises:
+            DataError: There is no dataset, or several.
+        """
+        rows = one_dataset(self.eval_dataset if dataset is None else dataset)
+        rows, fitted = leave_out_fitted(self._prepare(rows, dataset_name), self.fusion_choice)
+        chosen = self.args.load_best_model_at_end and self.state.best_metric is not None
+        selected = self.eval_dataset if chosen else None
+        students = {"student": self.student}
+        if baseline is not None:
+            students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
+        report = evaluate_loader(
+            self.get_eval_dataloader(rows),
+            pool=self.teacher_pool.to(self.args.device),
+            fusion=self.fusion_choice,
+            students=students,
+            accelerator=self.accelerator,
+            task=self.task,
+            metrics=metrics,
+            label_names=self.student_labels,
+            dataset_name=dataset_name,
+            notes=[*overlap_notes(rows, trained=self.train_dataset, selected=selected), *fitted],
+        )
+        self.keep_report(report)
+        return report

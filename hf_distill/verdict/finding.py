@@ -1,0 +1,173 @@
+"""A finished run, opened: what its students, their baselines and its teachers answered, and the verdict on them.
+
+Shapes: N rows, n rows that fitted the fusion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import CorruptStateError, DataError
+from ..rows.preparing import UNLABELLED
+from ..teachers.held_out import FILE as FUSION_FILE
+from .answers import FOLDER, SavedRows, load_rows, rows_file
+from .reading import load_report
+from .report import VerdictReport
+from .systems import STUDENT
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """A run with a verdict.
+
+    Attributes:
+        folder: Its output folder.
+        students: What the student of each seed answered, the run's own first.
+        baselines: What the same student without teachers answered, of the same seeds; empty where there is none.
+        teachers: What teachers and ensemble answered; None where that is not there.
+        fitted_on: (n,) int64 ids of the rows that fitted the fusion.
+        report: The verdict on these answers; None where there is none.
+        notes: What is missing.
+    """
+
+    folder: Path
+    students: tuple[SavedRows, ...]
+    baselines: tuple[SavedRows, ...]
+    teachers: SavedRows | None
+    fitted_on: np.ndarray
+    report: VerdictReport | None
+    notes: tuple[str, ...]
+
+
+def saved_verdict(run: str | os.PathLike[str]) -> VerdictReport:
+    """The verdict in a run's folder; nothing is trained or timed again.
+
+    Args:
+        run: Output folder of `hf-distill train`.
+
+    Raises:
+        DataError: It has none.
+        CorruptStateError: It cannot be read.
+    """
+    report = load_report(run)
+    if report is None:
+        raise DataError(
+            f"{run} has no verdict, which `hf-distill train` writes with evaluation.verdict=true: name the output folder of "
+            "such a run."
+        )
+    return report
+
+
+def open_run(run: str | os.PathLike[str]) -> OpenedRun:
+    """Read what a run's last training left; files of an earlier recipe may lie beside it.
+
+    Args:
+        run: Output folder of `hf-distill train`.
+
+    Raises:
+        DataError: It has no answers of students, or says nowhere which rows fitted its fusion.
+        CorruptStateError: One of its files cannot be read.
+    """
+    folder, notes = Path(run), []
+    students, baselines = _seeds(folder, STUDENT), _seeds(folder, "baseline")
+    if not students:
+        raise DataError(
+            f"{folder} has no {FOLDER}/rows-student-*.npz, which `hf-distill train` writes with evaluation.verdict=true: "
+            "name the output folder of such a run."
+        )
+    # All files of one run have one key, and the run was judged last whose student was written last.
+    newest = max(students, key=lambda saved: rows_file(folder, STUDENT, saved.seed).stat().st_mtime)
+    students, baselines = ([s for s in own if s.key == newest.key] for own in (students, baselines))
+    both = {s.seed for s in students} & {s.seed for s in baselines}
+    if both and len(both) < len(students):
+        notes.append(f"{len(students) - len(both)} seeds have no fine-tuned student yet and are left out.")
+        students = [s for s in students if s.seed in both]
+    file = rows_file(folder, "teachers", None)
+    teachers = load_rows(file) if file.is_file() else None
+    if teachers is None or teachers.key != newest.key:
+        teachers = None
+        notes.append("what its teachers answered is not there.")
+    fitted, report = fitted_on(folder), load_report(folder)
+    ids = newest.rows.example_ids
+    if fitted is None and report is not None and report.evaluation.rows < len(ids):
+        raise DataError(
+            f"The verdict of {folder} is on {report.evaluation.rows} of {len(ids)} rows, and {FUSION_FILE}, which names the "
+            "others, those that fitted its fusion, is not there: train that run again."
+        )
+    fitted = np.empty(0, np.int64) if fitted is None else fitted
+    judged = next((s for s in students if report is not None and s.seed == report.seeds[0]), None)
+    if report is None or judged is None or not is_of(report, judged, fitted):
+        what = "has no verdict yet" if report is None else "its report.json is of other answers"
+        notes.append(f"{what}: what its models cost is not known.")
+        report = None
+    if report is not None:  # the run's own seed first, and none that a verdict of more seeds has left
+        place = {seed: i for i, seed in enumerate(report.seeds)}
+        students, baselines = (
+            sorted((s for s in own if s.seed in place), key=lambda saved: place[saved.seed])
+            for own in (students, baselines)
+        )
+    return OpenedRun(
+        folder,
+        tuple(students),
+        tuple(s for s in baselines if s.seed in both),
+        teachers,
+        fitted,
+        report,
+        tuple(notes),
+    )
+
+
+def _seeds(folder: Path, part: str) -> list[SavedRows]:
+    """One training's answers after another, by seed."""
+    files = (folder / FOLDER).glob(f"rows-{part}-*.npz")
+    return [load_rows(path) for path in sorted(files, key=lambda path: int(path.stem.rpartition("-")[2]))]
+
+
+def fitted_on(folder: Path) -> np.ndarray | None:
+    """(n,) ids of the rows that fitted a run's fusion; of the fusion itself, which may be a user's own, nothing is read.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        None where the run keeps no fusion.
+
+    Raises:
+        CorruptStateError: They cannot be read.
+
+    Example:
+        >>> fitted_on(getfixture("tmp_path")) is None
+        True
+    """
+    path = folder / FUSION_FILE
+    if not path.is_file():
+        return None
+    try:
+        return np.array(json.loads(path.read_text(encoding="utf-8"))["fitted_on"], dtype=np.int64)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise CorruptStateError(
+            f"{path} does not say which rows fitted the fusion ({' '.join(str(error).split())[:200]}): train that run again."
+        ) from error
+
+
+def is_of(report: VerdictReport, student: SavedRows, fitted: np.ndarray) -> bool:
+    """Whether a verdict is on these answers: on as many rows, and with this NLL of the run's own seed.
+
+    Args:
+        report: The verdict.
+        student: What the run's own student answered.
+        fitted: (n,) ids of the rows that fitted the fusion.
+    """
+    kept = ~np.isin(student.rows.example_ids, fitted)
+    rows = np.flatnonzero(kept & (student.rows.labels != UNLABELLED))
+    said = report.by_seed.get(STUDENT, {}).get(student.seed or 0, {}).get("nll")
+    if report.evaluation.rows != kept.sum() or said is None or not len(rows):
+        return False
+    nll = -student.rows.log_probs[STUDENT][rows, student.rows.labels[rows]].astype(np.float64).mean()
+    # In the file, a number that is not finite is not a number.
+    return bool(np.isclose(nll, said, rtol=1e-4) if np.isfinite(nll) else not np.isfinite(said))

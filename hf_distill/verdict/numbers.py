@@ -1,0 +1,120 @@
+"""What a verdict found, as numbers. Accuracies are shares of one, times are seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..evaluation.statistics import Interval
+from .statistics import Difference
+
+
+class Cost(NamedTuple):
+    """What a system costs per answer; None where that is not known.
+
+    Attributes:
+        parameters: How many.
+        bytes: Of parameters and buffers in memory.
+        p50, p95: Median and 95th percentile of the latency of one row.
+        throughput: Rows per second in batches.
+    """
+
+    parameters: int | None = None
+    bytes: int | None = None
+    p50: float | None = None
+    p95: float | None = None
+    throughput: float | None = None
+
+
+TRAINED = {"student": "distilled", "baseline": "fine-tuned", "single": "distilled from one teacher"}
+"""What tables and figures call a training, by its part."""
+
+
+class Training(NamedTuple):
+    """One training, and how it went.
+
+    Attributes:
+        part: ``student``, ``baseline`` or ``single``.
+        seed: Its seed.
+        steps: Optimizer steps.
+        seconds: How long it took; None where nothing says.
+        best_step: After which step the validation rows liked it best; None where they were not asked.
+        log: The entries of the trainer's log.
+    """
+
+    part: str
+    seed: int
+    steps: int
+    seconds: float | None
+    best_step: int | None
+    log: tuple[Mapping[str, Any], ...]
+
+
+class Claim(NamedTuple):
+    """What the verdict says of the student's accuracy.
+
+    Attributes:
+        accuracy: The student's, a mean over seeds.
+        spread: Its standard deviation over seeds; None for one seed.
+        rows: On how many labelled rows.
+        seeds: How many trainings.
+        baseline: The better of the baselines; None where there is none.
+        gain: The student over it.
+        keeps: The student's accuracy as a share of the ensemble's; None where that is 0.
+        teachers: How many made the ensemble.
+        latency: The student's median latency as a share of the ensemble's; None where it was not measured.
+    """
+
+    accuracy: float
+    spread: float | None
+    rows: int
+    seeds: int
+    baseline: str | None
+    gain: Difference | None
+    keeps: float | None
+    teachers: int
+    latency: float | None
+
+    @property
+    def outcome(self) -> str:
+        """``gain``, ``loss``, ``no difference`` beyond chance, or ``no baseline``."""
+        if self.gain is None:
+            return "no baseline"
+        return "gain" if self.gain.better else "loss" if self.gain.worse else "no difference"
+
+
+class Group(NamedTuple):
+    """Some of the rows: those of a class, or those within a range of lengths.
+
+    Attributes:
+        name: Of the class, or the range in tokens.
+        rows: How many labelled ones.
+        accuracy: Share of them that each system gets right, over all seeds.
+        gain: The student over the better baseline, None where there is none.
+        f1: Of a class, by system; empty for lengths.
+        beyond_chance: Whether the gain is.
+    """
+
+    name: str
+    rows: int
+    accuracy: Mapping[str, float]
+    gain: Interval | None
+    f1: Mapping[str, float]
+    beyond_chance: bool = False
+
+
+class Disagreement(NamedTuple):
+    """A row where student and ensemble differ much.
+
+    Attributes:
+        text: Of the row, shortened.
+        label: Its class; None where it has none.
+        ensemble, student: First answer and its probability.
+        kl: KL(ensemble ‖ student) in nats.
+    """
+
+    text: str
+    label: str | None
+    ensemble: tuple[str, float]
+    student: tuple[str, float]
+    kl: float
