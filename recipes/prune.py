@@ -23,14 +23,8 @@ from pathlib import Path
 
 from hf_distill import MultiTeacherDistillationTrainer
 from hf_distill.recipe import build_trainer, evaluation_split, load_data, load_recipe
-from hf_distill.students.pruning import (
-    KeepPruned,
-    Stage,
-    head_importance,
-    head_masks,
-    magnitude_masks,
-    pruning_report,
-)
+from hf_distill.students.pruning import head_masks, magnitude_masks
+from hf_distill.training.pruned import KeepPruned, Stage, head_importance, pruning_report
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", type=Path)

@@ -44,9 +44,10 @@ from conftest import make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, Teacher
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, PushError
-from hf_distill.publishing.facts import Origin, run_facts
+from hf_distill.publishing.facts import Origin
 from hf_distill.publishing.push import look_up_licences
 from hf_distill.training.pushes import failed_pushes
+from hf_distill.training.run_facts import run_facts
 from hf_distill.verdict import VerdictReport
 
 WRITE, READ, WRONG = ("hf_" + letter * 34 for letter in "wrx")

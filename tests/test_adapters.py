@@ -22,9 +22,9 @@ from transformers import (
 from conftest import make_bert, make_deberta, make_student
 from hf_distill import TASKS, Teacher
 from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
-from hf_distill.students import adapters
 from hf_distill.students.adapters import add_adapter, merge_adapter
 from hf_distill.students.building import build_student
+from hf_distill.teachers import over_base as adapters
 from hf_distill.teachers.cache.build import CacheSettings, TeacherCache, teacher_key
 from hf_distill.teachers.teacher import TeacherSpec
 

@@ -43,8 +43,9 @@ from hf_distill.evaluation.attention import (
     pooled_states,
 )
 from hf_distill.evaluation.plots import AttentionRow, attention_grid, save_figure, similarity_grid
-from hf_distill.recipe import attention_recipe, build_trainer, load_recipe
+from hf_distill.recipe import build_trainer, load_recipe
 from hf_distill.rows.views import TokenView
+from hf_distill.runs.attention import attention_recipe
 
 TEXT = "a quite superb film and a dull plot"
 SIZES = {

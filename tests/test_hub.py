@@ -26,10 +26,7 @@ from hf_distill.publishing.facts import (
     RunFacts,
     confirm_report,
     load_facts,
-    method_name,
-    references,
     report_digest,
-    run_facts,
     save_facts,
 )
 from hf_distill.publishing.push import push_command, reason, without_tokens, write_card
@@ -37,6 +34,7 @@ from hf_distill.publishing.pushed_files import STALE, documents_to_push, files_t
 from hf_distill.runs.attention import _SECTION
 from hf_distill.teachers.hub_ids import data_commit, loaded_commit, only_commit
 from hf_distill.training.pushes import create_card
+from hf_distill.training.run_facts import method_name, references, run_facts
 from hf_distill.verdict.pictures import FILES
 
 ROOT = Path(__file__).parent.parent

@@ -1022,7 +1022,7 @@ def test_one_batch_size_for_every_evaluation(write, local, override, size):
 
 def test_hub_and_training_meet_in_the_arguments(write, local):
     from hf_distill.recipe.building import build_arguments
-    from hf_distill.runs.push import destination
+    from hf_distill.recipe.hub_section import destination
 
     args = build_arguments(
         load_recipe(write(local), ["hub.push=true", "hub.repo=me/mine", "hub.private=true"])

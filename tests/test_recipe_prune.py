@@ -20,14 +20,8 @@ from conftest import make_bert, make_deberta, make_roberta, make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
 from hf_distill.errors import ConfigurationError
 from hf_distill.recipe import load_recipe
-from hf_distill.students.pruning import (
-    KeepPruned,
-    attention_outputs,
-    count_nonzero,
-    head_importance,
-    head_masks,
-    magnitude_masks,
-)
+from hf_distill.students.pruning import attention_outputs, head_masks, magnitude_masks
+from hf_distill.training.pruned import KeepPruned, count_nonzero, head_importance
 
 ROOT = Path(__file__).parent.parent
 LABELS = ["negative", "positive"]

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 import hf_distill.runs.search.searching as searching
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
-from hf_distill.recipe import Recipe, build_trainer, load_recipe, search_recipe
+from hf_distill.recipe import Recipe, build_trainer, load_recipe
 from hf_distill.recipe.search_section import Knob, search_fusions, search_knobs
 from hf_distill.runs.search.report import SearchReport, Trial
+from hf_distill.runs.search.searching import search_recipe
 
 BASE = {
     "data": {"dataset": "org/data"},

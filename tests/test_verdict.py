@@ -27,8 +27,8 @@ from hf_distill.evaluation.statistics import Interval, paired_bootstrap
 from hf_distill.rows.preparing import example_id
 from hf_distill.runs.verdict.jobs import LOG_FILE, Job, places, run_jobs
 from hf_distill.runs.verdict.tracking import BestWeights, StepFile
-from hf_distill.training.progress import LossLines, LossTable
-from hf_distill.verdict import Answers, SavedRows, best_teacher, judge, show_losses
+from hf_distill.training.progress import LossLines, LossTable, show_losses
+from hf_distill.verdict import Answers, SavedRows, best_teacher, judge
 from hf_distill.verdict.answers import finished_rows, in_order, load_rows
 from hf_distill.verdict.cost import Timing, measure_costs
 from hf_distill.verdict.numbers import Claim, Cost

@@ -30,7 +30,7 @@ def audit(
 ) -> None:
     """Say what the teachers are worth before any training: which to keep, how to fuse them, whether one is enough."""
     with reporting():
-        from ..recipe import audit_recipe
+        from ..runs.audit import audit_recipe
 
         checked = load(recipe, overrides)
         report = audit_recipe(checked, split)
@@ -78,7 +78,7 @@ def attention(
 ) -> None:
     """Draw what student and teachers attend to, and how alike their layers are before and after training."""
     with reporting():
-        from ..recipe import attention_recipe
+        from ..runs.attention import attention_recipe
 
         checked = load(recipe, overrides)
         texts = tuple(text or ())

@@ -77,9 +77,10 @@ def train(
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
     with reporting():
         from ..recipe import build_baseline, build_trainer, evaluation_split, load_data
-        from ..runs.push import check_recipe_repository, pushes
+        from ..recipe.hub_section import pushes
+        from ..runs.push import check_recipe_repository
         from ..runs.verdict.judgement import open_verdict
-        from ..verdict import show_losses
+        from ..training.progress import show_losses
 
         checked = load(recipe, overrides)
         checkpoint = _checkpoint(resume, checked)
@@ -201,7 +202,8 @@ def _checkpoint(resume: str | None, recipe: Recipe) -> str | None:
 
 
 def _push(trainer: MultiTeacherDistillationTrainer, recipe: Recipe) -> None:
-    from ..runs.push import destination, push_trained_recipe
+    from ..recipe.hub_section import destination
+    from ..runs.push import push_trained_recipe
 
     commit = push_trained_recipe(recipe, trainer)
     say(f"The student is pushed to {destination(recipe).repo}: {commit.pr_url or commit}")

@@ -25,7 +25,7 @@ def search(
 ) -> None:
     """Try temperatures, weights, fusions and learning rates, and write the recipe with the best. Goes on where it was left."""
     with reporting():
-        from ..recipe import search_recipe
+        from ..runs.search.searching import search_recipe
 
         checked = load(recipe, overrides)
         folder = Path(f"{checked.training['output_dir']}-search") if output is None else output
@@ -50,7 +50,7 @@ def export(
 ) -> None:
     """Write a student for onnxruntime, compare it with the student itself, and measure both."""
     with reporting():
-        from ..recipe import export_run
+        from ..runs.export import export_run
 
         report = export_run(run, format=format, output=output)
         folder = run / format if output is None else output

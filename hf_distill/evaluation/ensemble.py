@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, LinearPool
+from ..fusion.alignment import UNLABELLED
 from ..rows.collator import MultiTeacherCollator
-from ..rows.preparing import UNLABELLED, encode_views, example_id
+from ..rows.preparing import encode_views, example_id
 from ..teachers.held_out import finished_fusion
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource, load_teacher

@@ -24,11 +24,12 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, LinearPool, summary
+from ..fusion.alignment import UNLABELLED
 from ..lookup import build
 from ..markdown import markdown_table
 from ..processes import once
 from ..rows.collator import MultiTeacherCollator
-from ..rows.preparing import UNLABELLED, prepare_dataset, resolve_label_names
+from ..rows.preparing import prepare_dataset, resolve_label_names
 from ..rows.views import TokenView, input_length, named_inputs
 from ..students.loading import load_trained, student_config
 from ..tasks.task import TASKS, Task

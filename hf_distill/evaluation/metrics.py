@@ -17,10 +17,8 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_score, recall_score
 
 from ..errors import ConfigurationError, DataError
+from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
-
-# A row with this label has none (the value torch's cross-entropy and transformers' collators use).
-NO_LABEL = -100
 
 # How far a row's probabilities may sum from 1: float32 log-softmax over hundreds of classes stays far below.
 _SUM_TOLERANCE = 1e-3
@@ -368,7 +366,7 @@ def compute_metric(
         references = ensemble.argmax(axis=1) if form == "classes" else ensemble
     else:
         labels = np.asarray(labels)
-        labelled = labels != NO_LABEL
+        labelled = labels != UNLABELLED
         if not labelled.any():
             raise DataError(f"metric {module.name!r} needs labels; none of the {len(labels)} rows has one")
         log_probs, references = log_probs[labelled], labels[labelled]

@@ -18,6 +18,9 @@ from torch import Tensor
 from ..errors import DataError
 from ..markdown import markdown_table
 
+UNLABELLED = -100
+"""The label id of a unit without a label, as everywhere in `torch` and `transformers`."""
+
 
 class TeacherOutputs(NamedTuple):
     """What one teacher says of a batch, in its own label space.

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ..errors import DataError
 
-UNLABELLED = -100
-
 
 def held_out_rows(
     logits: Tensor, labels: Tensor, mask: Tensor | None, what: str

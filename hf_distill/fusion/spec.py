@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, find
-from .fitting import UNLABELLED, held_out_rows, mean_nll, refuse_infinite
+from .alignment import UNLABELLED
+from .fitting import held_out_rows, mean_nll, refuse_infinite
 from .linear_pool import LinearPool
 from .log_pool import LogPool
 from .protocol import Fusion

@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..rows.preparing import UNLABELLED
 from . import Fusion, teacher_disagreement
-from .alignment import TeacherBatch
+from .alignment import UNLABELLED, TeacherBatch
 from .shares import checked_weights, heard
 
 

@@ -27,10 +27,11 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedMode
 from ..errors import ConfigurationError, CorruptStateError
 from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.timing import time_rows, timed_rows
+from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
-from ..rows.preparing import UNLABELLED, prepare_dataset
+from ..rows.preparing import prepare_dataset
 from ..rows.views import TokenView, input_length, named_inputs
 from ..tasks.task import TASKS, Task
 from ..teachers.checkpoints import load_tokenizer, load_with_head

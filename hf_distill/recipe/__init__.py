@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from ..runs.attention import attention_recipe
-from ..runs.audit import audit_recipe
-from ..runs.export import export_run
-from ..runs.search.searching import search_recipe
 from .building import build_arguments, build_baseline, build_cache, build_trainer, evaluate_recipe, label_plan
 from .loading import evaluation_split, load_data
 from .reading import load_recipe
@@ -13,17 +9,13 @@ from .sections import Recipe
 
 __all__ = [
     "Recipe",
-    "attention_recipe",
-    "audit_recipe",
     "build_arguments",
     "build_baseline",
     "build_cache",
     "build_trainer",
     "evaluate_recipe",
     "evaluation_split",
-    "export_run",
     "label_plan",
     "load_data",
     "load_recipe",
-    "search_recipe",
 ]

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, suggest
-from ..runs.push import check_hub
 from . import yaml12
+from .hub_section import check_hub
 from .loss_section import check_losses
 from .problems import Problem, found, from_validation, known_paths
 from .search_section import check_search

@@ -13,13 +13,10 @@ import datasets
 from transformers import PretrainedConfig
 
 from ..errors import DataError
-from ..fusion.alignment import LabelMap, find_label, is_generic
+from ..fusion.alignment import UNLABELLED, LabelMap, find_label, is_generic
 from ..lookup import suggest
 from .views import WORD_OF, TokenView, View, view_column
 from .words import align_words
-
-UNLABELLED = -100
-"""The label id of rows without a label, as everywhere in `transformers`."""
 
 # Part of the key under which `datasets` caches prepared rows: raise it whenever this module makes other rows.
 _FORMAT = 1

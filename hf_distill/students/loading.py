@@ -13,7 +13,6 @@ from ..rows.preparing import resolve_label_names
 from ..rows.views import TokenView, input_length
 from ..tasks.task import Task
 from ..teachers.checkpoints import load_tokenizer, load_with_head
-from ..training.arguments import DistillationArguments
 from .adapters import add_adapter
 
 if TYPE_CHECKING:
@@ -34,26 +33,6 @@ def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
         raise DataError(
             f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
         ) from error
-
-
-def refuse_unclear(model: Any, model_init: Any, args: Any, teachers: Sequence[Any]) -> None:
-    """Refuse a student given in two ways or in none, and arguments that say nothing of distillation, or too much.
-
-    Raises:
-        ConfigurationError: It is so.
-    """
-    if not isinstance(args, DistillationArguments):
-        raise ConfigurationError(
-            f"args is a {type(args).__name__}, but temperature and weights are read from it: "
-            "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
-        )
-    if (model is None) == (model_init is None):
-        raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
-    if not teachers and args.distill_weight > 0:
-        raise ConfigurationError(
-            f"There are no teachers, but distill_weight is {args.distill_weight}: name teachers, or set it to 0 for "
-            "training on the labels alone."
-        )
 
 
 class OpenedStudent(NamedTuple):

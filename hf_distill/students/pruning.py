@@ -9,25 +9,18 @@ Shapes: D hidden size, H heads, d width of a head.
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError
-from ..evaluation.evaluating import EvaluationReport
-from ..evaluation.timing import take_turns
-from ..markdown import markdown_table
-from ..rows.views import named_inputs, position_limit
 
 if TYPE_CHECKING:
-    from ..training.trainer import MultiTeacherDistillationTrainer
+    pass
 
 Masks = dict[str, Tensor]
 """By parameter name, of its shape: 1 where it is kept, 0 where it is to be zero."""
@@ -42,9 +35,6 @@ _TOGETHER = (
 )
 _READERS = {"query", "key", "value", "q_lin", "k_lin", "v_lin", "query_proj", "key_proj", "value_proj"}
 _READERS |= {"q_proj", "k_proj", "v_proj", "Wqkv"}
-
-_BATCHES = 16
-_ROUNDS, _LENGTH = 100, 64
 
 
 def magnitude_masks(student: PreTrainedModel, sparsity: float) -> Masks:
@@ -79,44 +69,6 @@ def magnitude_masks(student: PreTrainedModel, sparsity: float) -> Masks:
     mask = prune.L1Unstructured(sparsity).compute_mask(flat, torch.ones_like(flat))
     parts = mask.split([weight.numel() for weight in weights.values()])
     return {name: part.view_as(weight) for (name, weight), part in zip(weights.items(), parts, strict=True)}
-
-
-def head_importance(trainer: MultiTeacherDistillationTrainer, batches: int = _BATCHES) -> dict[str, Tensor]:
-    """How much the loss hangs on each head: the mean over batches of |∂loss/∂ξ|, ξ = 1 being a factor of the head's output.
-
-    With W the columns of the output projection that read the head, ∂loss/∂ξ = ⟨W, ∂loss/∂W⟩, so gradients of weights tell,
-    whatever the attention implementation. Importances are divided by their norm in each layer, as the paper does.
-
-    Args:
-        trainer: Of the student; its loss on its training rows is taken, without dropout.
-        batches: How many.
-
-    Returns:
-        (H,) by the name of the block's output projection.
-
-    Raises:
-        ConfigurationError: Its attention blocks are not found.
-
-    Reference:
-        Michel et al.: Are Sixteen Heads Really Better than One?, NeurIPS 2019, arXiv:1905.10650, with gradients per row; here
-        they are per batch.
-    """
-    student = trainer.student
-    blocks = _blocks(student)
-    training, sums = trainer.model.training, dict.fromkeys(blocks, 0.0)
-    trainer.model.eval()
-    try:
-        for inputs in itertools.islice(trainer.get_train_dataloader(), batches):
-            trainer.model.zero_grad()
-            trainer.compute_loss(trainer.model, trainer._prepare_inputs(inputs)).backward()
-            for name, (together, _) in blocks.items():
-                products = (together.weight * together.weight.grad).detach()  # (D, H d)
-                heads = products.sum(0).view(student.config.num_attention_heads, -1)
-                sums[name] = sums[name] + heads.sum(-1).abs().cpu()
-    finally:
-        trainer.model.zero_grad()
-        trainer.model.train(training)
-    return {name: values / (values.norm() + 1e-20) for name, values in sums.items()}
 
 
 def head_masks(student: PreTrainedModel, share: float, importance: Mapping[str, Tensor]) -> Masks:
@@ -194,121 +146,6 @@ def _blocks(student: PreTrainedModel) -> dict[str, tuple[nn.Linear, dict[str, nn
             f"({', '.join(_TOGETHER)}): prune its weights by sparsity instead."
         )
     return blocks
-
-
-class KeepPruned(TrainerCallback):
-    """Sets the masked weights of a student to zero, now and after every optimizer step.
-
-    Args:
-        student: The student that is trained, by one process or by several that each hold it whole.
-        masks: Of `magnitude_masks` or `head_masks`.
-
-    Example:
-        >>> import copy
-        >>> pruned = copy.deepcopy(bert)
-        >>> _ = KeepPruned(pruned, magnitude_masks(pruned, 0.5))
-        >>> count_nonzero(pruned) < count_nonzero(bert)
-        True
-    """
-
-    def __init__(self, student: nn.Module, masks: Masks) -> None:
-        parameters = dict(student.named_parameters())
-        self._pairs = [(parameters[name], mask) for name, mask in masks.items()]
-        self._apply()
-
-    @torch.no_grad()
-    def _apply(self) -> None:
-        for i, (parameter, mask) in enumerate(self._pairs):
-            if mask.device != parameter.device:
-                mask = mask.to(parameter.device)
-                self._pairs[i] = (parameter, mask)
-            parameter.mul_(mask)
-
-    def on_optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Momentum has moved them."""
-        self._apply()
-
-
-def count_nonzero(student: nn.Module) -> int:
-    """How many parameters are not zero."""
-    return sum(int(parameter.count_nonzero()) for parameter in student.parameters())
-
-
-class Stage(NamedTuple):
-    """A student at one point of the recipe.
-
-    Attributes:
-        model: A copy of it.
-        report: Of its evaluation, where it is called ``student``.
-    """
-
-    model: PreTrainedModel
-    report: EvaluationReport
-
-
-def pruning_report(stages: Mapping[str, Stage], notes: Iterable[str] = ()) -> str:
-    """Quality, size and time of a student before and after, in one table with its teachers.
-
-    Args:
-        stages: By the name the table gives them; the last one's report tells of teachers and ensemble.
-        notes: Sentences to add.
-
-    Returns:
-        Markdown.
-    """
-    last = list(stages.values())[-1].report
-    forwards = {
-        name: functools.partial(_forward, stage.model, _inputs(stage.model)) for name, stage in stages.items()
-    }
-    times = take_turns(forwards, rounds=_ROUNDS)
-    rows = {name: stage.report.systems["student"] for name, stage in stages.items()}
-    rows |= {
-        name: system for name, system in last.systems.items() if name not in ("student", "student+teachers")
-    }
-    metrics = list(dict.fromkeys(metric for row in rows.values() for metric in row.metrics))
-    cells = [
-        [
-            name,
-            *(f"{row.metrics[metric]:.4f}" if metric in row.metrics else "–" for metric in metrics),
-            "–" if row.parameters is None else f"{row.parameters:,}",
-            *(_cost(stages[name].model, times[name]) if name in stages else ["–"] * 3),
-        ]
-        for name, row in rows.items()
-    ]
-    table = markdown_table(["system", *metrics, "parameters", "not zero", "bytes", "p50 of 1 row"], cells)
-    model = next(iter(stages.values())).model
-    device = next(model.parameters()).device
-    where = f"{device.type}, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else str(device)
-    shape = next(iter(_inputs(model).values())).shape
-    lines = [
-        f"# Pruning\n\n{last.task} on {last.dataset}: {last.rows} rows\n\n{table}",
-        "Zeros are stored and multiplied as any other number, so bytes and time stay what they were: what is gained is what "
-        "a sparse format or kernel, or a compressed file, makes of them.",
-        f"Forward of 1 row of {shape[1]} tokens on {where}, medians of {len(times[next(iter(stages))])} rounds in turns.",
-        *(f"Note: {note}" for note in dict.fromkeys([*notes, *last.notes])),
-    ]
-    return "\n\n".join(lines) + "\n"
-
-
-def _cost(model: PreTrainedModel, seconds: list[float]) -> list[str]:
-    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    return [f"{count_nonzero(model):,}", f"{size:,}", f"{1000 * float(np.median(seconds)):.2f} ms"]
-
-
-def _forward(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
-    with torch.inference_mode():
-        model(**inputs)
-
-
-def _inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    token = next(i for i in range(model.config.vocab_size) if i != model.config.pad_token_id)
-    shape = (1, min(_LENGTH, position_limit(model) or _LENGTH))
-    device = next(model.parameters()).device
-    inputs = {
-        "input_ids": torch.full(shape, token, device=device),
-        "attention_mask": torch.ones(shape, dtype=torch.int64, device=device),
-    }
-    return {name: value for name, value in inputs.items() if name in named_inputs(model)}
 
 
 def _refuse_share(share: float, name: str) -> None:

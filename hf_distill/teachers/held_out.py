@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError, CorruptStateError, DataError
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
+from ..fusion.alignment import UNLABELLED
 from ..processes import once
-from ..rows.preparing import UNLABELLED, count_labelled
+from ..rows.preparing import count_labelled
 from .pool import TeacherPool
 
 FILE = "fusion.json"

@@ -16,10 +16,10 @@ from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import TeacherOutputs
 from ..lookup import suggest
 from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs
-from ..students.adapters import load_over_base
 from ..tasks.task import TASKS, Task
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
 from .hub_ids import loaded_commit
+from .over_base import load_over_base
 from .states import Wanted, Words, observe
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from ..fusion.alignment import UNLABELLED
 from ..losses import reduce_loss
-from ..rows.preparing import UNLABELLED
 
 
 class LossTerm(NamedTuple):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass
@@ -92,3 +97,23 @@ def _number(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise ConfigurationError(f"{name} is {value!r}, but it must be a finite number.")
     return number
+
+
+def refuse_unclear(model: Any, model_init: Any, args: Any, teachers: Sequence[Any]) -> None:
+    """Refuse a student given in two ways or in none, and arguments that say nothing of distillation, or too much.
+
+    Raises:
+        ConfigurationError: It is so.
+    """
+    if not isinstance(args, DistillationArguments):
+        raise ConfigurationError(
+            f"args is a {type(args).__name__}, but temperature and weights are read from it: "
+            "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
+        )
+    if (model is None) == (model_init is None):
+        raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
+    if not teachers and args.distill_weight > 0:
+        raise ConfigurationError(
+            f"There are no teachers, but distill_weight is {args.distill_weight}: name teachers, or set it to 0 for "
+            "training on the labels alone."
+        )

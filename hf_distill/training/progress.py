@@ -18,6 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..durations import duration
+
 # Said once at the end of a training, or no loss.
 _LEFT_OUT = {"total_flos", "epoch", "step"}
 _HEADER_EVERY = 25
@@ -151,18 +153,6 @@ class LossLines(TrainerCallback):
             words += [", ".join(f"{key} {_cell(value)}" for key, value in shown.items())]
             words += [] if left is None else [f"{duration(left)} left"]
         print("; ".join(words), flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    Example:
-        >>> duration(75), duration(3675)
-        ('1:15', '1:01:15')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _evaluation(logs: Mapping[str, Any]) -> str:

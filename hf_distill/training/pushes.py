@@ -15,8 +15,9 @@ from huggingface_hub import CommitInfo
 
 from ..errors import ConfigurationError, PushError
 from ..processes import once
-from ..publishing.facts import run_facts, save_facts
+from ..publishing.facts import save_facts
 from ..publishing.push import check_repository, push_folder, reason, write_card
+from .run_facts import run_facts
 
 # They hold a pickle of the arguments, which resuming does not read.
 _NOT_OF_A_CHECKPOINT = ("training_args.bin",)

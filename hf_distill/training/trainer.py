@@ -21,22 +21,23 @@ from ..fusion.targets import Draws, Targets, make_targets
 from ..lookup import build
 from ..losses import LOSSES, cross_entropy, forward_kl
 from ..losses.row_weights import ROW_WEIGHTS
-from ..publishing.facts import run_facts, save_facts
+from ..publishing.facts import save_facts
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import count_labelled, refuse_unlabelled, sample_rows
-from ..students.loading import adapted, load_trained, open_student, refuse_unclear
+from ..students.loading import adapted, load_trained, open_student
 from ..tasks.task import TASKS, Task
 from ..teachers.cache.build import CacheSettings
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
-from .arguments import DistillationArguments
+from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, open_run, student_pass, with_projections
 from .preparation import RowPreparation, one_dataset, overlap_notes
 from .pushes import check_for_all
 from .resuming import describe_run, find_checkpoint, resume, save_run
+from .run_facts import run_facts
 from .student_trainer import StudentTrainer, is_checkpoint
 
 

@@ -1,6 +1,5 @@
 """Was distillation worth it? Student, the same student without teachers, teachers and ensemble on the same rows."""
 
-from ..training.progress import show_losses
 from .answers import Answers, SavedRows
 from .comparing import compare_runs
 from .comparison import RunComparison
@@ -18,5 +17,4 @@ __all__ = [
     "compare_runs",
     "judge",
     "load_report",
-    "show_losses",
 ]

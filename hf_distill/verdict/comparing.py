@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigurationError, DataError
-from ..rows.preparing import UNLABELLED
+from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .comparison import Compared, ComparedRun, RunComparison
 from .finding import OpenedRun, open_run

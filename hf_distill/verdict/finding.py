@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CorruptStateError, DataError
-from ..rows.preparing import UNLABELLED
+from ..fusion.alignment import UNLABELLED
 from ..teachers.held_out import FILE as FUSION_FILE
 from .answers import FOLDER, SavedRows, load_rows, rows_file
 from .reading import load_report

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..errors import DataError
 from ..evaluation.evaluating import EvaluationReport, SystemResult
 from ..evaluation.plots import shortened
-from ..rows.preparing import UNLABELLED
+from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .numbers import Claim, Cost, Disagreement, Group, Training
 from .report import VerdictReport

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..durations import duration
 from ..evaluation.audit.text import number
 from ..evaluation.evaluating import EvaluationReport
 from ..evaluation.statistics import Interval, ReliabilityBin
 from ..markdown import escaped, markdown_table
-from ..training.progress import duration
 from .numbers import TRAINED, Claim, Cost, Disagreement, Group, Training
 from .sentences import p_values, share, signed_points
 from .statistics import Difference, spread

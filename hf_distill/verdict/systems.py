@@ -14,7 +14,7 @@ import torch
 from ..evaluation.metrics import compute_metric, load_metric
 from ..evaluation.statistics import ReliabilityBin, reliability_bins
 from ..fusion import LinearPool, fit_temperature
-from ..rows.preparing import UNLABELLED
+from ..fusion.alignment import UNLABELLED
 from .answers import Answers
 
 STUDENT = "student"

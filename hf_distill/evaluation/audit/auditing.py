@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigurationError, DataError
 from ...fusion import HeldOut
-from ...fusion.alignment import LabelMap, is_generic, plan_table
+from ...fusion.alignment import UNLABELLED, LabelMap, is_generic, plan_table
 from ...lookup import build
 from ...processes import once
 from ...rows.collator import MultiTeacherCollator
-from ...rows.preparing import UNLABELLED, prepare_dataset, resolve_label_names
+from ...rows.preparing import prepare_dataset, resolve_label_names
 from ...tasks.task import TASKS, Task
 from ...teachers.held_out import collect
 from ...teachers.pool import TeacherPool

@@ -133,7 +133,7 @@ def _step_file(folder: Path) -> list[Any]:
 
 
 def _train(trainer: MultiTeacherDistillationTrainer, name: str) -> None:
-    from ...verdict import show_losses
+    from ...training.progress import show_losses
 
     show_losses(trainer, name)
     trainer.train()
@@ -235,7 +235,8 @@ def labelled_rows(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> d
     """
     import numpy as np
 
-    from ...rows.preparing import UNLABELLED, label_encoder
+    from ...fusion.alignment import UNLABELLED
+    from ...rows.preparing import label_encoder
 
     column = recipe.data.label_column
     encode = label_encoder(rows.features[column], tuple(label_names), column)

@@ -1,0 +1,78 @@
+"""The section `hub`: what is wrong with it, and where a recipe pushes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .problems import Problem, found
+from .sections import Recipe
+
+if TYPE_CHECKING:
+    pass
+
+
+def check_hub(hub: Mapping[str, Any], training: Mapping[str, Any]) -> list[Problem]:
+    """Returns what is wrong with the section `hub`, and with what `training` says of the Hub besides.
+
+    Args:
+        hub: the section as it was written.
+        training: likewise.
+    """
+    problems = []
+    if hub.get("push") is True and not hub.get("repo"):
+        problems.append(Problem("hub.repo", "is missing; a push needs the repository, as user/name"))
+    if hub.get("push") is True and training.get("push_to_hub") is True:
+        sentence = "it pushes while training, hub.push pushes once at the end; choose one"
+        problems.append(Problem("training.push_to_hub", sentence))
+    same = {"hub_model_id": "repo", "hub_private_repo": "private", "hub_revision": "revision"}
+    problems += [
+        Problem(f"training.{key}", f"hub.{own} says it already; keep one")
+        for key, own in same.items()
+        if key in training and hub.get(own)
+    ]
+    if hub.get("pull_request") is True:
+        branches = {
+            "hub.revision": hub.get("revision"),
+            "training.hub_revision": training.get("hub_revision"),
+        }
+        problems += [
+            Problem("hub.pull_request", f"it is opened against main, but {key} is {found(branch)}; keep one")
+            for key, branch in branches.items()
+            if branch is not None
+        ]
+        if training.get("push_to_hub") is True:
+            sentence = "training.push_to_hub pushes to a branch while training; a pull request needs hub.push"
+            problems.append(Problem("hub.pull_request", sentence))
+    return problems
+
+
+def pushes(recipe: Recipe) -> bool:
+    """Whether anything is pushed: once at the end (`hub.push`), or also while training (`training.push_to_hub`)."""
+    return recipe.hub.push or bool(recipe.training.get("push_to_hub"))
+
+
+class Destination(NamedTuple):
+    """Where a recipe pushes to, as the arguments of `push_run` say it."""
+
+    repo: str
+    private: bool
+    revision: str | None
+    pull_request: bool
+
+
+def destination(recipe: Recipe) -> Destination:
+    """Returns where a recipe pushes to: what `hub` says, or else what `training` says in transformers' own names.
+
+    Example:
+        >>> destination(Recipe(data={}, teachers={"models": ["org/a"]}, student={}, hub={"repo": "me/small"}))
+        Destination(repo='me/small', private=False, revision=None, pull_request=False)
+    """
+    hub, training = recipe.hub, recipe.training
+    return Destination(
+        repo=hub.repo or training.get("hub_model_id") or Path(training["output_dir"]).absolute().name,
+        private=hub.private or bool(training.get("hub_private_repo")),
+        revision=hub.revision or training.get("hub_revision"),
+        pull_request=hub.pull_request,
+    )
