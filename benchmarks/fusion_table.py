@@ -8,7 +8,7 @@ All teachers observe the class in Gaussian noise, so that it is known what each 
 - sure: knows as much as good, from an observation of its own, with logits four times too large
 - loud: knows nothing, and is very sure of it
 
-`python benchmarks/fusion_table.py` prints the table of docs/fusions.md; tests/test_fusion_simulated.py holds its ranks.
+`python benchmarks/fusion_table.py` prints the table of docs/fusions.md; tests/fusion/test_fusion_simulated.py holds its ranks.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _MODULE_OF = {
-    alias.name: "." + node.module
+    alias.name: node.module
     for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
     if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
     for alias in node.names
@@ -33,7 +33,7 @@ except importlib.metadata.PackageNotFoundError:
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Run by test_hub.py in a process of its own, since the client reads the Hub's address when it is imported."""
+"""Run by test_push.py in a process of its own, since the client reads the Hub's address when it is imported."""
 
 from __future__ import annotations
 

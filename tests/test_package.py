@@ -19,53 +19,36 @@ import hf_distill
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "hf_distill"
 
-# From left to right. A module imports only from layers to the right of its own: a newcomer is given its place here.
-LAYERS = (
-    {"__main__"},
-    {"cli"},
-    {"demo"},
-    {"demo_corpus", "small_models"},
-    {"recipe"},
-    {"pruning"},
-    {"trainer"},
-    {"student_trainer"},
-    {"trainer_pushes"},
-    {"hub"},
-    {"pushed_files"},
-    {"verdict", "export", "attention"},
-    {"evaluation", "preparation", "audit", "hidden", "resuming"},
-    {"ensemble", "accounting", "student", "student_building", "student_speed", "cache"},
-    {"card"},
-    {"held_out", "targets", "run_facts"},
-    {"cached", "known", "pool", "cache_settings"},
-    {"data", "callbacks"},
-    {"teachers", "collator", "training_args"},
-    {"adapters"},
-    {"checkpoints"},
-    {"views", "tasks", "row_weights", "states"},
-    {"fusion", "losses", "metrics", "schedules", "plots"},
-    {"alignment", "layer_map", "word_alignment", "comparison"},
-    {"lookup", "table", "store", "processes", "timing", "onnx_files", "markdown", "hub_ids"},
-    {"errors"},
-)
-RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+ORDER = [
+    "ground",
+    "fusion",
+    "losses",
+    "rows",
+    "tasks",
+    "teachers",
+    "students",
+    "evaluation",
+    "verdict",
+    "publishing",
+    "training",
+    "recipe",
+    "runs",
+    "cli",
+]
+GROUND = {"errors", "lookup", "processes", "durations", "markdown", "files"}
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {
     "fusion": {"torch", "scipy", "sklearn"},
     "losses": {"torch"},
-    "alignment": {"torch"},
-    "layer_map": set(),
-    "word_alignment": {"torch", "numpy"},
-    "row_weights": {"torch"},
-    "schedules": set(),
-    "comparison": {"numpy", "scipy"},
-    "plots": {"matplotlib", "numpy"},
-    "metrics": {"datasets", "evaluate", "numpy", "sklearn"},
-    "lookup": set(),
-    "table": set(),
-    "store": {"filelock", "numpy", "xxhash"},
-    "errors": set(),
+    "ground": {"yaml", "filelock", "xxhash"},
+    "evaluation/statistics.py": {"numpy", "scipy"},
+    "evaluation/plots.py": {"matplotlib", "numpy"},
+    "evaluation/metrics.py": {"datasets", "evaluate", "numpy", "sklearn"},
+    "rows/words.py": {"torch", "numpy"},
+    "teachers/cache/store.py": {"filelock", "numpy", "xxhash"},
+    "training/schedules.py": set(),
+    "training/hidden/layer_map.py": set(),
 }
 
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "accelerate", "sklearn", "numpy"}
@@ -77,71 +60,109 @@ INDIRECT = {"accelerate": "transformers.Trainer refuses to start without it"}
 EXTRAS = {"peft", "onnx", "onnxruntime", "optuna"}
 
 
-def part(file: Path) -> str:
-    """The module of the package that a file is, or belongs to where the module is a folder."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
 FILES = sorted(PACKAGE.rglob("*.py"))
-MODULES = sorted({part(file) for file in FILES} - {"__init__"})
+COMMANDS = {file.stem for file in (PACKAGE / "cli").glob("*.py")} - {"__init__", "shared"}
 
 
-def imports(file: Path) -> set[str]:
-    """Full names of all that a file imports, anywhere in it; `from a import b` gives "a.b"."""
+def room(file: Path) -> str:
+    """The room that a file of the package lies in."""
+    parts = file.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else "cli" if parts[0] == "__main__.py" else "ground"
+
+
+def imports(file: Path) -> list[tuple[str, str]]:
+    """Module and name of all that a file imports, anywhere in it; ("torch", "") for `import torch`."""
     package = [PACKAGE.name, *file.relative_to(PACKAGE).parts[:-1]]
-    names = set()
+    found = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             origin = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*origin, *([node.module] if node.module else [])])
-            names |= {f"{origin}.{alias.name}" for alias in node.names}
-    return names
+            found += [(origin, alias.name) for alias in node.names]
+    return found
 
 
-def own_imports(module: str) -> set[str]:
-    """The modules of the package that a module imports, itself left out."""
-    found = set()
-    for file in (file for file in FILES if part(file) == module):
-        for name in imports(file):
-            root, _, rest = name.partition(".")
-            if root == PACKAGE.name and rest != "__version__":
-                first = rest.partition(".")[0]
-                # `from hf_distill import Teacher` imports the module that Teacher lives in.
-                found.add(hf_distill._MODULE_OF.get(first, first))
-    return found - {module}
+def own(name: str) -> Path | None:
+    """The file of a module of the package, by its dotted name."""
+    path = ROOT / name.replace(".", "/")
+    found = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
+    return found[0] if found else None
+
+
+def defined(file: Path) -> set[str]:
+    """What a module gives: what it defines, or, in the face of a folder, hands on."""
+    names = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                names |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)}
+        elif isinstance(node, ast.ImportFrom) and file.name == "__init__.py":
+            names |= {alias.name for alias in node.names}
+    return names | ({"__version__"} if file == PACKAGE / "__init__.py" else set())
 
 
 def third_party(files: list[Path]) -> set[str]:
-    roots = {name.partition(".")[0] for file in files for name in imports(file)}
+    roots = {name.partition(".")[0] for file in files for name, _ in imports(file)}
     return roots - set(sys.stdlib_module_names) - {PACKAGE.name}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_its_right(module):
-    assert module in RANK, (
-        f"{module} has no place in LAYERS yet: what may import it, and what does it import?"
-    )
-    for imported in sorted(own_imports(module)):
-        assert imported in RANK, f"{module} imports {imported}, which has no place in LAYERS"
-        assert RANK[imported] > RANK[module], (
-            f"{module} imports {imported}, which is not to its right in LAYERS"
-        )
-
-
-def test_layers_name_only_modules_that_exist():
-    assert sorted(RANK) == MODULES
-
-
-@pytest.mark.parametrize("module", LIBRARIES)
-def test_a_module_imports_only_its_libraries(module):
-    assert third_party([file for file in FILES if part(file) == module]) <= LIBRARIES[module]
+def test_rooms_are_those_that_the_order_names():
+    assert {room(file) for file in FILES} == set(ORDER)
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == GROUND
+    assert " ← ".join(ORDER) in (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_module_reads_in_one_sitting(file):
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 450
+def test_rooms_import_one_way_and_only_what_a_module_gives(file):
+    for module, name in imports(file):
+        if not f"{module}.".startswith(f"{PACKAGE.name}."):
+            continue
+        source = own(f"{module}.{name}") or own(module)
+        assert source is not None, f"{module}.{name} is no module of ours"
+        assert file == PACKAGE / "__init__.py" or ORDER.index(room(source)) <= ORDER.index(room(file)), (
+            f"{room(file)} imports {module}.{name}, which is in a later room"
+        )
+        if own(f"{module}.{name}") is None:
+            assert name in defined(source), f"{name} is not defined in {module}: import it from where it is"
+            assert room(source) == room(file) or not name.startswith("_"), (
+                f"{module}.{name} is private to its room"
+            )
+
+
+@pytest.mark.parametrize("where", LIBRARIES)
+def test_a_room_imports_only_its_libraries(where):
+    files = [file for file in FILES if where in (room(file), str(file.relative_to(PACKAGE)))]
+    assert files
+    assert third_party(files) <= LIBRARIES[where]
+
+
+@pytest.mark.parametrize("name", ORDER[1:])
+def test_a_room_says_in_a_sentence_what_it_promises(name):
+    text = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text(encoding="utf-8")))
+    assert text and text.splitlines()[0].endswith(".")
+
+
+def test_across_rooms_only_the_name_of_a_command_repeats():
+    seen: dict[str, str] = {}
+    for file in FILES:
+        name = "/".join(file.relative_to(PACKAGE).with_suffix("").parts[1:])
+        if len(file.relative_to(PACKAGE).parts) == 1 or file.name == "__init__.py" or name in COMMANDS:
+            continue
+        assert name not in seen, f"{room(file)} and {seen[name]} both have a file {name}.py"
+        seen[name] = room(file)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_is_public_is_documented(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or file.name == "__main__.py"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
 def test_every_dependency_is_imported_and_every_import_declared():
@@ -208,15 +229,6 @@ def test_public_name_can_be_imported_and_says_what_it_is(name):
         assert len((value.__doc__ or "").strip()) > 20
         # A dataclass without a docstring gets its signature as one.
         assert not value.__doc__.startswith(f"{name}(")
-
-
-def test_type_checkers_see_the_names_that_run_time_has():
-    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
-    (block,) = [
-        node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-    ]
-    seen = {alias.name: node.module for node in block.body for alias in node.names}
-    assert seen == hf_distill._MODULE_OF
 
 
 def test_a_misspelt_name_is_an_attribute_error():

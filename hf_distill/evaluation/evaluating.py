@@ -33,9 +33,10 @@ from ..rows.preparing import prepare_dataset, resolve_label_names
 from ..rows.views import TokenView, input_length, named_inputs
 from ..students.loading import load_trained, student_config
 from ..tasks.task import TASKS, Task
+from ..teachers.checkpoints import load_tokenizer
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
-from ..teachers.teacher import TeacherSource, load_teacher, load_tokenizer
+from ..teachers.teacher import TeacherSource, load_teacher
 from .metrics import compute_metric, load_metric
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Enough for the masked linear pool at float32 accuracy, also where teachers hardly overlap (tests/test_fusion.py).
+# Enough for the masked linear pool at float32 accuracy, also where teachers hardly overlap (tests/fusion/test_fusion.py).
 _NEWTON_ROUNDS = 20
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from ..evaluation.evaluating import EvaluationReport
     from ..fusion import Fusion, FusionChoice, FusionRule
-    from ..teachers.cache.build import CacheSettings, TeacherCache
+    from ..teachers.cache.build import TeacherCache
+    from ..teachers.cache.settings import CacheSettings
     from ..teachers.teacher import TeacherSpec
     from ..training.arguments import DistillationArguments
     from ..training.hidden import HiddenLoss
@@ -170,7 +171,7 @@ def build_cache(
 
 def cache_settings(recipe: Recipe) -> CacheSettings:
     """Returns how the recipe's cache computes and stores."""
-    from ..teachers.cache.build import CacheSettings
+    from ..teachers.cache.settings import CacheSettings
 
     return CacheSettings(dtype=recipe.teachers.cache_dtype, precision=recipe.teachers.cache_precision)
 

@@ -101,7 +101,7 @@ def head_masks(student: PreTrainedModel, share: float, importance: Mapping[str, 
             "keeps one: name a larger share, or prune weights by sparsity."
         )
     masks: Masks = {}
-    for name, (together, readers) in _blocks(student).items():
+    for name, (together, readers) in attention_blocks(student).items():
         width = together.in_features // student.config.num_attention_heads
         kept = torch.ones(together.in_features)
         for _, head in (pair for pair in gone if pair[0] == name):
@@ -126,10 +126,10 @@ def attention_outputs(student: PreTrainedModel) -> list[str]:
         >>> attention_outputs(bert)[0]
         'bert.encoder.layer.0.attention.output.dense'
     """
-    return list(_blocks(student))
+    return list(attention_blocks(student))
 
 
-def _blocks(student: PreTrainedModel) -> dict[str, tuple[nn.Linear, dict[str, nn.Linear]]]:
+def attention_blocks(student: PreTrainedModel) -> dict[str, tuple[nn.Linear, dict[str, nn.Linear]]]:
     """Output projection, and projections of queries, keys and values, of each attention block."""
     linear = {name: m for name, m in student.named_modules() if isinstance(m, nn.Linear)}
     blocks = {}

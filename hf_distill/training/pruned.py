@@ -19,7 +19,7 @@ from ..rows.views import named_inputs, position_limit
 
 if TYPE_CHECKING:
     from .trainer import MultiTeacherDistillationTrainer
-from ..students.pruning import Masks, _blocks
+from ..students.pruning import Masks, attention_blocks
 
 _BATCHES = 16
 
@@ -48,7 +48,7 @@ def head_importance(trainer: MultiTeacherDistillationTrainer, batches: int = _BA
         they are per batch.
     """
     student = trainer.student
-    blocks = _blocks(student)
+    blocks = attention_blocks(student)
     training, sums = trainer.model.training, dict.fromkeys(blocks, 0.0)
     trainer.model.eval()
     try:

@@ -20,8 +20,9 @@ from ..errors import ConfigurationError, CorruptStateError
 from ..fusion import FusionChoice, build_fusion
 from ..lookup import suggest
 from ..markdown import markdown_table
-from ..teachers.cache.build import CacheSettings, teacher_key
+from ..teachers.cache.build import teacher_key
 from ..teachers.cache.reading import CachedTeacher
+from ..teachers.cache.settings import CacheSettings
 from ..teachers.held_out import FILE as FUSION_FILE
 from ..teachers.held_out import load_choice
 from ..teachers.teacher import Teacher

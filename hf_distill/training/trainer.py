@@ -26,7 +26,7 @@ from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import count_labelled, refuse_unlabelled, sample_rows
 from ..students.loading import adapted, load_trained, open_student
 from ..tasks.task import TASKS, Task
-from ..teachers.cache.build import CacheSettings
+from ..teachers.cache.settings import CacheSettings
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource

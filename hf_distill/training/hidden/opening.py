@@ -12,8 +12,9 @@ from transformers import AutoConfig, PretrainedConfig
 
 from ...rows.views import TokenView
 from ...tasks.task import Task
-from ...teachers.cache.build import CacheSettings, TeacherCache, open_teachers
+from ...teachers.cache.build import TeacherCache, open_teachers
 from ...teachers.cache.reading import CachedTeacher
+from ...teachers.cache.settings import CacheSettings
 from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
 from .hidden_loss import HiddenLoss
 from .plan import Body, HiddenPlan

@@ -16,7 +16,7 @@ import hf_distill
 from hf_distill.cli import app
 from hf_distill.errors import PushError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ LAUNCH_TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processe
 
 
 def environment() -> dict[str, str]:
-    root = str(Path(__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     return {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

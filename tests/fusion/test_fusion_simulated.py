@@ -143,7 +143,7 @@ def test_auto_is_near_the_better_of_its_candidates(truth):
 
 def test_the_documented_table_is_this_table(table):
     """docs/fusions.md lists the same rules in the order of these ranks; its decimals may differ by machine."""
-    page = (Path(__file__).parent.parent / "docs" / "fusions.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "fusions.md").read_text(encoding="utf-8")
     lines = page[page.index("| rule ") :].split("\n\n")[0].splitlines()[2:]
     listed = [line.split("|")[1].strip() for line in lines]
     rank = ranks(table)

@@ -37,7 +37,7 @@ from hf_distill.training.pushes import create_card
 from hf_distill.training.run_facts import method_name, references, run_facts
 from hf_distill.verdict.pictures import FILES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEADINGS = ["small", "Use", "Results", "Distillation", "Training", "Licences", "Reproduce", "References"]
 HOSTILE = [
     '"quoted": {a: [b, \'c',
@@ -598,7 +598,7 @@ def test_pushes_to_a_double_of_the_hub():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("HF_TOKEN", None)
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("hub_cases.py")), "-p", "no:warnings"],
+        [sys.executable, str(ROOT / "tests" / "hub_cases.py"), "-p", "no:warnings"],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

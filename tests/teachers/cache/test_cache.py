@@ -26,13 +26,8 @@ from hf_distill import Teacher, evaluate_ensemble
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.rows.preparing import example_id
 from hf_distill.rows.views import TokenView
-from hf_distill.teachers.cache.build import (
-    CacheSettings,
-    TeacherCache,
-    cache_info,
-    cache_teacher_outputs,
-    teacher_key,
-)
+from hf_distill.teachers.cache.build import TeacherCache, cache_info, cache_teacher_outputs, teacher_key
+from hf_distill.teachers.cache.settings import CacheSettings
 from hf_distill.teachers.cache.store import RowReader, Store, StoreError, shard_name
 from hf_distill.teachers.states import Wanted
 from hf_distill.teachers.teacher import TeacherSpec
@@ -268,7 +263,7 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, ch
     many.save_to_disk(str(tmp_path / "rows"))
     script = (
         "import sys, datasets, hf_distill.teachers.cache.store as store, os, signal\n"
-        "from hf_distill.teachers.cache.build import TeacherCache, CacheSettings\n"
+        "from hf_distill.teachers.cache.build import TeacherCache; from hf_distill.teachers.cache.settings import CacheSettings\n"
         "left = [int(sys.argv[4])]\n"
         "def die(event, args):\n"
         "    if event in ('os.rename', 'open') and 'cache-to-kill' in str(args[0]):\n"
@@ -291,7 +286,7 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, ch
             str(tmp_path / "rows"),
             str(moment),
         ]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
         running.append((folder, subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)))
     for folder, process in running:
         assert process.wait(timeout=120) == -signal.SIGKILL
@@ -346,11 +341,11 @@ def test_two_builders_compute_each_row_once(tmp_path, checkpoints, many):
     many.save_to_disk(str(tmp_path / "rows"))
     script = (
         "import sys, datasets\n"
-        "from hf_distill.teachers.cache.build import TeacherCache, CacheSettings\n"
+        "from hf_distill.teachers.cache.build import TeacherCache; from hf_distill.teachers.cache.settings import CacheSettings\n"
         "cache = TeacherCache([sys.argv[1]], sys.argv[2], CacheSettings(shard_rows=16, token_budget=32))\n"
         "print(cache.add(datasets.load_from_disk(sys.argv[3]), ('text',)))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable,
         "-c",

@@ -23,7 +23,7 @@ from hf_distill.recipe import load_recipe
 from hf_distill.students.pruning import attention_outputs, head_masks, magnitude_masks
 from hf_distill.training.pruned import KeepPruned, count_nonzero, head_importance
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LABELS = ["negative", "positive"]
 
 
