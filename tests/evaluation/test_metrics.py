@@ -226,7 +226,7 @@ class TestLoadMetric:
         assert load_metric({"use": "f1", "average": "micro"}).average == "micro"
 
     def test_a_path_names_a_class_of_the_users(self):
-        assert type(load_metric("hf_distill.evaluation.evaluating.metrics:Brier")) is METRICS["brier"]
+        assert type(load_metric("hf_distill.evaluation.metrics:Brier")) is METRICS["brier"]
 
     def test_a_path_to_something_else_is_refused(self):
         with pytest.raises(ConfigurationError, match="expected an evaluate.EvaluationModule"):
