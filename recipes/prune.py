@@ -22,7 +22,7 @@ import json
 from pathlib import Path
 
 from hf_distill import MultiTeacherDistillationTrainer
-from hf_distill.recipe import build_trainer, evaluation_split, load_data, load_recipe
+from hf_distill.recipe import Setup, load_recipe
 from hf_distill.students.pruning import head_masks, magnitude_masks
 from hf_distill.training.pruned import KeepPruned, Stage, head_importance, pruning_report
 
@@ -39,12 +39,12 @@ options = parser.parse_intermixed_args()
 given = load_recipe(options.recipe, options.overrides)
 dense = Path(given.training["output_dir"])
 root = options.output or Path(f"runs/{options.recipe.stem}-pruned")
-rows = load_data(given)
-split = evaluation_split(given, rows)
+setup = Setup(given)
+rows, split = setup.rows, setup.split
 if split is None:
     parser.error("evaluation.split is none, so there are no rows to compare on")
 if not (dense / "config.json").is_file():
-    first = build_trainer(given, rows=rows)
+    first = setup.trainer()
     first.train()
     first.save_model()
 
@@ -58,7 +58,7 @@ def learning_on(folder: Path) -> MultiTeacherDistillationTrainer:
         "training.push_to_hub": False,
     }
     overrides = [*options.overrides, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
-    return build_trainer(load_recipe(options.recipe, overrides, check_files=False), rows=rows)
+    return Setup(load_recipe(options.recipe, overrides, check_files=False), rows).trainer()
 
 
 def evaluated(trainer: MultiTeacherDistillationTrainer) -> Stage:

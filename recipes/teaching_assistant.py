@@ -16,7 +16,7 @@ import argparse
 import json
 from pathlib import Path
 
-from hf_distill.recipe import Recipe, build_baseline, build_trainer, evaluation_split, load_data, load_recipe
+from hf_distill.recipe import Recipe, Setup, load_recipe
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("recipe", type=Path)
@@ -52,16 +52,17 @@ recipes = {
     "assistant": assistant,
     "student": recipe_of("student", changes),
 }  # both checked before any training
-rows = load_data(given)
-split = evaluation_split(given, rows)
+first = Setup(given)
+split = first.split
 for name, recipe in recipes.items():
-    trainer = build_trainer(recipe, rows=rows)
-    baseline = build_baseline(recipe, trainer.student_labels)
+    setup = Setup(recipe, first.rows)
+    trainer = setup.trainer()
+    baseline = setup.baseline(trainer.student_labels)
     trainer.train()
     trainer.save_model()
     if split is not None:
         report = trainer.evaluate_ensemble(
-            rows[split], baseline=baseline, metrics=recipe.evaluation.metrics, dataset_name=split
+            first.rows[split], baseline=baseline, metrics=recipe.evaluation.metrics, dataset_name=split
         )
         if trainer.is_world_process_zero():
             print(f"\nThe {name}\n\n{report}\n")

@@ -14,7 +14,7 @@ import datasets
 import pytest
 
 from hf_distill.errors import ConfigurationError
-from hf_distill.recipe import evaluation_split, load_data, load_recipe
+from hf_distill.recipe import Setup, load_recipe
 from hf_distill.recipe.building import write_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -79,11 +79,12 @@ def test_its_data_is_what_it_says(file, monkeypatch):
     meta = json.loads((Path(recipe.data.files.train[0]).parent / "meta.json").read_text(encoding="utf-8"))
     assert list(recipe.data.label_names) == meta["labels"]
     assert list(recipe.data.text_columns) == meta["input_columns"]
-    rows = load_data(recipe)
+    setup = Setup(recipe)
+    rows = setup.rows
     assert {split: len(dataset) for split, dataset in rows.items()} == {
         split: meta["splits"][split]["rows"] for split in ("train", "validation", "test")
     }
-    assert evaluation_split(recipe, rows) == "test"
+    assert setup.split == "test"
     assert set(rows["train"]["label"][:]) == set(range(len(meta["labels"])))
 
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Annotated
 
 import typer
 
-from .looking import attention, audit, compare
-from .running import TrainCommand, cache, evaluate, train, train_part, validate
-from .using import demo, export, push, search
+from .. import __version__
+
+# Each is a function of its own name in a file of that name; in the order of `--help`.
+COMMANDS = [
+    "validate",
+    "audit",
+    "cache",
+    "train",
+    "train_part",
+    "evaluate",
+    "compare",
+    "search",
+    "attention",
+    "export",
+    "push",
+    "demo",
+]
 
 app = typer.Typer(
     name="hf-distill",
@@ -25,21 +40,10 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        from .. import __version__
-
         typer.echo(f"hf-distill {__version__}")
         raise typer.Exit
 
 
-app.command()(validate)
-app.command()(audit)
-app.command()(cache)
-app.command(cls=TrainCommand)(train)
-app.command(name="train-part", hidden=True)(train_part)
-app.command()(evaluate)
-app.command()(compare)
-app.command()(search)
-app.command()(attention)
-app.command()(export)
-app.command()(push)
-app.command()(demo)
+for name in COMMANDS:
+    command = importlib.import_module(f".{name}", __name__)
+    app.command(cls=getattr(command, "Command", None), hidden=name == "train_part")(getattr(command, name))

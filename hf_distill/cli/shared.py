@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..errors import HfDistillError
-
-if TYPE_CHECKING:
-    from ..recipe import Recipe
+from ..processes import process
+from ..recipe.building import Setup
+from ..recipe.reading import load_recipe
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -30,17 +30,15 @@ Overrides = Annotated[
 ]
 
 
-def load(path: Path, overrides: list[str] | None) -> Recipe:
-    """The checked recipe, with a user's own modules in reach."""
-    from ..recipe import load_recipe
-
+def load(path: Path, overrides: list[str] | None) -> Setup:
+    """What the checked recipe means, with a user's own modules in reach."""
     # `python -m` finds a user's own module in the working directory; the installed command does likewise, but last,
     # so that no file lying there replaces an installed package.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     if process() > 0:
         _hide_bars()
-    return load_recipe(path, overrides or [])
+    return Setup(load_recipe(path, overrides or []))
 
 
 def _hide_bars() -> None:
@@ -52,20 +50,9 @@ def _hide_bars() -> None:
     logging.disable_progress_bar()
 
 
-def process() -> int:
-    """This process's number among those of the run."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def say(text: str) -> None:
-    """Print, once for all processes."""
-    if process() == 0:
-        typer.echo(text)
-
-
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Turns our errors into their message and exit code; any other keeps its traceback."""
+    """Turn our errors into their message and exit code; any other keeps its traceback."""
     try:
         yield
     except HfDistillError as error:

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from .building import build_arguments, build_baseline, build_cache, build_trainer, evaluate_recipe, label_plan
-from .loading import evaluation_split, load_data
+from .building import Setup
 from .reading import load_recipe
 from .sections import Recipe
 
-__all__ = [
-    "Recipe",
-    "build_arguments",
-    "build_baseline",
-    "build_cache",
-    "build_trainer",
-    "evaluate_recipe",
-    "evaluation_split",
-    "label_plan",
-    "load_data",
-    "load_recipe",
-]
+__all__ = ["Recipe", "Setup", "load_recipe"]

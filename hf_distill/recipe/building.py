@@ -1,13 +1,16 @@
-"""From a checked recipe to the trainer that runs it."""
+"""From a checked recipe to its objects."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from .. import __version__
+from ..files import write_text
 from ..lookup import build
 from . import yaml12
 from .loading import evaluation_split, load_data
@@ -18,10 +21,10 @@ from .student_section import build_recipe_student, label_names, teacher_spec
 if TYPE_CHECKING:
     import datasets
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..evaluation.evaluating import EvaluationReport
     from ..fusion import Fusion, FusionChoice, FusionRule
+    from ..tasks.task import Task
     from ..teachers.cache.build import TeacherCache
     from ..teachers.cache.settings import CacheSettings
     from ..teachers.teacher import TeacherSpec
@@ -30,26 +33,15 @@ if TYPE_CHECKING:
     from ..training.trainer import MultiTeacherDistillationTrainer
 
 
-def build_trainer(
-    recipe: Recipe,
-    *,
-    rows: Mapping[str, datasets.Dataset] | None = None,
-    callbacks: list[Any] | None = None,
-    resume: str | None = None,
-) -> MultiTeacherDistillationTrainer:
-    """Loads data, teachers and student, and returns the trainer, ready for `train()`.
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a checked recipe means: its objects, each made when it is first asked for, and once.
 
-    The recipe, with its overrides applied and its defaults spelled out, is written to `recipe.yaml` in the output
-    folder, so that the run can be repeated.
+    Every run takes one of these. Nothing is loaded before it is needed.
 
     Args:
-        recipe: a recipe of `load_recipe`.
-        rows: what `load_data` returned, where that has been called already.
-        callbacks: `transformers.TrainerCallback`s beyond what the recipe says.
-        resume: a checkpoint that the run is to go on from: its fusion is not fitted again.
-
-    Raises:
-        ConfigurationError, DataError: data, teachers and student do not fit together.
+        recipe: Of `load_recipe`.
+        given: Raw rows by split, where they are in memory already; None: those that the recipe names.
 
     Example:
         >>> recipe = Recipe(
@@ -58,261 +50,232 @@ def build_trainer(
         ...     student={"model": bert_folder},
         ...     training={"output_dir": str(getfixture("tmp_path")), "use_cpu": True},
         ... )
-        >>> trainer = build_trainer(recipe, rows={"train": rows})
+        >>> trainer = Setup(recipe, {"train": rows}).trainer()
         Fusion: uniform linear_pool, because no evaluation rows were given.
         >>> trainer.student_labels
         ('negative', 'positive')
     """
-    from ..evaluation.evaluating import compute_metrics_from
-    from ..losses import LOSSES
-    from ..tasks.task import TASKS
-    from ..training.trainer import MultiTeacherDistillationTrainer
 
-    args = build_arguments(recipe)
-    rows = load_data(recipe) if rows is None else rows
-    model, tokenizer = build_recipe_student(recipe, rows["train"], seed=args.seed)
-    metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
-    trainer = MultiTeacherDistillationTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows["train"],
-        eval_dataset=rows.get("validation"),
-        processing_class=tokenizer,
-        compute_metrics=compute_metrics_from(metrics),
-        callbacks=[*build_callbacks(recipe.losses), *(callbacks or [])],
-        teachers=teacher_specs(recipe),
-        fusion=_fitted_before(recipe, resume) or recipe_fusion(recipe, evaluation_split(recipe, rows)),
-        distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
-        row_weight=recipe.losses.row_weight,
-        hidden_losses=hidden_losses(recipe),
-        task=recipe.task,
-        text_columns=recipe.data.text_columns,
-        label_column=recipe.data.label_column,
-        label_names=recipe.data.label_names,
-        cache_dir=recipe.teachers.cache_dir,
-        cache_settings=cache_settings(recipe),
-        teacher_placement=recipe.teachers.placement,
-    )
-    if trainer.is_world_process_zero():
-        write_recipe(recipe, Path(args.output_dir))
-    return trainer
+    recipe: Recipe
+    given: Mapping[str, datasets.Dataset] | None = None
 
+    def varied(self, **sections: Any) -> Setup:
+        """The setup of a recipe with other sections, on the same rows."""
+        return Setup(self.recipe.model_copy(update=sections), vars(self).get("rows", self.given))
 
-def build_arguments(recipe: Recipe) -> DistillationArguments:
-    """Returns the training arguments: the section `training`, and what other sections say of training."""
-    from ..training.arguments import DistillationArguments
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.recipe.training["output_dir"]).expanduser()
 
-    hub = {"hub_model_id": recipe.hub.repo, "hub_private_repo": recipe.hub.private} if recipe.hub.repo else {}
-    hub |= {"hub_revision": recipe.hub.revision} if recipe.hub.revision else {}
-    training = {
-        "per_device_eval_batch_size": recipe.evaluation.batch_size or 32,
-        **copy.deepcopy(recipe.training),
-    }
-    return DistillationArguments(
-        **starting_values(recipe.losses),
-        max_length=recipe.student.max_length,
-        **{**hub, **training},
-    )
+    @property
+    def task(self) -> Task:
+        """The recipe's."""
+        from ..tasks.task import TASKS
 
+        return TASKS[self.recipe.task]
 
-def teacher_specs(recipe: Recipe) -> list[TeacherSpec]:
-    """Returns the teachers, in the order of the recipe, none of them loaded yet."""
-    return [teacher_spec(entry) for entry in recipe.teachers.models]
+    @cached_property
+    def rows(self) -> Mapping[str, datasets.Dataset]:
+        """Raw rows under "train", and under "validation" and "test" where the data has them."""
+        return load_data(self.recipe) if self.given is None else self.given
 
+    @cached_property
+    def split(self) -> str | None:
+        """Of the final report, or None where there is to be none."""
+        return evaluation_split(self.recipe, self.rows)
 
-def hidden_losses(recipe: Recipe) -> list[HiddenLoss]:
-    """Returns the hidden losses of the recipe."""
-    from ..training.hidden import HiddenLoss
+    @cached_property
+    def arguments(self) -> DistillationArguments:
+        """The section `training`, and what other sections say of training."""
+        from ..training.arguments import DistillationArguments
 
-    return [HiddenLoss(**entry.model_dump()) for entry in recipe.losses.hidden]
-
-
-def _fitted_before(recipe: Recipe, checkpoint: str | None) -> FusionChoice | None:
-    """Returns the fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
-    from ..fusion import build_fusion
-    from ..teachers.held_out import FILE, load_choice
-
-    fitted = checkpoint is not None and hasattr(build_fusion(recipe.fusion), "choose")
-    return load_choice(checkpoint) if fitted and Path(checkpoint, FILE).is_file() else None
-
-
-def build_cache(
-    recipe: Recipe, train: datasets.Dataset, device: torch.device | None = None
-) -> TeacherCache | None:
-    """Opens the cache of `teachers.cache_dir`, or returns None where the teachers run live.
-
-    Args:
-        recipe: a recipe of `load_recipe`.
-        train: the training rows, which may name the labels of a student whose hidden losses need more than logits.
-        device: where the teachers run; None: the process's own.
-    """
-    from ..students.loading import student_config
-    from ..tasks.task import TASKS
-    from ..teachers.cache.build import TeacherCache
-
-    if recipe.teachers.cache_dir is None:
-        return None
-    settings, losses = cache_settings(recipe), hidden_losses(recipe)
-    if losses:
-        from ..training.hidden.opening import cache_settings_for
-
-        student, _ = build_recipe_student(recipe, train, seed=0)
-        settings = cache_settings_for(
-            losses, settings, teacher_specs(recipe), student_config(student), TASKS[recipe.task]
+        recipe, hub = self.recipe, self.recipe.hub
+        pushed = {"hub_model_id": hub.repo, "hub_private_repo": hub.private} if hub.repo else {}
+        pushed |= {"hub_revision": hub.revision} if hub.revision else {}
+        batch_size = {"per_device_eval_batch_size": recipe.evaluation.batch_size or 32}
+        return DistillationArguments(
+            **starting_values(recipe.losses),
+            max_length=recipe.student.max_length,
+            **{**pushed, **batch_size, **copy.deepcopy(recipe.training)},
         )
-    return TeacherCache(
-        teacher_specs(recipe),
-        recipe.teachers.cache_dir,
-        settings,
-        task=recipe.task,
-        device=device,
-    )
 
+    @cached_property
+    def metrics(self) -> Sequence[str]:
+        """Those of the recipe, or of its task."""
+        return self.recipe.evaluation.metrics or self.task.metrics
 
-def cache_settings(recipe: Recipe) -> CacheSettings:
-    """Returns how the recipe's cache computes and stores."""
-    from ..teachers.cache.settings import CacheSettings
+    @cached_property
+    def teachers(self) -> list[TeacherSpec]:
+        """In the order of the recipe, none of them loaded yet."""
+        return [teacher_spec(entry) for entry in self.recipe.teachers.models]
 
-    return CacheSettings(dtype=recipe.teachers.cache_dtype, precision=recipe.teachers.cache_precision)
+    @cached_property
+    def fusion(self) -> Fusion | FusionRule:
+        """As the recipe says it; a rule is to be fitted on held-out rows."""
+        from ..fusion import build_fusion
 
+        return build_fusion(self.recipe.fusion)
 
-def build_baseline(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel | None:
-    """Loads `evaluation.baseline`, or returns None where there is none.
+    @property
+    def fits(self) -> bool:
+        """Whether the fusion is yet to be fitted or chosen."""
+        return hasattr(self.fusion, "choose")
 
-    Args:
-        recipe: a recipe of `load_recipe`.
-        label_names: the student's; a baseline with others, or in another order, is refused.
-    """
-    from ..students.loading import load_trained
-    from ..tasks.task import TASKS
+    @cached_property
+    def target_fusion(self) -> Fusion | FusionRule | FusionChoice:
+        """The fusion that makes the target, or what is to be fitted on the validation rows for it.
 
-    given = recipe.evaluation.baseline
-    return None if given is None else load_trained(given, label_names, TASKS[recipe.task], "The baseline")
+        Raises:
+            ConfigurationError: A fit is asked for, and the only rows for it are the report's.
+        """
+        if self.split == "validation" and self.fits:
+            return self.fusion.without_rows(
+                "the report is made on the validation rows, which a fit must not see"
+            )
+        return self.fusion
 
+    @cached_property
+    def hidden_losses(self) -> list[HiddenLoss]:
+        """Those of the section `losses`."""
+        from ..training.hidden import HiddenLoss
 
-def recipe_fusion(recipe: Recipe, report_split: str | None) -> Fusion | FusionRule | FusionChoice:
-    """Returns the fusion of the recipe, or what is to be fitted on the validation rows.
+        return [HiddenLoss(**entry.model_dump()) for entry in self.recipe.losses.hidden]
 
-    Args:
-        recipe: a recipe of `load_recipe`.
-        report_split: the split of the report; where that is the validation split, nothing is fitted on it.
+    @cached_property
+    def cache_settings(self) -> CacheSettings:
+        """How the teachers' cache computes and stores."""
+        from ..teachers.cache.settings import CacheSettings
 
-    Raises:
-        ConfigurationError: a fit is asked for, and the only rows for it are the report's.
-    """
-    from ..fusion import build_fusion
+        given = self.recipe.teachers
+        return CacheSettings(dtype=given.cache_dtype, precision=given.cache_precision)
 
-    made = build_fusion(recipe.fusion)
-    if report_split == "validation" and hasattr(made, "choose"):
-        return made.without_rows("the report is made on the validation rows, which a fit must not see")
-    return made
+    @cached_property
+    def label_names(self) -> tuple[str, ...]:
+        """The student's, found as the trainer finds them."""
+        return label_names(self.recipe, self.rows["train"])
 
+    def student(self, seed: int) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+        """Make the student, or the id that the trainer loads it from, and its tokenizer.
 
-def evaluate_recipe(recipe: Recipe) -> EvaluationReport:
-    """Evaluates the student that a recipe trained, as `train` does at its end, and writes the report beside it.
+        Args:
+            seed: Of the weights that no checkpoint holds.
 
-    Args:
-        recipe: a recipe of `load_recipe`; the student is read from its output folder.
+        Raises:
+            ConfigurationError, DataError: There is no such student.
+        """
+        return build_recipe_student(self.recipe, self.rows["train"], seed=seed)
 
-    Raises:
-        DataError: there is no student yet, or `evaluation.split` is none.
-    """
-    from accelerate import Accelerator
+    def cache(self, device: torch.device | None = None) -> TeacherCache | None:
+        """Open the cache of `teachers.cache_dir`; None where the teachers run live.
 
-    from ..evaluation.evaluating import evaluate_ensemble
-    from ..fusion import build_fusion
-    from ..publishing.facts import confirm_report
-    from ..students.loading import student_config
-    from ..teachers.held_out import load_choice
+        Args:
+            device: Where the teachers run; None: the process's own.
+        """
+        from ..teachers.cache.build import TeacherCache
 
-    args = build_arguments(recipe)
-    folder = Path(args.output_dir)
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            f"There is no trained student in {folder.absolute()}; train it first: hf-distill train RECIPE, "
-            "or name its folder with training.output_dir=…"
+        folder, settings = self.recipe.teachers.cache_dir, self.cache_settings
+        if folder is None:
+            return None
+        if self.hidden_losses:
+            from ..students.loading import student_config
+            from ..training.hidden.opening import cache_settings_for
+
+            config = student_config(self.student(seed=0)[0])
+            settings = cache_settings_for(self.hidden_losses, settings, self.teachers, config, self.task)
+        return TeacherCache(self.teachers, folder, settings, task=self.recipe.task, device=device)
+
+    def stored_teachers(self, split: str, device: torch.device) -> list[Any] | None:
+        """The teachers of the cache, which then holds their outputs on a split; None where they run live.
+
+        Args:
+            split: The rows that they are asked about.
+            device: Where they run for what is not stored yet.
+        """
+        if (cache := self.cache(device)) is None:
+            return None
+        cache.add(self.rows[split], self.recipe.data.text_columns)
+        return cache.teachers
+
+    def baseline(self, label_names: Sequence[str]) -> PreTrainedModel | None:
+        """Load `evaluation.baseline`; None where there is none.
+
+        Args:
+            label_names: The student's; a baseline with others, or in another order, is refused.
+        """
+        from ..students.loading import load_trained
+
+        given = self.recipe.evaluation.baseline
+        return None if given is None else load_trained(given, label_names, self.task, "The baseline")
+
+    def trainer(
+        self, *, callbacks: Sequence[Any] = (), resume: str | None = None
+    ) -> MultiTeacherDistillationTrainer:
+        """Load data, teachers and student, and make the trainer, ready for `train()`.
+
+        The recipe, with its overrides applied and its defaults spelled out, is written to `recipe.yaml` in the output
+        folder, so that the run can be repeated.
+
+        Args:
+            callbacks: `transformers.TrainerCallback`s beyond what the recipe says.
+            resume: A checkpoint that the run is to go on from: its fusion is not fitted again.
+
+        Raises:
+            ConfigurationError, DataError: Data, teachers and student do not fit together.
+        """
+        from ..evaluation.evaluating import compute_metrics_from
+        from ..losses import LOSSES
+        from ..training.trainer import MultiTeacherDistillationTrainer
+
+        recipe, args, rows = self.recipe, self.arguments, self.rows
+        model, tokenizer = self.student(args.seed)
+        trainer = MultiTeacherDistillationTrainer(
+            model=model,
+            args=args,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("validation"),
+            processing_class=tokenizer,
+            compute_metrics=compute_metrics_from(self.metrics),
+            callbacks=[*build_callbacks(recipe.losses), *callbacks],
+            teachers=self.teachers,
+            fusion=self._fitted_before(resume) or self.target_fusion,
+            distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
+            row_weight=recipe.losses.row_weight,
+            hidden_losses=self.hidden_losses,
+            task=recipe.task,
+            text_columns=recipe.data.text_columns,
+            label_column=recipe.data.label_column,
+            label_names=recipe.data.label_names,
+            cache_dir=recipe.teachers.cache_dir,
+            cache_settings=self.cache_settings,
+            teacher_placement=recipe.teachers.placement,
         )
-    rows = load_data(recipe)
-    split = evaluation_split(recipe, rows)
-    if split is None:
-        raise DataError("evaluation.split leaves nothing to evaluate; name one of " + ", ".join(rows))
-    config = student_config(str(folder))
-    names = recipe.data.label_names or tuple(config.id2label[i] for i in range(config.num_labels))
-    notes = []
-    if split == "train":
-        notes.append("The student was trained on these rows, so its figures say nothing about new ones.")
-    elif split == "validation" and args.load_best_model_at_end:
-        notes.append("These rows also selected the student's checkpoint, so its figures are optimistic.")
-    accelerator = Accelerator(cpu=args.use_cpu)
-    cache = build_cache(recipe, rows["train"], accelerator.device)
-    if cache is not None:
-        cache.add(rows[split], recipe.data.text_columns)
-    teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)] if cache is None else cache.teachers
-    fusion = build_fusion(recipe.fusion)
-    if hasattr(fusion, "choose"):
-        fusion = load_choice(folder, [teacher.name for teacher in teachers])
-    report = evaluate_ensemble(
-        teachers,
-        rows[split],
-        student=str(folder),
-        baseline=build_baseline(recipe, names),
-        fusion=fusion,
-        task=recipe.task,
-        text_columns=recipe.data.text_columns,
-        label_column=recipe.data.label_column,
-        label_names=names,
-        metrics=recipe.evaluation.metrics,
-        batch_size=args.per_device_eval_batch_size,
-        max_length=recipe.student.max_length,
-        accelerator=accelerator,
-        dataset_name=split,
-        notes=notes,
-    )
-    if args.process_index == 0:
-        report.save(evaluation_folder(folder))
-        if evaluation_folder(folder) == folder:
-            confirm_report(folder)
-    return report
+        if trainer.is_world_process_zero():
+            write_recipe(recipe, self.folder)
+        return trainer
 
+    def _fitted_before(self, checkpoint: str | None) -> FusionChoice | None:
+        """The fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
+        from ..teachers.held_out import FILE, load_choice
 
-def evaluation_folder(run: Path) -> Path:
-    """Returns where `evaluate` writes: beside the student, or in a folder of its own where a verdict is kept.
-
-    Args:
-        run: the run's folder.
-    """
-    return run / "evaluation" if (run / "report.html").exists() else run
-
-
-def label_plan(recipe: Recipe, rows: Mapping[str, datasets.Dataset]) -> str:
-    """Loads the teachers and returns the table of how their labels are matched by name.
-
-    Args:
-        recipe: a recipe of `load_recipe`.
-        rows: what `load_data` returned.
-    """
-    from ..fusion import build_fusion
-    from ..fusion.alignment import plan_table
-    from ..teachers.pool import TeacherPool
-
-    names = label_names(recipe, rows["train"])
-    teachers = [spec.load(recipe.task) for spec in teacher_specs(recipe)]
-    return plan_table(TeacherPool(teachers, names, build_fusion(recipe.fusion)).label_maps)
+        kept = checkpoint is not None and self.fits and Path(checkpoint, FILE).is_file()
+        return load_choice(checkpoint) if kept else None
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:
-    """Writes `recipe.yaml` into a run's folder and returns its path."""
-    from .. import __version__
+    """Write `recipe.yaml` into a run's folder.
 
-    folder.mkdir(parents=True, exist_ok=True)
+    Returns:
+        Its path.
+    """
     path = folder / "recipe.yaml"
     header = f"# Written by hf_distill {__version__}: what this run used, overrides applied and defaults spelled out.\n"
-    path.write_text(header + yaml12.write(written(recipe)), encoding="utf-8")
+    write_text(path, header + yaml12.write(written(recipe)))
     return path
 
 
 def written(recipe: Recipe) -> dict[str, Any]:
-    """Returns a recipe as mappings and lists, as a file holds it."""
+    """A recipe as mappings and lists, as a file holds it."""
     return _plain(recipe)
 
 

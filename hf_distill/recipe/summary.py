@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .sections import Hub, Recipe, Student
@@ -88,33 +86,3 @@ def _scalar(value: Any) -> str:
 
 def _shortened(names: tuple[str, ...]) -> str:
     return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")
-
-
-def cache_table(folder: Path) -> str:
-    """Returns what a cache of teachers' outputs holds, as a table."""
-    from ..markdown import markdown_table
-    from ..teachers.cache.build import cache_info
-
-    rows = [
-        [
-            entry["key"][:12],
-            f"{entry['teacher']} ({entry['source']}{' @ ' + entry['revision'][:8] if entry['revision'] else ''})",
-            f"{entry['rows']:,}",
-            f"{entry['bytes']:,}",
-            entry["dtype"] + (f", {entry['precision']} autocast" if entry["precision"] else ""),
-            f"{(time.time() - entry['written']) / 3600:.1f} h",
-            str(len(entry["damaged"])),
-        ]
-        for entry in cache_info(folder)
-    ]
-    return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
-
-
-def loaded_summary(recipe: Recipe) -> str:
-    """Loads data and teachers and returns how many rows there are per split, and the plan by which the teachers' labels are matched."""
-    from .building import label_plan
-    from .loading import load_data
-
-    rows = load_data(recipe)
-    counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in rows.items())
-    return f"{'rows':<12}{counts}\n\n{label_plan(recipe, rows)}"

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..errors import ConfigurationError, DataError
+from ..files import write_text
 from ..markdown import markdown_table
-from ..recipe.building import build_arguments, teacher_specs
-from ..recipe.loading import load_data
-from ..recipe.sections import Recipe
-from ..recipe.student_section import build_recipe_student
+from ..recipe.building import Setup
+from .evaluate import refuse_untrained
 
 if TYPE_CHECKING:
     import datasets
@@ -106,7 +105,7 @@ class AttentionReport:
         folder.mkdir(parents=True, exist_ok=True)
         save_figure(attention_grid, folder / "attention.png", self.attention)
         save_figure(similarity_figure, folder / "similarity.png", self.similarities)
-        _write(folder / "attention.md", f"{self}\n")
+        write_text(folder / "attention.md", f"{self}\n")
         if report is not None and Path(report).is_file():
             self._add_to(Path(report), folder)
         return folder / "attention.md"
@@ -124,13 +123,7 @@ class AttentionReport:
         )
         text = report.read_text(encoding="utf-8")
         others = re.sub(rf"^{_SECTION}\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
-        _write(report, f"{others.rstrip()}\n\n{section}")
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+        write_text(report, f"{others.rstrip()}\n\n{section}")
 
 
 def _table(found: LayerSimilarity) -> str:
@@ -144,7 +137,7 @@ def _table(found: LayerSimilarity) -> str:
 
 
 def attention_recipe(
-    recipe: Recipe,
+    setup: Setup,
     text: Text | None = None,
     *,
     layers: Sequence[int] | None = None,
@@ -152,21 +145,21 @@ def attention_recipe(
     split: str | None = None,
     rows: int = 200,
 ) -> AttentionReport:
-    """Shows what the trained student of a recipe and its teachers attend to, and how their layers came to be alike.
+    """Show what the trained student of a recipe and its teachers attend to, and how their layers came to be alike.
 
     The student before training is made as `train` makes it. Teachers run live, one in memory at a time, also where there is
     a cache, which holds no attention.
 
     Args:
-        recipe: a recipe of `load_recipe`; the student is read from its output folder.
-        text: a text, or a pair; None: the first row of the split.
-        layers, head: which attention to show, as for `plot_attention`.
+        setup: Of the recipe; the student is read from its output folder.
+        text: A text, or a pair; None: the first row of the split.
+        layers, head: Which attention to show, as for `plot_attention`.
         split: "train", "validation" or "test"; None: the first of validation, test and train that there is.
-        rows: N, on how many rows of the split layers are compared; taken evenly over it.
+        rows: N: on how many rows of the split layers are compared; taken evenly over it.
 
     Raises:
-        ConfigurationError: a layer or head that no model has, a model that gives no attention, too few rows.
-        DataError: there is no trained student, no such split, or a model that cannot be loaded.
+        ConfigurationError: A layer or head that no model has, a model that gives no attention, too few rows.
+        DataError: There is no trained student, no such split, or a model that cannot be loaded.
     """
     from ..evaluation.attention import (
         attention_rows,
@@ -176,7 +169,7 @@ def attention_recipe(
         switched_to_eager,
     )
 
-    data = load_data(recipe)
+    recipe, data = setup.recipe, setup.rows
     split = split or next(name for name in ("validation", "test", "train") if name in data)
     if split not in data:
         raise DataError(f"there is no {split} split; the data has only {', '.join(data)}")
@@ -188,18 +181,18 @@ def attention_recipe(
             "parts, each with its own --text"
         )
     texts = _texts(data[split], columns, rows, split)
-    student, first, device = _students(recipe, data["train"])
+    student, first, device = _students(setup)
     states = pooled_states(*student, texts, "The student")
     before = pooled_states(*first, texts, "The student before training")
     if [layer.shape for layer in before] != [layer.shape for layer in states]:
         raise ConfigurationError(
-            f"the student in {recipe.training['output_dir']} has {len(states) - 1} layers of width {states[-1].shape[1]}, but "
+            f"the student in {setup.folder} has {len(states) - 1} layers of width {states[-1].shape[1]}, but "
             f"the recipe starts one with {len(before) - 1} of {before[-1].shape[1]}: use the recipe that it was trained "
             "with, recipe.yaml in its folder"
         )
     systems, similarities = [("student", *read_attention(*student, text, "The student"))], []
     del student, first
-    for spec in teacher_specs(recipe):
+    for spec in setup.teachers:
         teacher = spec.load(recipe.task).to(device)
         read, what = (teacher.model, teacher.view), f"Teacher {teacher.name!r}"
         systems.append((teacher.name, *read_attention(*read, text, what)))
@@ -233,7 +226,7 @@ def _texts(rows: datasets.Dataset, columns: Sequence[str], count: int, split: st
 
 
 def _students(
-    recipe: Recipe, train: datasets.Dataset
+    setup: Setup,
 ) -> tuple[tuple[PreTrainedModel, TokenView], tuple[PreTrainedModel, TokenView], torch.device]:
     """The trained student, the student that the recipe starts with, and where they are."""
     import transformers
@@ -241,29 +234,24 @@ def _students(
 
     from ..rows.views import TokenView, input_length
     from ..students.loading import open_student
-    from ..tasks.task import TASKS
     from ..teachers.checkpoints import load_tokenizer, load_with_head
 
-    args, task, length = build_arguments(recipe), TASKS[recipe.task], recipe.student.max_length
-    folder = Path(args.output_dir)
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise DataError(
-            f"There is no trained student in {folder.absolute()}; train it first: hf-distill train RECIPE, "
-            "or name its folder with training.output_dir=…"
-        )
+    args, task, length = setup.arguments, setup.task, setup.recipe.student.max_length
+    folder, data = setup.folder, setup.recipe.data
+    refuse_untrained(folder, "config.json", "adapter_config.json")
     device = Accelerator(cpu=args.use_cpu).device
     trained = load_with_head(str(folder), task, what="The student", require_head=True).to(device)
     tokenizer = load_tokenizer(str(folder), what="The student")
     view = TokenView(tokenizer, input_length(trained, tokenizer, length, what="The student"))
-    model, tokenizer = build_recipe_student(recipe, train, seed=args.seed)
+    model, tokenizer = setup.student(args.seed)
     transformers.set_seed(args.seed)  # as the trainer does before it loads one
     first = open_student(
         model,
         tokenizer,
-        train,
+        setup.rows["train"],
         task=task,
-        label_column=recipe.data.label_column,
-        label_names=recipe.data.label_names,
+        label_column=data.label_column,
+        label_names=data.label_names,
         max_length=length,
     )
     return (trained, view), (first.model.to(device), first.view), device

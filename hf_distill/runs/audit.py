@@ -6,53 +6,47 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..recipe.building import build_arguments, build_cache, teacher_specs
-from ..recipe.loading import evaluation_split, load_data
-from ..recipe.sections import Recipe, TeacherEntry
-from ..recipe.student_section import label_names
+from ..recipe.building import Setup
+from ..recipe.sections import TeacherEntry
 
 if TYPE_CHECKING:
     from ..evaluation.audit import AuditReport
 
 
-def audit_recipe(recipe: Recipe, split: str | None = None) -> AuditReport:
-    """Audits the teachers of a recipe, from its teacher cache where it names one.
+def audit_recipe(setup: Setup, split: str | None = None) -> AuditReport:
+    """Audit the teachers of a recipe, from its teacher cache where it names one.
 
     Args:
-        recipe: a recipe of `load_recipe`.
+        setup: Of the recipe.
         split: "train", "validation" or "test"; None: the validation split, or the test split where the final report is
             made on the validation split.
 
     Raises:
-        DataError: there is no such split, or no labels in it.
+        DataError: There is no such split, or no labels in it.
     """
     from accelerate import Accelerator
 
     from ..evaluation.audit import RULES, audit_teachers
     from ..fusion import AutoFusion, build_fusion
 
-    args = build_arguments(recipe)
-    rows = load_data(recipe)
-    split, notes = _audited_split(split, rows, evaluation_split(recipe, rows))
-    own = build_fusion(recipe.fusion)
+    recipe, args, rows, own = setup.recipe, setup.arguments, setup.rows, setup.fusion
+    split, notes = _audited_split(split, rows, setup.split)
     known = own == AutoFusion() or own in [build_fusion(rule) for rule in RULES.values()]
     accelerator = Accelerator(cpu=args.use_cpu)
-    cache = build_cache(recipe, rows["train"], accelerator.device)
-    if cache is not None:
-        cache.add(rows[split], recipe.data.text_columns)
+    stored = setup.stored_teachers(split, accelerator.device)
     return audit_teachers(
-        teacher_specs(recipe) if cache is None else cache.teachers,
+        stored or setup.teachers,
         rows[split],
         fusions=RULES if known else {**RULES, "the recipe's": own},
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
-        label_names=label_names(recipe, rows["train"]),
+        label_names=setup.label_names,
         batch_size=args.per_device_eval_batch_size,
         accelerator=accelerator,
         dataset_name=split,
         entries=[_written(entry) for entry in recipe.teachers.models],
-        live=() if cache is None else teacher_specs(recipe),
+        live=setup.teachers if stored else (),
         notes=notes,
     )
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, HfDistillError
-from ..recipe.loading import evaluation_split, load_data
+from ..files import write_text
+from ..recipe.building import Setup
 from ..recipe.reading import load_recipe
 from ..recipe.sections import Recipe
 
@@ -29,15 +30,15 @@ def export_run(
     format: str = "onnx",
     output: str | os.PathLike[str] | None = None,
 ) -> ExportReport:
-    """Exports a run's student, compares the two on the rows of the final report, and adds it to the run's verdict.
+    """Export a run's student, compares the two on the rows of the final report, and adds it to the run's verdict.
 
     Args:
-        folder: of the student; with `recipe.yaml` as a run writes it, or without.
-        format: `onnx` or `int8`.
-        output: as for `export_student`.
+        folder: Of the student; with `recipe.yaml` as a run writes it, or without.
+        format: ``onnx`` or ``int8``.
+        output: As for `export_student`.
 
     Raises:
-        ConfigurationError, DataError, UnsafeFileError: as `export_student`; a recipe that cannot be read. Data that is
+        ConfigurationError, DataError, UnsafeFileError: As `export_student`; a recipe that cannot be read. Data that is
             not on this machine is no error: random tokens take its place, and the report says so. Neither is a verdict
             that the student cannot be added to: it is left alone, and the report says why.
     """
@@ -48,15 +49,16 @@ def export_run(
     if not path.is_file():
         note = f"There is no {path.name} beside the student, so no metrics could be computed."
         return export_student(folder, format=format, output=output, notes=[note])
-    recipe = load_recipe(path, check_files=False)
+    setup = Setup(load_recipe(path, check_files=False))
+    recipe = setup.recipe
     options: dict[str, Any] = {"max_length": recipe.student.max_length, "task": recipe.task}
     try:
-        rows = load_data(recipe)
+        rows = setup.rows
     except DataError as error:
         reason = " ".join(str(error).split())[:300]
         note = f"The recipe's rows are not here ({reason}), so no metrics could be computed, and the run's verdict was left alone."
         return export_student(folder, format=format, output=output, notes=[note], **options)
-    split = evaluation_split(recipe, rows) or "train"
+    split = setup.split or "train"
     if split == "train":
         options["notes"] = ["The student was trained on these rows, so its metrics say nothing of others."]
     judged, reason, own = None, "", rows[split]
@@ -79,7 +81,7 @@ def export_run(
     )
     if judged is not None:
         try:
-            _add(report, judged, recipe, folder)
+            _add(report, judged, setup, folder)
         except HfDistillError as error:
             reason = str(error)
     note = (
@@ -105,12 +107,11 @@ def _reported(rows: datasets.Dataset, judged: Judged, recipe: Recipe) -> dataset
     return rows.select(np.flatnonzero(~np.isin(ids, judged.left_out)))
 
 
-def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.PathLike[str]) -> None:
-    """Writes the verdict anew, with the exported student as a further system."""
+def _add(report: ExportReport, judged: Judged, setup: Setup, folder: str | os.PathLike[str]) -> None:
+    """Write the verdict anew, with the exported student as a further system."""
     import torch
 
     from ..publishing.pushed_files import section_of_one_row
-    from ..tasks.task import TASKS
     from ..verdict import Answers
     from ..verdict.exported import exported_name, with_exported
     from ..verdict.numbers import Cost
@@ -118,7 +119,7 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
     assert report.answers is not None
     parameters = judged.report.evaluation.systems["student"].parameters
     called = {"student": "student", report.format: exported_name(report.format)}
-    training = recipe.training
+    training = setup.recipe.training
     cut = any(training.get(f"{kind}{when}") for kind in ("bf16", "fp16") for when in ("", "_full_eval"))
     extended = with_exported(
         judged,
@@ -132,7 +133,7 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
             },
         ),
         label_names=report.labels,
-        metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
+        metrics=setup.metrics,
         costs={
             called[name]: Cost(
                 parameters, system.bytes, system.p50_ms / 1000, system.p95_ms / 1000, system.rows_per_second
@@ -145,4 +146,4 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
     added = section_of_one_row(path.read_text(encoding="utf-8")) if path.is_file() else ""
     extended.save(folder)
     if added:
-        path.write_text(f"{path.read_text(encoding='utf-8')}\n{added}", encoding="utf-8")
+        write_text(path, f"{path.read_text(encoding='utf-8')}\n{added}")

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from ..errors import PushError
+from ..processes import once
 from ..recipe.hub_section import destination, pushes
 from ..recipe.sections import Recipe
 
@@ -16,16 +17,15 @@ if TYPE_CHECKING:
 
 
 def check_recipe_repository(recipe: Recipe) -> None:
-    """Makes sure before the training that its push will be possible, where there is to be one.
+    """Make sure before the training that its push will be possible, where there is to be one.
 
     The first process asks; every process of the run gets the answer.
 
     Raises:
-        ConfigurationError: it will not.
+        ConfigurationError: It will not.
     """
     from accelerate import PartialState
 
-    from ..processes import once
     from ..publishing.push import check_repository
 
     if pushes(recipe):
@@ -35,14 +35,14 @@ def check_recipe_repository(recipe: Recipe) -> None:
 
 
 def push_trained_recipe(recipe: Recipe, trainer: MultiTeacherDistillationTrainer) -> CommitInfo:
-    """Pushes the student with its card and report; on the first process alone.
+    """Push the student with its card and report; on the first process alone.
 
     Args:
-        recipe: a recipe that pushes.
-        trainer: its trainer, after `train` and `save_model`.
+        recipe: A recipe that pushes.
+        trainer: Its trainer, after `train` and `save_model`.
 
     Raises:
-        PushError: this push failed, or one during training did.
+        PushError: This push failed, or one during training did.
     """
     from ..publishing.push import push_run
     from ..training.pushes import failed_pushes

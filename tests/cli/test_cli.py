@@ -132,7 +132,7 @@ def test_an_error_of_ours_keeps_its_traceback(run, recipe, monkeypatch):
     def broken(*arguments, **options):
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr("hf_distill.recipe.load_recipe", broken)
+    monkeypatch.setattr("hf_distill.cli.shared.load_recipe", broken)
     assert isinstance(run("validate", recipe).exception, KeyError)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hf_distill import load_recipe
 from hf_distill.errors import ConfigurationError
-from hf_distill.recipe.building import build_cache, build_trainer, hidden_losses
+from hf_distill.recipe.building import Setup
 from hf_distill.training.hidden import HiddenLoss
 
 BASE = """
@@ -45,10 +45,10 @@ def test_a_loss_is_a_name_or_a_mapping_and_comes_back_as_it_was(write):
         HiddenLoss("linear_cka", weight=0.5),
         HiddenLoss("hidden_mse", layers=[(1, 2)], units="mean", weight=2.0, teachers=["bert"]),
     ]
-    assert hidden_losses(recipe) == expected
-    trainer = build_trainer(recipe)
+    assert Setup(recipe).hidden_losses == expected
+    trainer = Setup(recipe).trainer()
     assert trainer.hidden.losses == tuple(expected)
-    assert hidden_losses(load_recipe("out/recipe.yaml", [])) == expected
+    assert Setup(load_recipe("out/recipe.yaml", [])).hidden_losses == expected
 
 
 def test_all_that_is_wrong_is_said_at_once(write):
@@ -64,10 +64,10 @@ def test_all_that_is_wrong_is_said_at_once(write):
 
 def test_the_cache_command_computes_what_the_training_needs(write, rows):
     recipe = load_recipe(write("{loss: hidden_mse, layers: [[1, 1]]}", "linear_cka"), [])
-    cache = build_cache(recipe, rows)
+    cache = Setup(recipe, {"train": rows}).cache()
     assert cache.add(rows, ("text",)) == 2 * len(set(rows["text"][:]))
     assert [want.layer for want in cache.teachers[0].stored] == [1, 2]
-    trainer = build_trainer(recipe)
+    trainer = Setup(recipe).trainer()
     assert trainer._cache.add(rows, ("text",)) == 0
     assert [t.view.key for t in trainer.teachers] == [t.view.key for t in cache.teachers]
     trainer.train()

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_distill.errors import ConfigurationError
-from hf_distill.recipe import load_data, load_recipe
-from hf_distill.recipe.building import build_arguments, write_recipe
+from hf_distill.recipe import load_recipe
+from hf_distill.recipe.building import Setup, write_recipe
+from hf_distill.recipe.loading import load_data
 from hf_distill.recipe.loss_section import build_callbacks, needs_labels
 from hf_distill.training.callbacks import AdaptiveStrength, ScheduleCallback
 from hf_distill.training.schedules import Constant, Cosine, Linear
@@ -59,7 +60,7 @@ def problems(file: str, overrides=()) -> list[str]:
 
 def test_schedules_become_callbacks_and_their_start_the_arguments(write):
     recipe = load_recipe(write(BASE + EVERY))
-    args = build_arguments(recipe)
+    args = Setup(recipe).arguments
     assert (args.temperature, args.task_weight, args.distill_weight, args.label_share) == (4.0, 0.4, 0.9, 0.0)
     (callback,) = build_callbacks(recipe.losses)
     assert callback.schedules == {
@@ -72,7 +73,7 @@ def test_schedules_become_callbacks_and_their_start_the_arguments(write):
 def test_numbers_need_no_callback(write):
     recipe = load_recipe(write(BASE + "losses: {temperature: 3, label_share: 0.25}"))
     assert build_callbacks(recipe.losses) == []
-    args = build_arguments(recipe)
+    args = Setup(recipe).arguments
     assert (args.temperature, args.task_weight, args.distill_weight, args.label_share) == (
         3.0,
         0.5,
@@ -86,7 +87,7 @@ def test_the_adaptive_weight(write):
         BASE + "losses: {distill_weight: {use: adaptive, start: 0.7}}\ntraining: {eval_strategy: epoch}"
     )
     recipe = load_recipe(file)
-    assert build_arguments(recipe).distill_weight == 0.7
+    assert Setup(recipe).arguments.distill_weight == 0.7
     (callback,) = build_callbacks(recipe.losses)
     assert isinstance(callback, AdaptiveStrength) and callback.prefix == "eval"
     both = load_recipe(file, ["losses.temperature={use: linear, start: 4, end: 1}"])
@@ -95,7 +96,7 @@ def test_the_adaptive_weight(write):
         ScheduleCallback,
     ]
     plain = load_recipe(file, ["losses.distill_weight={use: adaptive}"])
-    assert build_arguments(plain).distill_weight == 0.5
+    assert Setup(plain).arguments.distill_weight == 0.5
 
 
 def test_a_schedule_of_the_users_own(write):
@@ -220,7 +221,7 @@ def test_the_summary_reads_as_the_loss(write):
 
 
 def test_all_of_it_reaches_a_training(write, checkpoints, rows, held_out):
-    from hf_distill.recipe import build_trainer
+    from hf_distill.recipe import Setup
 
     write("")
     rows.to_json("train.jsonl")
@@ -240,13 +241,13 @@ losses:
   row_weight: {{use: "{__name__}:halving"}}
 """
     )
-    trainer = build_trainer(load_recipe(file))
+    trainer = Setup(load_recipe(file)).trainer()
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert [log["temperature"] for log in logs] == [4, 2.5, 1]
     assert logs[0]["distill_weight"] == 0.7
     assert trainer.row_weight is halving
-    named = build_trainer(load_recipe(file, ["losses.row_weight=teacher_agreement"]))
+    named = Setup(load_recipe(file, ["losses.row_weight=teacher_agreement"])).trainer()
     assert named.row_weight.__name__ == "teacher_agreement"
     with_constant = load_recipe(file, ["losses.distill_weight={use: constant, value: 0.2}"])
     assert build_callbacks(with_constant.losses)[0].schedules["distill_weight"] == Constant(0.2)

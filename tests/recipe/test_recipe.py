@@ -13,7 +13,8 @@ import datasets
 import pytest
 
 from hf_distill.errors import ConfigurationError, DataError
-from hf_distill.recipe import Recipe, load_data, load_recipe, yaml12
+from hf_distill.recipe import Recipe, load_recipe, yaml12
+from hf_distill.recipe.loading import load_data
 from hf_distill.recipe.sections import Section
 
 BASE = """
@@ -928,9 +929,9 @@ evaluation: {{metrics: [accuracy, nll]}}
 
 def test_every_section_reaches_the_trainer(write, local):
     from hf_distill import LogPool, losses
-    from hf_distill.recipe import build_trainer
+    from hf_distill.recipe import Setup
 
-    trainer = build_trainer(load_recipe(write(local)))
+    trainer = Setup(load_recipe(write(local))).trainer()
     assert trainer.args.output_dir == "runs/mine"
     assert trainer.args.learning_rate == 1e-3
     assert (trainer.args.temperature, trainer.args.task_weight, trainer.args.distill_weight) == (
@@ -949,13 +950,13 @@ def test_every_section_reaches_the_trainer(write, local):
 
 
 def test_the_run_can_be_repeated_from_what_it_wrote(write, local):
-    from hf_distill.recipe import build_trainer
+    from hf_distill.recipe import Setup
 
     recipe = load_recipe(
         write(local), ["losses.temperature=5", "data.label_names=['no', 'yes']", "fusion=linear_pool"]
     )
     recipe = recipe.model_copy(update={"data": load_recipe(write(local)).data})
-    build_trainer(recipe)
+    Setup(recipe).trainer()
     written = Path("runs/mine/recipe.yaml")
     assert "temperature: 5" in written.read_text()
     assert "learning_rate: 0.001" in written.read_text()
@@ -974,7 +975,7 @@ def test_a_written_recipe_is_right_and_its_text_stays_text(write, local):
 def test_a_student_from_scratch_takes_its_sizes_from_tokenizer_and_labels(
     write, local, checkpoints, roberta_tokenizer
 ):
-    from hf_distill.recipe import build_trainer
+    from hf_distill.recipe import Setup
 
     student = {
         "config": {"model_type": "distilbert", "dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 48},
@@ -982,8 +983,8 @@ def test_a_student_from_scratch_takes_its_sizes_from_tokenizer_and_labels(
     }
     content, _, _ = yaml12.read(local)
     file = write(yaml12.write({**content, "student": student}))
-    first, second = (build_trainer(load_recipe(file)).model for _ in range(2))
-    other = build_trainer(load_recipe(file, ["training.seed=1"])).model
+    first, second = (Setup(load_recipe(file)).trainer().model for _ in range(2))
+    other = Setup(load_recipe(file, ["training.seed=1"])).trainer().model
     assert first.config.vocab_size == len(roberta_tokenizer)
     assert first.config.pad_token_id == roberta_tokenizer.pad_token_id == 1
     assert first.config.id2label == {0: "negative", 1: "positive"}
@@ -996,15 +997,15 @@ def test_a_student_from_scratch_takes_its_sizes_from_tokenizer_and_labels(
         ("student.config.n_heads=5", "student.config: "),
     ]:
         with pytest.raises(ConfigurationError, match=sentence):
-            build_trainer(load_recipe(file, [override]))
+            Setup(load_recipe(file, [override])).trainer()
 
 
 def test_a_student_at_a_revision_is_the_same_student(write, local, monkeypatch):
     """A folder has no revisions and takes any: what is tested is that both ways give the same weights and labels."""
-    from hf_distill.recipe import build_trainer
+    from hf_distill.recipe import Setup
 
-    plain = build_trainer(load_recipe(write(local)))
-    revised = build_trainer(load_recipe(write(local), ["student.revision=main"]))
+    plain = Setup(load_recipe(write(local))).trainer()
+    revised = Setup(load_recipe(write(local), ["student.revision=main"])).trainer()
     assert revised.model.config.id2label == plain.model.config.id2label
     for name, value in plain.model.state_dict().items():
         assert value.equal(revised.model.state_dict()[name]), name
@@ -1015,24 +1016,24 @@ def test_a_student_at_a_revision_is_the_same_student(write, local, monkeypatch):
     [("training.seed=0", 32), ("evaluation.batch_size=5", 5), ("training.per_device_eval_batch_size=6", 6)],
 )
 def test_one_batch_size_for_every_evaluation(write, local, override, size):
-    from hf_distill.recipe.building import build_arguments
+    from hf_distill.recipe.building import Setup
 
-    assert build_arguments(load_recipe(write(local), [override])).per_device_eval_batch_size == size
+    assert Setup(load_recipe(write(local), [override])).arguments.per_device_eval_batch_size == size
 
 
 def test_hub_and_training_meet_in_the_arguments(write, local):
-    from hf_distill.recipe.building import build_arguments
+    from hf_distill.recipe.building import Setup
     from hf_distill.recipe.hub_section import destination
 
-    args = build_arguments(
+    args = Setup(
         load_recipe(write(local), ["hub.push=true", "hub.repo=me/mine", "hub.private=true"])
-    )
+    ).arguments
     # The push comes after the evaluation, so that the report is pushed too; not at every save.
     assert (args.push_to_hub, args.hub_model_id, args.hub_private_repo) == (False, "me/mine", True)
     assert args.hub_revision is None
     for key in ("hub.revision=v2", "training.hub_revision=v2"):
         recipe = load_recipe(write(local), ["hub.repo=me/mine", key])
-        assert build_arguments(recipe).hub_revision == destination(recipe).revision == "v2"
+        assert Setup(recipe).arguments.hub_revision == destination(recipe).revision == "v2"
 
 
 def test_the_class_can_be_made_without_a_file():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from conftest import make_bert
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
-from hf_distill.recipe import Recipe, build_trainer, load_recipe
+from hf_distill.recipe import Recipe, Setup, load_recipe
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_is_wrong_is_said_in_its_line(write, student, line):
 
 
 def test_the_student_is_made_of_the_teacher_with_its_tokenizer(write, checkpoints):
-    trainer = build_trainer(load_recipe(write("{from_teacher: second, layers: [1], max_length: 24}")))
+    trainer = Setup(load_recipe(write("{from_teacher: second, layers: [1], max_length: 24}"))).trainer()
     student = trainer.model
     assert type(student).__name__ == "RobertaForSequenceClassification"
     assert student.config.num_hidden_layers == 1
@@ -108,11 +108,11 @@ def test_the_student_is_made_of_the_teacher_with_its_tokenizer(write, checkpoint
 
 
 def test_rows_are_taken_by_name_and_six_layers_are_the_default(write, checkpoints):
-    trainer = build_trainer(load_recipe(write("{from_teacher: bert, layers: 2, hidden_size: 16}")))
+    trainer = Setup(load_recipe(write("{from_teacher: bert, layers: 2, hidden_size: 16}"))).trainer()
     teacher = AutoModelForSequenceClassification.from_pretrained(checkpoints["bert"])
     assert torch.equal(trainer.model.classifier.weight, teacher.classifier.weight[[1, 0], :16])
     with pytest.raises(ConfigurationError, match="layers is 6, but Teacher 'bert' has 2 layers"):
-        build_trainer(load_recipe(write("{from_teacher: bert}")))
+        Setup(load_recipe(write("{from_teacher: bert}"))).trainer()
 
 
 def test_labels_come_from_the_teacher_where_the_data_names_none(rows, checkpoints, tmp_path):
@@ -128,7 +128,7 @@ def test_labels_come_from_the_teacher_where_the_data_names_none(rows, checkpoint
             training={"output_dir": str(tmp_path), "use_cpu": True, "seed": seed},
         )
         unlabelled = rows.remove_columns("label")
-        model = build_trainer(recipe, rows={"train": unlabelled}).model
+        model = Setup(recipe, {"train": unlabelled}).trainer().model
         return model.classifier.out_proj.weight, model.config.id2label
 
     assert head(0)[1] == {0: "yes", 1: "no"}
@@ -148,7 +148,7 @@ def test_a_recipe_made_in_python_is_refused_too(checkpoints, rows, tmp_path):
     with pytest.raises(
         ConfigurationError, match="there is no teacher 'nobody'; the teachers are called bert"
     ):
-        build_trainer(recipe, rows={"train": rows})
+        Setup(recipe, {"train": rows}).trainer()
 
 
 def run(*arguments: str):
@@ -207,7 +207,7 @@ def test_adapters_over_one_base_train_a_student_made_of_one(write, adapters):
     assert (
         "./base with adapter ./one\n" in shown and "./base with adapter ./two as other with labels" in shown
     )
-    trainer = build_trainer(load_recipe(file))
+    trainer = Setup(load_recipe(file)).trainer()
     assert [teacher.name for teacher in trainer.teachers] == ["one", "other"]
     weight = "base_model.model.bert.embeddings.word_embeddings.weight"
     first, second = (teacher.model.get_parameter(weight) for teacher in trainer.teachers)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import hf_distill.runs.search.searching as searching
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
-from hf_distill.recipe import Recipe, build_trainer, load_recipe
+from hf_distill.recipe import Recipe, Setup, load_recipe
 from hf_distill.recipe.search_section import Knob, search_fusions, search_knobs
 from hf_distill.runs.search.report import SearchReport, Trial
 from hf_distill.runs.search.searching import search_recipe
@@ -148,13 +148,13 @@ def watched(monkeypatch):
 
 @pytest.fixture(scope="module")
 def first(folder) -> SearchReport:
-    return search_recipe(load_recipe(folder / "tiny.yaml"), trials=2, output=folder / "search")
+    return search_recipe(Setup(load_recipe(folder / "tiny.yaml")), trials=2, output=folder / "search")
 
 
 def test_a_search_trains_what_it_draws_and_goes_on_where_it_was_left(folder, first, watched):
     assert [trial.number for trial in first.trials] == [0, 1]
     assert first.trials[0].values == {"temperature": 2.0, "learning_rate": 1e-2, "fusion": "linear_pool"}
-    report = search_recipe(load_recipe(folder / "tiny.yaml"), trials=4, output=folder / "search")
+    report = search_recipe(Setup(load_recipe(folder / "tiny.yaml")), trials=4, output=folder / "search")
     assert report.trials[:2] == first.trials
     assert (len(watched), len(report.trials), report.own) == (2, 4, 0)
     names = {"linear_pool": "LinearPool", "log_pool(weights=[3, 1])": "LogPool"}
@@ -169,7 +169,7 @@ def test_a_search_trains_what_it_draws_and_goes_on_where_it_was_left(folder, fir
 
 
 def test_the_best_recipe_trains_to_the_objective_that_the_search_found(folder, first):
-    report = search_recipe(load_recipe(folder / "tiny.yaml"), trials=2, output=folder / "search")
+    report = search_recipe(Setup(load_recipe(folder / "tiny.yaml")), trials=2, output=folder / "search")
     best = load_recipe(folder / "search" / "best.yaml")
     assert best.training["output_dir"] == str(folder / "search" / "best")
     assert best.training["load_best_model_at_end"] is True
@@ -178,7 +178,7 @@ def test_the_best_recipe_trains_to_the_objective_that_the_search_found(folder, f
     # The metric, and no checkpoints; the training stays what it is.
     metrics = best.evaluation.model_copy(update={"metrics": ("accuracy", "nll")})
     training = {**best.training, "load_best_model_at_end": False, "save_strategy": "no"}
-    trainer = build_trainer(best.model_copy(update={"evaluation": metrics, "training": training}))
+    trainer = Setup(best.model_copy(update={"evaluation": metrics, "training": training})).trainer()
     trainer.train()
     evaluations = [entry for entry in trainer.state.log_history if "eval_nll" in entry]
     kept = max(
@@ -189,7 +189,9 @@ def test_the_best_recipe_trains_to_the_objective_that_the_search_found(folder, f
 
 
 def test_a_finished_search_only_reports(folder, first, monkeypatch, watched):
-    monkeypatch.setattr(searching, "load_data", lambda recipe: pytest.fail("nothing is to be loaded"))
+    monkeypatch.setattr(
+        "hf_distill.recipe.building.load_data", lambda recipe: pytest.fail("nothing is to be loaded")
+    )
     done = CliRunner().invoke(
         app, ["search", str(folder / "tiny.yaml"), "--trials", "2", "--output", str(folder / "search")]
     )
@@ -209,7 +211,9 @@ def test_an_interrupted_trial_is_trained_again_with_its_values(folder, first, wa
         "fusion": left.suggest_categorical("fusion", fusions),
     }
     done = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
-    report = search_recipe(load_recipe(folder / "tiny.yaml"), trials=done + 1, output=folder / "search")
+    report = search_recipe(
+        Setup(load_recipe(folder / "tiny.yaml")), trials=done + 1, output=folder / "search"
+    )
     assert report.trials[-1].values == values
     assert (len(watched), len(report.trials)) == (1, done + 1)
 
@@ -239,8 +243,8 @@ def test_a_trial_that_fails_does_not_stand_in_the_way_for_good(folder, tmp_path,
     recipe = load_recipe(folder / "tiny.yaml")
     broken.append(_Broken("out of memory"))
     with pytest.raises(_Broken):
-        search_recipe(recipe, trials=1, output=tmp_path)
-    report = search_recipe(recipe, trials=1, output=tmp_path)
+        search_recipe(Setup(recipe), trials=1, output=tmp_path)
+    report = search_recipe(Setup(recipe), trials=1, output=tmp_path)
     (trial,) = report.trials
     assert (trial.number, report.own) == (1, None)
     assert trial.values["temperature"] != 2.0  # the recipe's own are the failed trial's, and are left
@@ -250,8 +254,8 @@ def test_a_trial_that_was_interrupted_by_hand_is_trained_again(folder, tmp_path,
     recipe = load_recipe(folder / "tiny.yaml")
     broken.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        search_recipe(recipe, trials=1, output=tmp_path)
-    report = search_recipe(recipe, trials=1, output=tmp_path)
+        search_recipe(Setup(recipe), trials=1, output=tmp_path)
+    report = search_recipe(Setup(recipe), trials=1, output=tmp_path)
     assert [trial.number for trial in report.trials] == [1] == [report.own]
 
 
@@ -284,11 +288,11 @@ def test_the_bar_shows_steps_of_all_trials_while_the_first_one_runs(folder, tmp_
         seen.append((self.bar.desc, self.bar.n, self.bar.total))
 
     monkeypatch.setattr(TrialBar, "on_step_end", watched_step)
-    search_recipe(load_recipe(folder / "tiny.yaml"), trials=2, output=tmp_path)
+    search_recipe(Setup(load_recipe(folder / "tiny.yaml")), trials=2, output=tmp_path)
     assert seen[:2] == [("Trial 1 of 2: ", 1, 12), ("Trial 1 of 2: ", 2, 12)]
     assert seen[6] == ("Trial 2 of 2: ", 7, 12)
     monkeypatch.undo()
-    search_recipe(load_recipe(folder / "tiny.yaml"), trials=3, output=tmp_path)
+    search_recipe(Setup(load_recipe(folder / "tiny.yaml")), trials=3, output=tmp_path)
     last = capsys.readouterr().err.rpartition("Trial")[2]
     assert last.startswith(" 3 of 3: 100%") and "6/6" in last
 
@@ -310,7 +314,7 @@ def test_a_baseline_is_searched_by_itself(folder, tmp_path):
         "search={learning_rate: [1e-3, 1e-1, log]}",
         f"teachers.cache_dir={folder / 'search' / 'cache'}",
     ]
-    report = search_recipe(load_recipe(folder / "tiny.yaml", alone), trials=1, output=tmp_path)
+    report = search_recipe(Setup(load_recipe(folder / "tiny.yaml", alone)), trials=1, output=tmp_path)
     assert [trial.values for trial in report.trials] == [{"learning_rate": 1e-2}]
     best = load_recipe(tmp_path / "best.yaml")
     assert (best.losses.distill_weight, best.losses.task_weight) == (0, 1)
@@ -326,7 +330,7 @@ def test_another_recipe_needs_another_folder(folder, first):
         with pytest.raises(
             ConfigurationError, match=f"holds a search of another recipe .they differ in {path}"
         ):
-            search_recipe(load_recipe(folder / "tiny.yaml", [override]), output=folder / "search")
+            search_recipe(Setup(load_recipe(folder / "tiny.yaml", [override])), output=folder / "search")
 
 
 def test_a_search_needs_validation_rows_with_labels(folder, tmp_path):
@@ -336,11 +340,11 @@ def test_a_search_needs_validation_rows_with_labels(folder, tmp_path):
         "training.load_best_model_at_end=false",
     ]
     with pytest.raises(DataError, match="chooses on validation rows, but the data has only train, test"):
-        search_recipe(load_recipe(folder / "tiny.yaml", train_only), output=tmp_path / "a")
+        search_recipe(Setup(load_recipe(folder / "tiny.yaml", train_only)), output=tmp_path / "a")
     (tmp_path / "bare.jsonl").write_text('{"text": "a film", "label": -100}\n')
     with pytest.raises(DataError, match="validation rows with labels, but these have none"):
         search_recipe(
-            load_recipe(folder / "tiny.yaml", [f"data.files.validation={tmp_path / 'bare.jsonl'}"]),
+            Setup(load_recipe(folder / "tiny.yaml", [f"data.files.validation={tmp_path / 'bare.jsonl'}"])),
             output=tmp_path / "b",
         )
 
@@ -349,14 +353,14 @@ def test_what_a_search_cannot_work_with_is_said(folder, tmp_path, monkeypatch):
     recipe = load_recipe(folder / "tiny.yaml")
     (tmp_path / "study.db").write_text("no data base")
     with pytest.raises(CorruptStateError, match="cannot be read as the state of a search"):
-        search_recipe(recipe, output=tmp_path)
+        search_recipe(Setup(recipe), output=tmp_path)
     with monkeypatch.context() as launched:
         launched.setenv("WORLD_SIZE", "2")
         with pytest.raises(ConfigurationError, match="one process, but 2 were launched"):
-            search_recipe(recipe, output=tmp_path)
+            search_recipe(Setup(recipe), output=tmp_path)
     monkeypatch.setattr(searching.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'hf-distill\[search\]'"):
-        search_recipe(recipe, output=tmp_path)
+        search_recipe(Setup(recipe), output=tmp_path)
 
 
 # ---- The objective and the report ----
@@ -378,7 +382,7 @@ def test_the_objective_is_that_of_the_student_a_run_would_keep(training, metric,
         "save_strategy": "epoch",
         "use_cpu": True,
     }
-    objective = searching._Objective(Recipe(**BASE, training={**always, **training}), metric)
+    objective = searching._Objective(Setup(Recipe(**BASE, training={**always, **training})), metric)
     evaluations = [(0.9, 0.5), (0.7, 0.4), (0.8, 0.6)]
     found = [objective({"eval_nll": nll, "eval_accuracy": accuracy}) for nll, accuracy in evaluations]
     assert found == expected
@@ -389,7 +393,7 @@ def test_the_objective_is_that_of_the_student_a_run_would_keep(training, metric,
 def test_a_diverged_trial_is_the_worst(tmp_path):
     args = {"output_dir": str(tmp_path), "use_cpu": True}
     for metric, worst in (("nll", math.inf), ("accuracy", -math.inf)):
-        objective = searching._Objective(Recipe(**BASE, training=args), metric)
+        objective = searching._Objective(Setup(Recipe(**BASE, training=args)), metric)
         assert objective({f"eval_{metric}": math.nan}) == worst
 
 

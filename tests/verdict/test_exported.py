@@ -253,7 +253,7 @@ def test_forwards_are_timed_on_the_same_rows_in_turns():
 def recipe(checkpoints, held_out, tmp_path, monkeypatch):
     """A recipe on tiny checkpoints that ends with a verdict, timed for moments."""
     import hf_distill.publishing.export as export
-    from hf_distill.runs.verdict import jobs
+    from hf_distill.runs.verdict import judgement
     from hf_distill.verdict import cost
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
@@ -275,7 +275,7 @@ training: {{use_cpu: true, max_steps: 4, per_device_train_batch_size: 8, learnin
     timed = cost.time_model
     monkeypatch.setattr(cost, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(export, "_SECONDS", 0.02)
-    monkeypatch.setattr(jobs, "places", lambda device, jobs: [{}])
+    monkeypatch.setattr(judgement, "places", lambda device, jobs: [{}])
     graphs: dict[str, Path] = {}
 
     def write_once(model, example, path):

@@ -676,13 +676,13 @@ training:
   output_dir: out
 evaluation: {{seeds: 2}}
 """)
-    from hf_distill.runs.verdict import jobs
+    from hf_distill.runs.verdict import judgement
     from hf_distill.verdict import cost
 
     timed = cost.time_model
     monkeypatch.setattr(cost, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(
-        jobs, "places", lambda device, jobs: [{}]
+        judgement, "places", lambda device, jobs: [{}]
     )  # in this process: an import of torch costs seconds
     return "tiny.yaml"
 
@@ -737,7 +737,7 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     # Again: nothing is trained; one part lost: that part alone, with the same answers.
     before = load_rows(Path("out/verdict/rows-baseline-4.npz")).rows.log_probs["last"]
     trained, original = [], recipe_side.train_part
-    monkeypatch.setattr(recipe_side, "train_part", lambda *a: trained.append((a[3], a[4])) or original(*a))
+    monkeypatch.setattr(recipe_side, "train_part", lambda *a: trained.append((a[1], a[2])) or original(*a))
     printed = train(recipe)
     assert "is of this recipe, and is not trained again" in printed and trained == []
     assert json.loads(Path("out/report.json").read_text())["systems"] == content["systems"]
@@ -881,16 +881,16 @@ def test_a_teacher_that_is_gone_costs_a_note(recipe, checkpoints, tmp_path, monk
 
 
 def test_no_labels_no_baseline(recipe, monkeypatch):
-    from hf_distill.recipe import load_data, load_recipe
+    from hf_distill.recipe import Setup, load_recipe
     from hf_distill.runs.verdict.trainings import has_labels, labelled_rows
 
-    checked = load_recipe(recipe)
-    raw = load_data(checked)["train"]
-    assert len(labelled_rows(checked, raw, ["negative", "positive"])) == 24
+    setup = Setup(load_recipe(recipe))
+    raw = setup.rows["train"]
+    assert len(labelled_rows(setup, raw, ["negative", "positive"])) == 24
     blank = datasets.Dataset.from_list([{"text": "a film", "label": None}] * 3)
-    assert has_labels(checked, raw, ["negative", "positive"])
-    assert not has_labels(checked, blank, ["negative", "positive"])
-    assert not has_labels(checked, blank.remove_columns("label"), ["negative", "positive"])
+    assert has_labels(setup, raw, ["negative", "positive"])
+    assert not has_labels(setup, blank, ["negative", "positive"])
+    assert not has_labels(setup, blank.remove_columns("label"), ["negative", "positive"])
     datasets.Dataset.from_list([{"text": row["text"], "label": -100} for row in raw]).to_json("train.jsonl")
     train(recipe, "losses={task_weight: 0, distill_weight: 1}", "evaluation.seeds=1")
     content = json.loads(Path("out/report.json").read_text())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import write_text
 from ...markdown import markdown_table
 from ...recipe.search_section import Knob
 
@@ -129,7 +130,7 @@ class SearchReport:
         folder.mkdir(parents=True, exist_ok=True)
         save_figure(draw_search, folder / "search.png", self)
         path = folder / "search.md"
-        path.write_text(f"# Search\n\n{self}\n\n![The trials](search.png)\n", encoding="utf-8")
+        write_text(path, f"# Search\n\n{self}\n\n![The trials](search.png)\n")
         return path
 
 

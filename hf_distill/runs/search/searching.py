@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import __version__
 from ...errors import ConfigurationError, CorruptStateError, DataError
+from ...files import write_text
 from ...recipe import yaml12
-from ...recipe.building import build_arguments, build_trainer, recipe_fusion, written
-from ...recipe.loading import evaluation_split, load_data
+from ...recipe.building import Setup, written
 from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
 from ...recipe.sections import Hub, Losses, Recipe
 from .report import BASELINE_SHARES, SearchReport, Trial
@@ -32,9 +33,9 @@ _ATTEMPTS = 3
 
 
 def search_recipe(
-    recipe: Recipe, *, trials: int = 20, output: str | os.PathLike[str] | None = None
+    setup: Setup, *, trials: int = 20, output: str | os.PathLike[str] | None = None
 ) -> SearchReport:
-    """Searches the knobs of a recipe by training its student again and again, and writes the best recipe.
+    """Search the knobs of a recipe by training its student again and again, and write the best recipe.
 
     The teachers run once over every row; a trial costs a training from their stored outputs. What is searched is the
     section `search` of the recipe. The first trial has the recipe's own values, where they lie within the ranges. A
@@ -42,16 +43,16 @@ def search_recipe(
     trained again, one that failed is not.
 
     Args:
-        recipe: a recipe of `load_recipe`.
-        trials: how many trainings in all.
-        output: the folder of the search; None: the recipe's output folder with `-search` behind its name.
+        setup: Of the recipe.
+        trials: How many trainings in all.
+        output: The folder of the search; None: `search_folder`.
 
     Returns:
         The report; it is in `search.md` and `search.png` too, beside `best.yaml` and `study.db`.
 
     Raises:
         ConfigurationError: Optuna is not installed; the folder holds the search of another recipe.
-        DataError: there are no validation rows with labels to choose by.
+        DataError: There are no validation rows with labels to choose by.
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigurationError(
@@ -61,24 +62,27 @@ def search_recipe(
         raise ConfigurationError(
             f"a search runs in one process, but {os.environ['WORLD_SIZE']} were launched; start it without a launcher"
         )
-    folder = Path(f"{recipe.training['output_dir']}-search" if output is None else output)
+    recipe, folder = setup.recipe, search_folder(setup) if output is None else Path(output)
     knobs, metric = search_knobs(recipe), "nll" if recipe.search is None else recipe.search.metric
-    base = _base(recipe, folder, metric)
+    base = _base(setup, folder, metric)
     study = _open_study(folder, base, knobs, metric)
-    own = _own_values(recipe, knobs)
+    own = _own_values(setup, knobs)
     if len(_finished(study)) < trials:
-        _search(recipe, base, study, knobs, metric, trials, own)
+        _search(setup, base, study, knobs, metric, trials, own)
     report = _report(study, knobs, metric, own)
     report.save(folder)
-    _write_best(recipe, base, report, folder)
+    _write_best(setup, base, report, folder)
     return report
 
 
-def _base(recipe: Recipe, folder: Path, metric: str) -> Recipe:
-    """The recipe of every trial: nothing is pushed or saved, and its evaluations say the metric."""
-    from ...tasks.task import TASKS
+def search_folder(setup: Setup) -> Path:
+    """The recipe's output folder with `-search` behind its name."""
+    return Path(f"{setup.folder}-search")
 
-    metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
+
+def _base(setup: Setup, folder: Path, metric: str) -> Setup:
+    """What is common to every trial: nothing is pushed or saved, and its evaluations say the metric."""
+    recipe = setup.recipe
     training = {
         **recipe.training,
         "output_dir": str(folder),
@@ -87,22 +91,18 @@ def _base(recipe: Recipe, folder: Path, metric: str) -> Recipe:
         "push_to_hub": False,
         "disable_tqdm": True,
     }
-    return recipe.model_copy(
-        update={
-            "teachers": recipe.teachers.model_copy(
-                update={"cache_dir": recipe.teachers.cache_dir or str(folder / "cache")}
-            ),
-            "training": training,
-            "evaluation": recipe.evaluation.model_copy(
-                update={"metrics": (*metrics, *({metric} - set(metrics)))}
-            ),
-            "hub": Hub(),
-            "search": None,
-        }
+    cache = recipe.teachers.cache_dir or str(folder / "cache")
+    metrics = (*setup.metrics, *({metric} - set(setup.metrics)))
+    return setup.varied(
+        teachers=recipe.teachers.model_copy(update={"cache_dir": cache}),
+        training=training,
+        evaluation=recipe.evaluation.model_copy(update={"metrics": metrics}),
+        hub=Hub(),
+        search=None,
     )
 
 
-def _open_study(folder: Path, base: Recipe, knobs: list[Knob], metric: str) -> optuna.Study:
+def _open_study(folder: Path, base: Setup, knobs: list[Knob], metric: str) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -117,7 +117,7 @@ def _open_study(folder: Path, base: Recipe, knobs: list[Knob], metric: str) -> o
             f"{folder / 'study.db'} cannot be read as the state of a search "
             f"({' '.join(str(error).split())[:200]}); remove it, or name another folder with --output"
         ) from error
-    content = copy.deepcopy(written(base))
+    content = copy.deepcopy(written(base.recipe))
     del content["training"]["output_dir"], content["teachers"]["cache_dir"]
     content["search"] = {"metric": metric, "knobs": [repr(knob) for knob in knobs]}
     if before is None:
@@ -147,11 +147,12 @@ def _differing(before: Any, now: Any, path: str = "") -> list[str]:
     return [] if before == now else [path]
 
 
-def _own_values(recipe: Recipe, knobs: list[Knob]) -> dict[str, Any] | None:
+def _own_values(setup: Setup, knobs: list[Knob]) -> dict[str, Any] | None:
     """The recipe's own values of the knobs, where all lie in the ranges."""
-    args = build_arguments(recipe)
     values = {
-        knob.name: fusion_name(recipe.fusion) if knob.name == "fusion" else getattr(args, knob.name)
+        knob.name: fusion_name(setup.recipe.fusion)
+        if knob.name == "fusion"
+        else getattr(setup.arguments, knob.name)
         for knob in knobs
     }
     return values if all(values[knob.name] in knob for knob in knobs) else None
@@ -164,8 +165,8 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _search(
-    recipe: Recipe,
-    base: Recipe,
+    setup: Setup,
+    base: Setup,
     study: optuna.Study,
     knobs: list[Knob],
     metric: str,
@@ -177,18 +178,17 @@ def _search(
     from ...rows.preparing import count_labelled
     from .progress import TrialBar
 
-    rows = load_data(base)
+    rows = base.rows
     if "validation" not in rows:
         raise DataError(f"a search chooses on validation rows, but the data has only {', '.join(rows)}")
-    trainer = build_trainer(base, rows=rows)
+    trainer = base.trainer()
     if count_labelled(trainer.eval_dataset) == 0:
         raise DataError("a search chooses on validation rows with labels, but these have none")
-    split = evaluation_split(recipe, rows)
-    study.set_user_attr("report_split", split)
-    choices = _choices(recipe, trainer, split) if any(knob.name == "fusion" for knob in knobs) else {}
+    study.set_user_attr("report_split", base.split)
+    choices = _choices(setup.recipe, base, trainer) if any(knob.name == "fusion" for knob in knobs) else {}
     start = copy.deepcopy(trainer.student).cpu()
     trainer.model_init = lambda: copy.deepcopy(start)  # every trial begins with the same student
-    objective = _Objective(recipe, metric)
+    objective = _Objective(setup, metric)
     _enqueue_left(study, own)
 
     def draw(trial: optuna.Trial) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _search(
                     n_trials=1,
                     backend="optuna",
                     direction=study.direction.name.lower(),
-                    **_stored(Path(base.training["output_dir"])),
+                    **_stored(base.folder),
                     # A sampler that begins anew draws as the first did: it is told how many trials there are.
                     sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
                     pruner=optuna.pruners.NopPruner(),
@@ -228,7 +228,7 @@ def _search(
 
 
 def _choices(
-    recipe: Recipe, trainer: MultiTeacherDistillationTrainer, report_split: str | None
+    recipe: Recipe, base: Setup, trainer: MultiTeacherDistillationTrainer
 ) -> dict[str, FusionChoice]:
     """Every fusion, fitted or chosen once, by its name."""
     from ...teachers.held_out import choose_fusion
@@ -236,7 +236,7 @@ def _choices(
     chosen = {fusion_name(recipe.fusion): trainer.fusion_choice}
     for name, spec in search_fusions(recipe).items():
         chosen[name] = chosen.get(name) or choose_fusion(
-            recipe_fusion(recipe.model_copy(update={"fusion": spec}), report_split),
+            base.varied(fusion=spec).target_fusion,
             trainer.eval_dataset,
             pool=trainer.teacher_pool,
             loader=trainer.get_eval_dataloader,
@@ -246,7 +246,7 @@ def _choices(
 
 
 def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None) -> None:
-    """Puts first what is to be trained whatever the sampler thinks: the recipe's own values, and interrupted trials.
+    """Put first what is to be trained whatever the sampler thinks: the recipe's own values, and interrupted trials.
 
     A trial that failed is not trained again: what ran out of memory would do so again, and no other would be reached.
     For the same reason one in which the process died is begun `_ATTEMPTS` times at most.
@@ -271,8 +271,8 @@ def _values(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 class _Objective:
     """The metric of the student that a run with these values would keep: its last, or the best by its own choice."""
 
-    def __init__(self, recipe: Recipe, metric: str) -> None:
-        args = build_arguments(recipe)
+    def __init__(self, setup: Setup, metric: str) -> None:
+        args = setup.arguments
         self._key, self._worst = f"eval_{metric}", math.inf if metric in _MINIMIZED else -math.inf
         self._chosen_by, self._greater = None, bool(args.greater_is_better)
         if args.load_best_model_at_end:
@@ -304,10 +304,9 @@ def _report(study: optuna.Study, knobs: list[Knob], metric: str, own: dict[str, 
     return SearchReport(metric, metric in _MINIMIZED, tuple(knobs), trials, number, on_report)
 
 
-def _write_best(recipe: Recipe, base: Recipe, report: SearchReport, folder: Path) -> Path:
-    """Writes the recipe with the values of the best trial, and returns its path."""
-    from ... import __version__
-
+def _write_best(setup: Setup, base: Setup, report: SearchReport, folder: Path) -> Path:
+    """Write the recipe with the values of the best trial."""
+    recipe = setup.recipe
     values = dict(report.best.values)
     fusion = search_fusions(recipe)[values.pop("fusion")] if "fusion" in values else recipe.fusion
     losses = {name: value for name, value in values.items() if name in Losses.model_fields}
@@ -317,7 +316,7 @@ def _write_best(recipe: Recipe, base: Recipe, report: SearchReport, folder: Path
             "fusion": fusion,
             "losses": recipe.losses.model_copy(update=losses),
             "training": {**recipe.training, **training, "output_dir": str(folder / "best")},
-            "teachers": base.teachers,
+            "teachers": base.recipe.teachers,
             "search": None,
         }
     )
@@ -330,5 +329,5 @@ def _write_best(recipe: Recipe, base: Recipe, report: SearchReport, folder: Path
         f"The search chose {', '.join(chosen)}; all else is as in its recipe.",
         *([BASELINE_SHARES] if "learning_rate" in training else []),
     ]
-    path.write_text("".join(f"# {line}\n" for line in header) + yaml12.write(written(best)), encoding="utf-8")
+    write_text(path, "".join(f"# {line}\n" for line in header) + yaml12.write(written(best)))
     return path

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) -> str:
-    """Returns what the rows of all splits are known by.
+    """What the rows of all splits are known by.
 
     Args:
-        rows: what `load_data` returned.
-        columns: those that count, where a split has them.
+        rows: Raw rows by split.
+        columns: Those that count, where a split has them.
 
     Example:
         >>> digest = rows_digest({"train": rows}, ["text", "label"])
@@ -53,7 +53,7 @@ def weights_digest(student: PreTrainedModel) -> str:
 
 
 def module_digests(recipe: Recipe) -> dict[str, str]:
-    """Returns hashes of the user's own modules that the recipe names: edited, they make another training."""
+    """Hashes of the user's own modules that the recipe names: edited, they make another training."""
     import importlib.util
 
     named = json.dumps([recipe.fusion, recipe.losses.model_dump()], default=str)

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...recipe.building import recipe_fusion, teacher_specs
-from ...recipe.loading import evaluation_split, load_data
-from ...recipe.sections import Recipe
+import xxhash
+
+from ... import __version__
+from ...errors import DataError, HfDistillError
+from ...processes import once, say
+from ...recipe.building import Setup
 from .digests import module_digests, rows_digest, weights_digest
+from .jobs import Job, places, run_jobs
 from .trainings import (
     answers_of_all,
     first_seed,
@@ -24,7 +28,6 @@ from .trainings import (
 )
 
 if TYPE_CHECKING:
-    import datasets
     from transformers import PreTrainedModel
 
     from ...training.trainer import MultiTeacherDistillationTrainer
@@ -45,40 +48,34 @@ class Verdict:
     """A run whose student is about to be trained, and judged afterwards.
 
     Args:
-        recipe: Of `load_recipe`.
-        rows: What `load_data` returned.
-        split: The rows of the verdict.
+        setup: Of the recipe.
         key: What decides its trainings: those that were finished under it before are not made again.
     """
 
-    recipe: Recipe
-    rows: Mapping[str, datasets.Dataset]
-    split: str
+    setup: Setup
     key: str
 
     @property
     def seeds(self) -> list[int]:
         """Of student and baseline, the run's own first."""
-        return [first_seed(self.recipe) + i for i in range(self.recipe.evaluation.seeds)]
+        return [first_seed(self.setup) + i for i in range(self.setup.recipe.evaluation.seeds)]
 
     @property
     def folder(self) -> Path:
         """The run's."""
-        return Path(self.recipe.training["output_dir"])
+        return self.setup.folder
 
     def restore(self, trainer: MultiTeacherDistillationTrainer) -> bool:
-        """Gives the trainer the student that the run's folder has, where that was finished by this very recipe.
+        """Give the trainer the student that the run's folder has, where that was finished by this very recipe.
 
         Only with several seeds: these are what an interrupted verdict should not pay for twice. A run of one seed is
         trained whenever it is started.
 
         Args:
-            trainer: not trained yet.
+            trainer: Not trained yet.
         """
         from transformers import TrainerState
 
-        from ...errors import HfDistillError
-        from ...processes import once
         from ...students.loading import load_trained
         from ...verdict.answers import finished_rows, load_rows, rows_file
 
@@ -107,18 +104,17 @@ class Verdict:
         given: PreTrainedModel | None = None,
         restored: bool = False,
     ) -> VerdictReport:
-        """Trains what is missing, measures every system, and writes report.json, report.md and report.html.
+        """Train what is missing, measure every system, and write report.json, report.md and report.html.
 
         Args:
-            trainer: the run's, with the trained student.
+            trainer: The run's, with the trained student.
             given: `evaluation.baseline`, loaded.
-            restored: whether the student was there before.
+            restored: Whether the student was there before.
         """
-        from ...processes import once
         from ...verdict.answers import rows_file
 
         own = self._own_rows(trainer, restored)
-        teachers = answers_of_all(trainer, self.rows, self.split, self.key, given)
+        teachers = answers_of_all(self.setup, trainer, self.key, given)
         once(lambda: str(teachers.save(self.folder)), trainer.accelerator)
         found = self._trainings(trainer, own, teachers)
 
@@ -137,7 +133,7 @@ class Verdict:
 
         if restored:
             return load_rows(rows_file(self.folder, "student", self.seeds[0]))
-        own = student_rows(trainer, self.rows, self.split, self.key)
+        own = student_rows(self.setup, trainer, self.key)
         if trainer.is_world_process_zero():
             own.save(self.folder)
         return own
@@ -146,13 +142,12 @@ class Verdict:
         self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, teachers: SavedRows
     ) -> dict[tuple[str, int], SavedRows]:
         """All students and baselines: those that are there, and those that are trained now."""
-        from ...processes import once
         from ...verdict import best_teacher
         from ...verdict.answers import finished_rows, load_rows, rows_file
-        from .jobs import places, run_jobs
 
-        teacher = best_teacher(teachers.rows) if self.recipe.evaluation.single_teacher else None
-        others = ["baseline"] if has_labels(self.recipe, self.rows["train"], trainer.student_labels) else []
+        setup = self.setup
+        teacher = best_teacher(teachers.rows) if setup.recipe.evaluation.single_teacher else None
+        others = ["baseline"] if has_labels(setup, setup.rows["train"], trainer.student_labels) else []
         others += ["single"] if teacher is not None else []
         parts = [(part, seed) for seed in self.seeds for part in ("student", *others)][1:]
         found = {("student", self.seeds[0]): own}
@@ -164,36 +159,30 @@ class Verdict:
         missing = [part for part in parts if part not in there]
         if missing:
             _release(trainer)
-        main = trainer.is_world_process_zero()
-        if there and main:
+        if there:
             named = ", ".join(f"{part} of seed {seed}" for part, seed in there)
-            print(f"Finished before, and not trained again: {named}.", flush=True)
+            say(f"Finished before, and not trained again: {named}.")
         where = places(trainer.args.device.type, len(missing))
         if trainer.accelerator.num_processes == 1 and len(where) > 1 and len(missing) > 1:
             run_jobs([self._job(trainer, own, *part) for part in missing], where)
         else:
             for i, (part, seed) in enumerate(missing):
-                if main:
-                    print(f"Verdict: training {i + 1} of {len(missing)}: {part}, seed {seed}", flush=True)
-                found[part, seed] = train_part(
-                    *(self.recipe, self.rows, self.split, part, seed, self.key, own.facts),
-                    teacher if part == "single" else None,
-                )
+                say(f"Verdict: training {i + 1} of {len(missing)}: {part}, seed {seed}")
+                alone = teacher if part == "single" else None
+                found[part, seed] = train_part(setup, part, seed, self.key, own.facts, alone)
         for part in parts:
             if part not in found:
                 found[part] = load_rows(rows_file(self.folder, *part))
         return found
 
-    def _job(self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, part: str, seed: int) -> Any:
-        from .jobs import Job
-
+    def _job(self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, part: str, seed: int) -> Job:
         arguments = ["train-part", str(self.folder / "recipe.yaml"), part, str(seed), self.key]
         if trainer.args.n_gpu > 1:
             # What this process spread over its GPUs, one of them does in as many turns.
             turns = trainer.args.gradient_accumulation_steps * trainer.args.n_gpu
             arguments.append(f"training.gradient_accumulation_steps={turns}")
         name = f"The training of the {part} with seed {seed}"
-        return Job(name, tuple(arguments), part_folder(self.recipe, part, seed), int(own.facts["steps"]))
+        return Job(name, tuple(arguments), part_folder(self.setup, part, seed), int(own.facts["steps"]))
 
     def _report(
         self,
@@ -206,14 +195,14 @@ class Verdict:
         from ...evaluation.evaluating import report_notes
         from ...fusion import summary
         from ...rows.preparing import distinct_rows
-        from ...tasks.task import TASKS
         from ...training.preparation import overlap_notes
         from ...verdict import judge
         from ...verdict.report import teacher_share
 
-        choice, recipe = trainer.fusion_choice, self.recipe
-        texts = distinct_rows(self.rows[self.split], recipe.data.text_columns)
-        prepared = trainer.get_eval_dataloader(self.rows[self.split]).dataset
+        choice, setup, recipe = trainer.fusion_choice, self.setup, self.setup.recipe
+        judged = setup.rows[setup.split]
+        texts = distinct_rows(judged, recipe.data.text_columns)
+        prepared = trainer.get_eval_dataloader(judged).dataset
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
         fitted = choice.fitted_on.numpy()
@@ -234,8 +223,8 @@ class Verdict:
         own = found["student", self.seeds[0]]
         share = teacher_share(
             costs,
-            rows_seen=round(len(self.rows["train"]) * float(trainer.state.epoch or 0)),
-            cached_rows=None if recipe.teachers.cache_dir is None else len(self.rows["train"]),
+            rows_seen=round(len(setup.rows["train"]) * float(trainer.state.epoch or 0)),
+            cached_rows=None if recipe.teachers.cache_dir is None else len(setup.rows["train"]),
             seconds=float(own.facts.get("seconds") or 0),
         )
         return judge(
@@ -244,7 +233,7 @@ class Verdict:
             teachers,
             singles=singles,
             task=recipe.task,
-            metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
+            metrics=setup.metrics,
             fusion=summary(choice.fusion),
             texts=texts,
             left_out=fitted if seen else None,
@@ -263,7 +252,6 @@ class Verdict:
 
         A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
         """
-        from ...errors import HfDistillError
         from ...evaluation.timing import timed_rows
         from ...teachers.teacher import Teacher
         from ...verdict.cost import busy, conditions, measure_costs, time_model
@@ -277,92 +265,75 @@ class Verdict:
 
         def timing(teacher: Any) -> Any:
             try:
-                loaded = live.get(teacher.called) or teacher.load(self.recipe.task)
+                loaded = live.get(teacher.called) or teacher.load(self.setup.recipe.task)
                 return time_model(loaded.model, loaded.view, rows, device=device)
             except (HfDistillError, OSError, RuntimeError) as error:
                 reason = " ".join(str(error).split())[:300]
                 failed.append(f"Teacher {teacher.called!r} could not be timed on this machine: {reason}")
                 return None
 
-        waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in teacher_specs(self.recipe)}
+        waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in self.setup.teachers}
         costs = measure_costs(
             lambda: time_model(trainer.student, trainer.student_view, rows, device=device), waiting
         )
-        return costs, conditions(device, self.split, len(rows)), busy(), failed
+        return costs, conditions(device, self.setup.split, len(rows)), busy(), failed
 
 
-def open_verdict(
-    recipe: Recipe, rows: Mapping[str, datasets.Dataset], trainer: MultiTeacherDistillationTrainer
-) -> Verdict | None:
-    """Returns the verdict that a run is to end with, or None where there is to be none.
+def open_verdict(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> Verdict | None:
+    """The verdict that a run is to end with; None where there is to be none.
 
     There is none without a test or validation split, where that has no labels, and where `evaluation.verdict` is false.
 
-    Raises:
-        DataError: a label of the split is none of the student's.
-
     Args:
-        recipe: a recipe of `load_recipe`.
-        rows: what `load_data` returned.
-        trainer: the run's, not trained yet.
-    """
-    split = evaluation_split(recipe, rows)
-    if not recipe.evaluation.verdict or split in (None, "train"):
-        return None
-    assert split is not None
-    if not has_labels(recipe, rows[split], trainer.student_labels):
-        return None
-    return Verdict(recipe, rows, split, _key(recipe, rows, trainer, split))
-
-
-def train_verdict_part(recipe: Recipe, part: str, seed: int, key: str) -> None:
-    """Trains one part of a verdict in a process of its own.
-
-    Args:
-        recipe: the recipe that the run wrote.
-        part: `student`, `baseline` or `single`.
-        seed: of the training.
-        key: as the run knows it.
+        setup: Of the recipe.
+        trainer: The run's, not trained yet.
 
     Raises:
-        DataError: the data are no longer those that the run has read.
+        DataError: A label of the split is none of the student's.
     """
-    from ...errors import DataError
+    if not setup.recipe.evaluation.verdict or setup.split in (None, "train"):
+        return None
+    if not has_labels(setup, setup.rows[setup.split], trainer.student_labels):
+        return None
+    return Verdict(setup, _key(setup, trainer))
+
+
+def train_verdict_part(setup: Setup, part: str, seed: int, key: str) -> None:
+    """Train one part of a verdict in a process of its own.
+
+    Args:
+        setup: Of the recipe that the run wrote.
+        part: ``student``, ``baseline`` or ``single``.
+        seed: Of the training.
+        key: As the run knows it.
+
+    Raises:
+        DataError: The data are no longer those that the run has read.
+    """
     from ...verdict import best_teacher
     from ...verdict.answers import load_rows, rows_file
 
-    rows, run = load_data(recipe), recipe.training["output_dir"]
-    split = evaluation_split(recipe, rows)
-    assert split is not None
-    own = load_rows(rows_file(run, "student", first_seed(recipe)))
+    run, data = setup.folder, setup.recipe.data
+    own = load_rows(rows_file(run, "student", first_seed(setup)))
     teachers = load_rows(rows_file(run, "teachers", None))
-    digest = rows_digest(rows, (*recipe.data.text_columns, recipe.data.label_column))
+    digest = rows_digest(setup.rows, (*data.text_columns, data.label_column))
     if teachers.facts.get("rows", digest) != digest:
         raise DataError(
-            f"The data of {Path(run, 'recipe.yaml')} have changed since this run read them, so the {part} of seed {seed} "
+            f"The data of {run / 'recipe.yaml'} have changed since this run read them, so the {part} of seed {seed} "
             "would learn other rows than the student it is compared with: put them back, or start the run again."
         )
     teacher = best_teacher(teachers.rows) if part == "single" else None
-    train_part(recipe, rows, split, part, seed, key, own.facts, teacher)
+    train_part(setup, part, seed, key, own.facts, teacher)
 
 
-def _key(
-    recipe: Recipe,
-    rows: Mapping[str, datasets.Dataset],
-    trainer: MultiTeacherDistillationTrainer,
-    split: str,
-) -> str:
+def _key(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> str:
     """What decides the trainings of a verdict: the run as a checkpoint describes it, the start, and the rows."""
-    import xxhash
-
-    from ... import __version__
-    from ...processes import once
     from ...training.resuming import describe_run
 
-    args = trainer.args
-    run = {k: v for k, v in describe_run(trainer, recipe_fusion(recipe, split)).items() if k != "seed"}
+    args, recipe, rows = trainer.args, setup.recipe, setup.rows
+    run = {k: v for k, v in describe_run(trainer, setup.target_fusion).items() if k != "seed"}
     digest = xxhash.xxh3_128(weights_digest(trainer.student).encode())
-    for name in dict.fromkeys((split, "validation")):
+    for name in dict.fromkeys((setup.split, "validation")):
         if name in rows:
             prepared = trainer.get_eval_dataloader(rows[name]).dataset.with_format("numpy")
             for column in ("example_id", "labels"):
@@ -377,7 +348,7 @@ def _key(
         "kept": [str(args.save_strategy), args.save_steps] if args.load_best_model_at_end else None,
         "metrics": recipe.evaluation.metrics,
         "student": recipe.student.model_dump(),
-        "split": split,
+        "split": setup.split,
         "sources": module_digests(recipe),
     }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
@@ -386,7 +357,7 @@ def _key(
 
 
 def _release(trainer: MultiTeacherDistillationTrainer) -> None:
-    """Frees what a finished training holds on its device, for those that follow."""
+    """Free what a finished training holds on its device, for those that follow."""
     if not spread_out(trainer):
         trainer.optimizer = trainer.lr_scheduler = None
         trainer.accelerator.free_memory()

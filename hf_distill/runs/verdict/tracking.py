@@ -11,9 +11,11 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ...files import write_text
+
 
 class StepFile(TrainerCallback):
-    """Writes how many steps are done into a file, at most twice a second, so that another process can show it.
+    """Write how many steps are done into a file, at most twice a second, so that another process can show it.
 
     Args:
         path: The file.
@@ -31,11 +33,11 @@ class StepFile(TrainerCallback):
         """Write, if it is time to."""
         if state.is_world_process_zero and self._clock() - self._last > 0.5:
             self._last = self._clock()
-            self.path.write_text(f"{state.global_step}\n", encoding="utf-8")
+            write_text(self.path, f"{state.global_step}\n")
 
 
 class BestWeights(TrainerCallback):
-    """Keeps the weights of the evaluation that was best, in memory; the earliest of equals.
+    """Keep the weights of the evaluation that was best, in memory; the earliest of equals.
 
     Args:
         metric: Its name without ``eval_``; the evaluation loss counts where there is no such metric.

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...recipe.building import build_arguments, build_trainer, teacher_specs
-from ...recipe.sections import Losses, Recipe
-from ...recipe.student_section import build_recipe_student
+from ...recipe.building import Setup
+from ...recipe.sections import Losses
 from .digests import rows_digest, weights_digest
+from .jobs import STEPS_FILE
 
 if TYPE_CHECKING:
     import datasets
@@ -40,54 +40,48 @@ _NOT_OF_BASELINES = (
 )
 
 
-def part_folder(recipe: Recipe, part: str, seed: int) -> Path:
+def part_folder(setup: Setup, part: str, seed: int) -> Path:
     """Where a training of the verdict lies: the first seed's student in the run's own folder, others in `seed-S/PART`."""
-    run = Path(recipe.training["output_dir"])
-    return run if part == "student" and seed == first_seed(recipe) else run / f"seed-{seed}" / part
+    alone = part == "student" and seed == first_seed(setup)
+    return setup.folder if alone else setup.folder / f"seed-{seed}" / part
 
 
-def first_seed(recipe: Recipe) -> int:
+def first_seed(setup: Setup) -> int:
     """The seed of the student that the run is made for."""
-    return int(recipe.training.get("seed", 42))  # transformers' own default
+    return int(setup.recipe.training.get("seed", 42))  # transformers' own default
 
 
 def train_part(
-    recipe: Recipe,
-    rows: Mapping[str, datasets.Dataset],
-    split: str,
+    setup: Setup,
     part: str,
     seed: int,
     key: str,
     facts: Mapping[str, Any],
     teacher: str | None = None,
 ) -> SavedRows:
-    """Trains one part of the verdict with one seed, and saves what it answers into the run's folder.
+    """Train one part of the verdict with one seed, and save what it answers into the run's folder.
 
     Args:
-        recipe: the recipe of the whole run.
-        rows: what `load_data` returned.
-        split: of the verdict.
-        part: `student`, `baseline`, or `single`, a student of one teacher alone.
-        seed: of the training.
-        key: what the rows are found again by.
-        facts: of the first seed's student: the baseline takes as many `steps`, and is evaluated every `eval_steps`.
-        teacher: the name of the one teacher.
+        setup: Of the whole run.
+        part: ``student``, ``baseline``, or ``single``, a student of one teacher alone.
+        seed: Of the training.
+        key: What the rows are found again by.
+        facts: Of the first seed's student: the baseline takes as many `steps`, and is evaluated every `eval_steps`.
+        teacher: The name of the one teacher.
     """
-    from .jobs import STEPS_FILE
-
     if part == "baseline":
-        saved = _train_baseline(recipe, rows, split, seed, key, facts)
+        saved = _train_baseline(setup, seed, key, facts)
     else:
-        folder = part_folder(recipe, part, seed)
+        recipe, folder = setup.recipe, part_folder(setup, part, seed)
         training = {**recipe.training, "seed": seed, "output_dir": str(folder), "save_total_limit": 1}
         # Only the first seed's student is published and tracked.
         training |= {"report_to": "none", "push_to_hub": False}
         alone = recipe.evaluation.model_copy(update={"seeds": 1, "single_teacher": False})
-        variant = recipe.model_copy(update={"training": training, "evaluation": alone})
-        variant = variant if teacher is None else _taught_by(variant, teacher)
-        trainer = build_trainer(variant, rows=rows, callbacks=_step_file(folder))
+        heard = {} if teacher is None else _taught_by(setup, teacher)
+        variant = setup.varied(training=training, evaluation=alone, **heard)
+        trainer = variant.trainer(callbacks=_step_file(folder))
         _train(trainer, f"student{'' if teacher is None else f' of {teacher}'}, seed {seed}")
-        saved = student_rows(trainer, rows, split, key)
+        saved = student_rows(setup, trainer, key)
         if teacher is not None:
             saved = dataclasses.replace(saved, part=part, facts={**saved.facts, "teacher": teacher})
         trainer.save_model()
@@ -96,25 +90,21 @@ def train_part(
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
     if _writes():
-        saved.save(recipe.training["output_dir"])
-        (part_folder(recipe, part, seed) / STEPS_FILE).unlink(missing_ok=True)
+        saved.save(setup.folder)
+        (part_folder(setup, part, seed) / STEPS_FILE).unlink(missing_ok=True)
     return saved
 
 
-def _taught_by(recipe: Recipe, teacher: str) -> Recipe:
-    """The recipe with all its teachers, of which one alone is heard."""
-    weights = [float(spec.called == teacher) for spec in teacher_specs(recipe)]
+def _taught_by(setup: Setup, teacher: str) -> dict[str, Any]:
+    """The sections of a recipe with all its teachers, of which one alone is heard."""
+    losses, weights = setup.recipe.losses, [float(spec.called == teacher) for spec in setup.teachers]
     hidden = tuple(
         entry.model_copy(update={"teachers": (teacher,)})
-        for entry in recipe.losses.hidden
+        for entry in losses.hidden
         if entry.teachers is None or teacher in entry.teachers
     )
-    return recipe.model_copy(
-        update={
-            "fusion": {"use": "linear_pool", "weights": weights},
-            "losses": recipe.losses.model_copy(update={"hidden": hidden}),
-        }
-    )
+    fusion = {"use": "linear_pool", "weights": weights}
+    return {"fusion": fusion, "losses": losses.model_copy(update={"hidden": hidden})}
 
 
 def _writes() -> bool:
@@ -125,7 +115,6 @@ def _writes() -> bool:
 
 
 def _step_file(folder: Path) -> list[Any]:
-    from .jobs import STEPS_FILE
     from .tracking import StepFile
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,44 +128,31 @@ def _train(trainer: MultiTeacherDistillationTrainer, name: str) -> None:
     trainer.train()
 
 
-def _train_baseline(
-    recipe: Recipe,
-    rows: Mapping[str, datasets.Dataset],
-    split: str,
-    seed: int,
-    key: str,
-    facts: Mapping[str, Any],
-) -> SavedRows:
+def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any]) -> SavedRows:
     """The same student from the same start, as many optimizer steps, on the labelled rows, without teachers."""
     from ...evaluation.evaluating import compute_metrics_from
-    from ...tasks.task import TASKS
     from ...training.trainer import MultiTeacherDistillationTrainer
     from .tracking import BestWeights
 
-    folder = part_folder(recipe, "baseline", seed)
+    recipe, rows, folder = setup.recipe, setup.rows, part_folder(setup, "baseline", seed)
     training = {k: v for k, v in recipe.training.items() if k not in _NOT_OF_BASELINES}
     training |= {**_OWN, "seed": seed, "output_dir": str(folder), "max_steps": facts["steps"]}
     # Weights that are spread over processes cannot be kept aside.
     whole = not (training.get("fsdp") or training.get("deepspeed"))
     # Where the report's own rows chose the student's step, they choose the baseline's too: both are flattered alike.
-    alike = split != "validation" or bool(recipe.training.get("load_best_model_at_end"))
+    alike = setup.split != "validation" or bool(recipe.training.get("load_best_model_at_end"))
     selects = "validation" in rows and alike and whole
     training |= {"eval_strategy": "steps" if selects else "no", "eval_steps": facts["eval_steps"]}
-    args = build_arguments(
-        recipe.model_copy(
-            update={"training": training, "losses": Losses(task_weight=1.0, distill_weight=0.0)}
-        )
-    )
-    model, tokenizer = build_recipe_student(recipe, rows["train"], seed=args.seed)
-    metrics = recipe.evaluation.metrics or TASKS[recipe.task].metrics
-    best = BestWeights(*_choice(recipe, metrics))
+    args = setup.varied(training=training, losses=Losses(task_weight=1.0, distill_weight=0.0)).arguments
+    model, tokenizer = setup.student(args.seed)
+    best = BestWeights(*_choice(setup))
     trainer = MultiTeacherDistillationTrainer(
         model=model,
         args=args,
-        train_dataset=labelled_rows(recipe, rows["train"], facts["label_names"]),
+        train_dataset=labelled_rows(setup, rows["train"], facts["label_names"]),
         eval_dataset=rows["validation"] if selects else None,
         processing_class=tokenizer,
-        compute_metrics=compute_metrics_from(metrics),
+        compute_metrics=compute_metrics_from(setup.metrics),
         callbacks=[*_step_file(folder), *([best] if selects else [])],
         teachers=[],
         task=recipe.task,
@@ -187,97 +163,91 @@ def _train_baseline(
     _train(trainer, f"without teachers, seed {seed}")
     if selects and best.seen != trainer.state.global_step:
         trainer.evaluate()  # the last step is a step too
-    found = _answers(trainer, rows, split, "last")
+    found = _answers(setup, trainer, "last")
     if best.weights is not None:
         if best.step != trainer.state.global_step:
             trainer.student.load_state_dict(best.weights)
-        chosen = _answers(trainer, rows, split, "best")
+        chosen = _answers(setup, trainer, "best")
         found = [_merged(*pair) for pair in zip(found, chosen, strict=True)]
     trainer.save_model()
     trainer.save_state()
-    return _saved(trainer, "baseline", seed, split, key, found, rows, best.step)
+    return _saved(setup, trainer, "baseline", key, found, best.step)
 
 
-def _choice(recipe: Recipe, metrics: Any) -> tuple[str, bool]:
+def _choice(setup: Setup) -> tuple[str, bool]:
     """By which metric of the validation rows a step is best, and whether more of it is better: as the student's recipe says."""
-    name = recipe.training.get("metric_for_best_model")
-    if name is not None or recipe.training.get("load_best_model_at_end"):
+    training = setup.recipe.training
+    name = training.get("metric_for_best_model")
+    if name is not None or training.get("load_best_model_at_end"):
         name = (name or "loss").removeprefix("eval_")
-        greater = recipe.training.get("greater_is_better")
+        greater = training.get("greater_is_better")
         return name, (not name.endswith("loss")) if greater is None else greater
-    return ("accuracy", True) if "accuracy" in metrics else ("loss", False)
+    return ("accuracy", True) if "accuracy" in setup.metrics else ("loss", False)
 
 
-def has_labels(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> bool:
+def has_labels(setup: Setup, rows: datasets.Dataset, label_names: Any) -> bool:
     """Whether any row has a label.
 
     Args:
-        recipe: names the column.
-        rows: raw rows.
-        label_names: of the classes.
+        setup: Names the column.
+        rows: Raw rows.
+        label_names: Of the classes.
 
     Raises:
-        DataError: a label is none of the classes.
+        DataError: A label is none of the classes.
     """
-    return recipe.data.label_column in rows.column_names and len(labelled_rows(recipe, rows, label_names)) > 0
+    named = setup.recipe.data.label_column in rows.column_names
+    return named and len(labelled_rows(setup, rows, label_names)) > 0
 
 
-def labelled_rows(recipe: Recipe, rows: datasets.Dataset, label_names: Any) -> datasets.Dataset:
-    """Returns the rows that have a label.
+def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> datasets.Dataset:
+    """The rows that have a label.
 
     Args:
-        recipe: names the column, which they have.
-        rows: raw rows.
-        label_names: of the classes.
+        setup: Names the column, which they have.
+        rows: Raw rows.
+        label_names: Of the classes.
 
     Raises:
-        DataError: a label is none of the classes.
+        DataError: A label is none of the classes.
     """
     import numpy as np
 
     from ...fusion.alignment import UNLABELLED
     from ...rows.preparing import label_encoder
 
-    column = recipe.data.label_column
+    column = setup.recipe.data.label_column
     encode = label_encoder(rows.features[column], tuple(label_names), column)
     labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
     kept = np.flatnonzero(labels != UNLABELLED)
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def student_rows(
-    trainer: MultiTeacherDistillationTrainer, rows: Mapping[str, datasets.Dataset], split: str, key: str
-) -> SavedRows:
-    """Returns what a trained student answers, and how its training went.
+def student_rows(setup: Setup, trainer: MultiTeacherDistillationTrainer, key: str) -> SavedRows:
+    """What a trained student answers, and how its training went.
 
     Args:
-        trainer: after its training.
-        rows: what `load_data` returned.
-        split: of the verdict.
-        key: what the rows are found again by.
+        setup: Of the whole run.
+        trainer: After its training.
+        key: What the rows are found again by.
     """
-    found = _answers(trainer, rows, split, "student")
+    found = _answers(setup, trainer, "student")
     state = trainer.state
     best = None
     if state.best_model_checkpoint and trainer.args.load_best_model_at_end:
         best = int(Path(state.best_model_checkpoint).name.rpartition("-")[2])
-    return _saved(trainer, "student", trainer.args.seed, split, key, found, rows, best)
+    return _saved(setup, trainer, "student", key, found, best)
 
 
-def _answers(
-    trainer: MultiTeacherDistillationTrainer,
-    rows: Mapping[str, datasets.Dataset],
-    split: str,
-    system: str,
-) -> list[Answers]:
+def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str) -> list[Answers]:
     """The student's answers on the split and, where they are other rows, on the validation rows."""
     from ...evaluation.evaluating import predict_rows
     from ...fusion import LinearPool
     from ...teachers.pool import TeacherPool
     from ...verdict.answers import Answers
 
-    made = []
-    for name in dict.fromkeys([split, *(["validation"] if "validation" in rows else [])]):
+    made, rows = [], setup.rows
+    for name in dict.fromkeys([setup.split, *(["validation"] if "validation" in rows else [])]):
         found = predict_rows(
             trainer.get_eval_dataloader(rows[name]),
             pool=TeacherPool([], trainer.student_labels),
@@ -290,19 +260,14 @@ def _answers(
 
 
 def answers_of_all(
-    trainer: MultiTeacherDistillationTrainer,
-    rows: Mapping[str, datasets.Dataset],
-    split: str,
-    key: str,
-    given: PreTrainedModel | None,
+    setup: Setup, trainer: MultiTeacherDistillationTrainer, key: str, given: PreTrainedModel | None
 ) -> SavedRows:
-    """Returns what teachers and ensemble answer on the split, and a checkpoint to compare with, where one is given.
+    """What teachers and ensemble answer on the split, and a checkpoint to compare with, where one is given.
 
     Args:
-        trainer: the run's.
-        rows: what `load_data` returned.
-        split: of the verdict.
-        key: of the run.
+        setup: The run's.
+        trainer: The run's.
+        key: Of the run.
         given: `evaluation.baseline`, loaded; it is called `baseline` in the report.
     """
     from ...evaluation.evaluating import count_parameters, predict_rows
@@ -310,7 +275,7 @@ def answers_of_all(
 
     others = {} if given is None else {"baseline": given}
     found = predict_rows(
-        trainer.get_eval_dataloader(rows[split]),
+        trainer.get_eval_dataloader(setup.rows[setup.split]),
         pool=trainer.teacher_pool.to(trainer.args.device),
         fusion=trainer.fusion,
         students=others,
@@ -319,12 +284,12 @@ def answers_of_all(
     return SavedRows(
         part="teachers",
         seed=None,
-        split=split,
+        split=setup.split,
         label_names=tuple(trainer.student_labels),
         rows=Answers(found.example_ids, found.labels, found.log_probs),
         facts={
             "sizes": count_parameters(trainer.teachers, {"student": trainer.student, **others}),
-            "rows": rows_digest(rows, (*trainer.text_columns, trainer.label_column)),
+            "rows": rows_digest(setup.rows, (*trainer.text_columns, trainer.label_column)),
         },
         key=key,
     )
@@ -335,13 +300,11 @@ def _merged(first: Answers, second: Answers) -> Answers:
 
 
 def _saved(
+    setup: Setup,
     trainer: MultiTeacherDistillationTrainer,
     part: str,
-    seed: int,
-    split: str,
     key: str,
     answers: list[Answers],
-    rows: Mapping[str, datasets.Dataset],
     best_step: int | None,
 ) -> SavedRows:
     from ...verdict.answers import SavedRows
@@ -351,12 +314,12 @@ def _saved(
     kept = [{k: v for k, v in e.items() if k != "total_flos"} for e in state.log_history]
     return SavedRows(
         part=part,
-        seed=seed,
-        split=split,
+        seed=trainer.args.seed,
+        split=setup.split,
         label_names=tuple(trainer.student_labels),
         rows=answers[0],
         validation=answers[1] if len(answers) > 1 else None,
-        lengths=_lengths(trainer, rows[split], answers[0].example_ids),
+        lengths=_lengths(trainer, setup.rows[setup.split], answers[0].example_ids),
         facts={
             "steps": state.global_step,
             "seconds": runtimes[-1] if runtimes else None,

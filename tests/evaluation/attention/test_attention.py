@@ -43,7 +43,7 @@ from hf_distill.evaluation.attention import (
     pooled_states,
 )
 from hf_distill.evaluation.plots import AttentionRow, attention_grid, save_figure, similarity_grid
-from hf_distill.recipe import build_trainer, load_recipe
+from hf_distill.recipe import Setup, load_recipe
 from hf_distill.rows.views import TokenView
 from hf_distill.runs.attention import attention_recipe
 
@@ -426,8 +426,8 @@ def test_before_is_the_student_that_training_starts_with(run, recipe, checkpoint
     for override in ([], [scratch], ["student.model=gaps"]):
         checked = load_recipe(recipe, override)
         torch.manual_seed(77)  # what was drawn before must not matter
-        report = attention_recipe(checked)
-        first = build_trainer(load_recipe(recipe, [*override, "training.output_dir=other"]))
+        report = attention_recipe(Setup(checked))
+        first = Setup(load_recipe(recipe, [*override, "training.output_dir=other"])).trainer()
         teacher = Teacher.from_pretrained(checkpoints["bert"])
         view = TokenView(bert_tokenizer, 64)
         expected = layer_similarity(first.model, view, teacher, held_out["text"])
@@ -442,7 +442,7 @@ def test_before_is_the_student_that_training_starts_with(run, recipe, checkpoint
 def test_pairs_need_two_texts(run, recipe, rows):
     rows.map(lambda row: {"second": row["text"][::-1]}).to_json("train.jsonl")
     pairs = ["data.text_columns=[text, second]", "data.files={train: train.jsonl}"]
-    page = str(attention_recipe(load_recipe(recipe, pairs)))
+    page = str(attention_recipe(Setup(load_recipe(recipe, pairs))))
     assert f"    {rows['text'][0]}\n    {rows['text'][0][::-1]}\n" in page
     assert "The student was trained on these rows." in page
     assert run(recipe, *pairs, "--text", "a film", "--text", "a plot").exit_code == 0

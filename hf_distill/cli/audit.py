@@ -1,0 +1,39 @@
+"""`hf-distill audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..processes import process, say
+from ..runs.audit import audit_recipe
+from .shared import Overrides, RecipeFile, load, reporting
+
+
+def audit(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, validation or test; by default validation, if the report is made on test.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The folder of the audit; by default audit/ in the run's.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Say what the teachers are worth before any training: which to keep, how to fuse them, whether one is enough."""
+    with reporting():
+        setup = load(recipe, overrides)
+        report = audit_recipe(setup, split)
+        folder = setup.folder / "audit" if output is None else output
+        if process() == 0:
+            report.save(folder)
+        say(f"\n{report}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")

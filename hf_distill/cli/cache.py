@@ -1,0 +1,29 @@
+"""`hf-distill cache`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigurationError
+from ..processes import say
+from ..runs.cache import cache_recipe, cache_table
+from .shared import Overrides, load, reporting
+
+
+def cache(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    info: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="List what a cache holds instead.", show_default=False)
+    ] = None,
+) -> None:
+    """Run every teacher once over every row of a recipe's data and keep the outputs in teachers.cache_dir."""
+    with reporting():
+        if (recipe is None) == (info is None):
+            raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
+        say(cache_recipe(load(recipe, overrides)) if info is None else cache_table(info))

@@ -1,0 +1,38 @@
+"""`hf-distill compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..processes import say
+from .shared import reporting
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Folders of runs with a verdict.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write comparison.json, comparison.md and comparison.html there; of one run, its report.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Say whose student is better beyond chance: runs on the same rows, each compared with the first and with its own
+    fine-tuning. Of one run, show its verdict again."""
+    with reporting():
+        from ..verdict.comparing import compare_runs
+        from ..verdict.finding import saved_verdict
+
+        report = saved_verdict(runs[0]) if len(runs) == 1 else compare_runs(runs)
+        page = None if output is None else report.save(output)
+        say(str(report))
+        if page is not None:
+            say(f"\nThe page is {page}")

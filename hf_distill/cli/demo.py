@@ -1,0 +1,20 @@
+"""`hf-distill demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .shared import reporting
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="The folder of checkpoints and report.")] = Path("runs/demo"),
+) -> None:
+    """Make three teachers, distil them into a small student, offline on real text, in a few minutes."""
+    with reporting():
+        from ..runs.demo.run import run_demo
+
+        run_demo(output)

@@ -1,0 +1,33 @@
+"""`hf-distill export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..processes import say
+from ..runs.export import export_run
+from .shared import reporting
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a trained student.", show_default=False)
+    ],
+    format: Annotated[str, typer.Option(help="onnx (float32) or int8; both for onnxruntime.")] = "onnx",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where to write; by default RUN/onnx or RUN/int8.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write a student for onnxruntime, compare it with the student itself, and measure both."""
+    with reporting():
+        report = export_run(run, format=format, output=output)
+        folder = run / format if output is None else output
+        say(
+            f"\n{report}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}"
+        )

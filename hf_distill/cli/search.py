@@ -1,0 +1,36 @@
+"""`hf-distill search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..processes import say
+from ..runs.search.searching import search_folder, search_recipe
+from .shared import Overrides, RecipeFile, load, reporting
+
+
+def search(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many trainings in all.")] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of the search; by default the run's and -search.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Try temperatures, weights, fusions and learning rates, and write the recipe with the best. Goes on where it was left."""
+    with reporting():
+        setup = load(recipe, overrides)
+        folder = search_folder(setup) if output is None else output
+        report = search_recipe(setup, trials=trials, output=folder)
+        best = folder / "best.yaml"
+        say(
+            f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: hf-distill train {best}"
+        )

@@ -1,0 +1,55 @@
+"""`hf-distill train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..runs.train import LAST, train_recipe
+from .shared import Overrides, RecipeFile, load, reporting
+
+
+class Command(TyperCommand):
+    """`--resume` takes a value or none, which typer's options cannot; the value is put in before it parses."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write `--resume [CHECKPOINT]` as `--resume=…`."""
+        rewritten: list[str] = []
+        rest = list(args)
+        while rest:
+            word = rest.pop(0)
+            if word == "--resume":
+                # The recipe and overrides may follow the option too; a checkpoint is a folder, they are not.
+                named = bool(rest) and "=" not in rest[0] and not rest[0].startswith("-")
+                named = named and Path(rest[0]).suffix not in (".yaml", ".yml")
+                word = f"--resume={rest.pop(0) if named else LAST}"
+            rewritten.append(word)
+        return super().parse_args(ctx, rewritten)
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[CHECKPOINT]",
+            help="Continue from a checkpoint folder; without one, from the last in the output folder.",
+            show_default=False,
+        ),
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="With --resume: what may differ from the interrupted run, as its refusal names it: data, losses, …",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
+    with reporting():
+        train_recipe(load(recipe, overrides), resume=resume, allow=allow or ())

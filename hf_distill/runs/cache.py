@@ -1,0 +1,56 @@
+"""What `cache` does: every teacher run once over every row, and what a cache holds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..markdown import markdown_table
+from ..processes import say
+from ..recipe.building import Setup
+
+
+def cache_recipe(setup: Setup) -> str:
+    """Compute what the teachers' cache of a recipe lacks, for the rows of every split.
+
+    Args:
+        setup: Of a recipe with `teachers.cache_dir`.
+
+    Returns:
+        The table of what the cache then holds.
+
+    Raises:
+        ConfigurationError: The recipe names no cache.
+    """
+    folder = setup.recipe.teachers.cache_dir
+    if folder is None:
+        raise ConfigurationError(
+            "teachers.cache_dir is missing; name the folder of the cache, e.g. teachers.cache_dir=cache"
+        )
+    rows = setup.rows
+    cache = setup.cache(setup.arguments.device)
+    assert cache is not None
+    for split, dataset in rows.items():
+        computed = cache.add(dataset, setup.recipe.data.text_columns)
+        say(f"{split}: {len(dataset)} rows; {computed} outputs computed, the rest was there")
+    return cache_table(Path(folder))
+
+
+def cache_table(folder: Path) -> str:
+    """What a cache of teachers' outputs holds, as a table."""
+    from ..teachers.cache.build import cache_info
+
+    rows = [
+        [
+            entry["key"][:12],
+            f"{entry['teacher']} ({entry['source']}{' @ ' + entry['revision'][:8] if entry['revision'] else ''})",
+            f"{entry['rows']:,}",
+            f"{entry['bytes']:,}",
+            entry["dtype"] + (f", {entry['precision']} autocast" if entry["precision"] else ""),
+            f"{(time.time() - entry['written']) / 3600:.1f} h",
+            str(len(entry["damaged"])),
+        ]
+        for entry in cache_info(folder)
+    ]
+    return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
