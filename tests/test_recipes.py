@@ -15,7 +15,7 @@ import pytest
 
 from hf_distill.errors import ConfigurationError
 from hf_distill.recipe import Setup, load_recipe
-from hf_distill.recipe.building import write_recipe
+from hf_distill.recipe.setup import write_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

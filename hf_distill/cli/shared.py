@@ -14,8 +14,8 @@ import typer
 
 from ..errors import HfDistillError
 from ..processes import process
-from ..recipe.building import Setup
-from ..recipe.reading import load_recipe
+from ..recipe.checking import load_recipe
+from ..recipe.setup import Setup
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)

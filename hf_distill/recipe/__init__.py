@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .building import Setup
-from .reading import load_recipe
+from .checking import load_recipe
 from .sections import Recipe
+from .setup import Setup
 
 __all__ = ["Recipe", "Setup", "load_recipe"]

@@ -1,7 +1,7 @@
 """The sections of a recipe as frozen, strict models: what may be written, of which type, within which range.
 
 What concerns two keys at once, and the section `training`, whose keys are those of `TrainingArguments`, is
-checked in `reading.py` and `training_section.py`.
+checked in `checking.py` and `training_section.py`.
 """
 
 from __future__ import annotations

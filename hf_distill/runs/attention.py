@@ -13,7 +13,7 @@ from urllib.parse import quote
 from ..errors import ConfigurationError, DataError
 from ..files import write_text
 from ..markdown import markdown_table
-from ..recipe.building import Setup
+from ..recipe.setup import Setup
 from .evaluate import refuse_untrained
 
 if TYPE_CHECKING:

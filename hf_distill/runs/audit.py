@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..recipe.building import Setup
 from ..recipe.sections import TeacherEntry
+from ..recipe.setup import Setup
 
 if TYPE_CHECKING:
     from ..evaluation.audit import AuditReport

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import ConfigurationError
 from ..markdown import markdown_table
 from ..processes import say
-from ..recipe.building import Setup
+from ..recipe.setup import Setup
 
 
 def cache_recipe(setup: Setup) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from ..recipe.building import Setup
+from ..recipe.setup import Setup
 
 if TYPE_CHECKING:
     from ..evaluation.evaluating import EvaluationReport

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, HfDistillError
 from ..files import write_text
-from ..recipe.building import Setup
-from ..recipe.reading import load_recipe
+from ..recipe.checking import load_recipe
 from ..recipe.sections import Recipe
+from ..recipe.setup import Setup
 
 if TYPE_CHECKING:
     import datasets

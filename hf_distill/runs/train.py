@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
 from ..processes import process, say
-from ..recipe.building import Setup
 from ..recipe.hub_section import destination, pushes
+from ..recipe.setup import Setup
 from .push import check_recipe_repository, push_trained_recipe
 
 if TYPE_CHECKING:

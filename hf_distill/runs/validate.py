@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..processes import say
-from ..recipe.building import Setup
+from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 
 

@@ -19,7 +19,7 @@ from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, UnsafeFileError
 from hf_distill.publishing.export import ExportReport, OnnxStudent, Served, export_student
 from hf_distill.recipe import Recipe
-from hf_distill.recipe.building import write_recipe
+from hf_distill.recipe.setup import write_recipe
 from hf_distill.rows.preparing import example_id
 from hf_distill.runs.export import export_run
 

@@ -6,7 +6,7 @@ import pytest
 
 from hf_distill import load_recipe
 from hf_distill.errors import ConfigurationError
-from hf_distill.recipe.building import Setup
+from hf_distill.recipe.setup import Setup
 from hf_distill.training.hidden import HiddenLoss
 
 BASE = """

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from hf_distill.errors import ConfigurationError
 from hf_distill.recipe import load_recipe
-from hf_distill.recipe.building import Setup, write_recipe
-from hf_distill.recipe.loading import load_data
+from hf_distill.recipe.data_section import load_data
 from hf_distill.recipe.loss_section import build_callbacks, needs_labels
+from hf_distill.recipe.setup import Setup, write_recipe
 from hf_distill.training.callbacks import AdaptiveStrength, ScheduleCallback
 from hf_distill.training.schedules import Constant, Cosine, Linear
 

@@ -14,7 +14,7 @@ import pytest
 
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.recipe import Recipe, load_recipe, yaml12
-from hf_distill.recipe.loading import load_data
+from hf_distill.recipe.data_section import load_data
 from hf_distill.recipe.sections import Section
 
 BASE = """
@@ -965,7 +965,7 @@ def test_the_run_can_be_repeated_from_what_it_wrote(write, local):
 
 
 def test_a_written_recipe_is_right_and_its_text_stays_text(write, local):
-    from hf_distill.recipe.building import write_recipe
+    from hf_distill.recipe.setup import write_recipe
 
     more = ["hub.repo='1e5'", "training.hub_private_repo=true", "training.per_device_eval_batch_size=4"]
     recipe = load_recipe(write(local), ["data.label_names=[no, 'true']", *more])
@@ -1016,14 +1016,14 @@ def test_a_student_at_a_revision_is_the_same_student(write, local, monkeypatch):
     [("training.seed=0", 32), ("evaluation.batch_size=5", 5), ("training.per_device_eval_batch_size=6", 6)],
 )
 def test_one_batch_size_for_every_evaluation(write, local, override, size):
-    from hf_distill.recipe.building import Setup
+    from hf_distill.recipe.setup import Setup
 
     assert Setup(load_recipe(write(local), [override])).arguments.per_device_eval_batch_size == size
 
 
 def test_hub_and_training_meet_in_the_arguments(write, local):
-    from hf_distill.recipe.building import Setup
     from hf_distill.recipe.hub_section import destination
+    from hf_distill.recipe.setup import Setup
 
     args = Setup(
         load_recipe(write(local), ["hub.push=true", "hub.repo=me/mine", "hub.private=true"])

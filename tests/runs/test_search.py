@@ -190,7 +190,7 @@ def test_the_best_recipe_trains_to_the_objective_that_the_search_found(folder, f
 
 def test_a_finished_search_only_reports(folder, first, monkeypatch, watched):
     monkeypatch.setattr(
-        "hf_distill.recipe.building.load_data", lambda recipe: pytest.fail("nothing is to be loaded")
+        "hf_distill.recipe.setup.load_data", lambda recipe: pytest.fail("nothing is to be loaded")
     )
     done = CliRunner().invoke(
         app, ["search", str(folder / "tiny.yaml"), "--trials", "2", "--output", str(folder / "search")]

@@ -17,9 +17,9 @@ from ... import __version__
 from ...errors import ConfigurationError, CorruptStateError, DataError
 from ...files import write_text
 from ...recipe import yaml12
-from ...recipe.building import Setup, written
 from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
 from ...recipe.sections import Hub, Losses, Recipe
+from ...recipe.setup import Setup, written
 from .report import BASELINE_SHARES, SearchReport, Trial
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import xxhash
 from ... import __version__
 from ...errors import DataError, HfDistillError
 from ...processes import once, say
-from ...recipe.building import Setup
+from ...recipe.setup import Setup
 from .digests import module_digests, rows_digest, weights_digest
 from .jobs import Job, places, run_jobs
 from .trainings import (

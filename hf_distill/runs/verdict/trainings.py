@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...recipe.building import Setup
 from ...recipe.sections import Losses
+from ...recipe.setup import Setup
 from .digests import rows_digest, weights_digest
 from .jobs import STEPS_FILE
 

@@ -13,7 +13,7 @@ from .. import __version__
 from ..files import write_text
 from ..lookup import build
 from . import yaml12
-from .loading import evaluation_split, load_data
+from .data_section import evaluation_split, load_data
 from .loss_section import build_callbacks, starting_values
 from .sections import Recipe, Section
 from .student_section import build_recipe_student, label_names, teacher_spec

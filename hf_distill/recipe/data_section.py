@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..lookup import suggest
+from .checking import FORMATS
 from .loss_section import needs_labels
-from .reading import FORMATS
 from .sections import SPLITS, Data, Recipe, Splits
 
 if TYPE_CHECKING:
