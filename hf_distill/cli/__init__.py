@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .shared import reporting
 
 # Each is a function of its own name in a file of that name; in the order of `--help`.
 COMMANDS = [
@@ -46,4 +47,5 @@ def _main(
 
 for name in COMMANDS:
     command = importlib.import_module(f".{name}", __name__)
-    app.command(cls=getattr(command, "Command", None), hidden=name == "train_part")(getattr(command, name))
+    declare = app.command(cls=getattr(command, "Command", None), hidden=name == "train_part")
+    declare(reporting()(getattr(command, name)))

@@ -9,8 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..processes import process, say
-from ..runs.attention import attention_recipe
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 def attention(
@@ -50,23 +49,24 @@ def attention(
     rows: Annotated[int, typer.Option(min=3, help="On how many rows to compare layers.")] = 200,
 ) -> None:
     """Draw what student and teachers attend to, and how alike their layers are before and after training."""
-    with reporting():
-        setup = load(recipe, overrides)
-        texts = tuple(text or ())
-        report = attention_recipe(
-            setup,
-            (texts[0] if len(texts) == 1 else texts) or None,
-            layers=_numbers(layers),
-            head=head,
-            split=split,
-            rows=rows,
-        )
-        folder = setup.folder if output is None else output
-        if process() == 0:
-            report.save(folder, report=setup.folder / "report.md")
-        for note in report.notes:
-            say(note)
-        say(f"The pictures are in {folder / 'attention.md'}, attention.png and similarity.png")
+    from ..runs.attention import attention_recipe
+
+    setup = load(recipe, overrides)
+    texts = tuple(text or ())
+    report = attention_recipe(
+        setup,
+        (texts[0] if len(texts) == 1 else texts) or None,
+        layers=_numbers(layers),
+        head=head,
+        split=split,
+        rows=rows,
+    )
+    folder = setup.folder if output is None else output
+    if process() == 0:
+        report.save(folder, report=setup.folder / "report.md")
+    for note in report.notes:
+        say(note)
+    say(f"The pictures are in {folder / 'attention.md'}, attention.png and similarity.png")
 
 
 def _numbers(layers: str | None) -> list[int] | None:

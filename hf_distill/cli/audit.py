@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import process, say
-from ..runs.audit import audit_recipe
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 def audit(
@@ -30,10 +29,11 @@ def audit(
     ] = None,
 ) -> None:
     """Say what the teachers are worth before any training: which to keep, how to fuse them, whether one is enough."""
-    with reporting():
-        setup = load(recipe, overrides)
-        report = audit_recipe(setup, split)
-        folder = setup.folder / "audit" if output is None else output
-        if process() == 0:
-            report.save(folder)
-        say(f"\n{report}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")
+    from ..runs.audit import audit_recipe
+
+    setup = load(recipe, overrides)
+    report = audit_recipe(setup, split)
+    folder = setup.folder / "audit" if output is None else output
+    if process() == 0:
+        report.save(folder)
+    say(f"\n{report}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")

@@ -9,8 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..processes import say
-from ..runs.cache import cache_recipe, cache_table
-from .shared import Overrides, load, reporting
+from .shared import Overrides, load
 
 
 def cache(
@@ -23,7 +22,8 @@ def cache(
     ] = None,
 ) -> None:
     """Run every teacher once over every row of a recipe's data and keep the outputs in teachers.cache_dir."""
-    with reporting():
-        if (recipe is None) == (info is None):
-            raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
-        say(cache_recipe(load(recipe, overrides)) if info is None else cache_table(info))
+    from ..runs.cache import cache_recipe, cache_table
+
+    if (recipe is None) == (info is None):
+        raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
+    say(cache_recipe(load(recipe, overrides)) if info is None else cache_table(info))

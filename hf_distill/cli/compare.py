@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..processes import say
-from .shared import reporting
 
 
 def compare(
@@ -27,12 +26,11 @@ def compare(
 ) -> None:
     """Say whose student is better beyond chance: runs on the same rows, each compared with the first and with its own
     fine-tuning. Of one run, show its verdict again."""
-    with reporting():
-        from ..verdict.comparing import compare_runs
-        from ..verdict.finding import saved_verdict
+    from ..verdict.comparing import compare_runs
+    from ..verdict.finding import saved_verdict
 
-        report = saved_verdict(runs[0]) if len(runs) == 1 else compare_runs(runs)
-        page = None if output is None else report.save(output)
-        say(str(report))
-        if page is not None:
-            say(f"\nThe page is {page}")
+    report = saved_verdict(runs[0]) if len(runs) == 1 else compare_runs(runs)
+    page = None if output is None else report.save(output)
+    say(str(report))
+    if page is not None:
+        say(f"\nThe page is {page}")

@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .shared import reporting
-
 
 def demo(
     output: Annotated[Path, typer.Option(help="The folder of checkpoints and report.")] = Path("runs/demo"),
 ) -> None:
     """Make three teachers, distil them into a small student, offline on real text, in a few minutes."""
-    with reporting():
-        from ..runs.demo.run import run_demo
+    from ..runs.demo.run import run_demo
 
-        run_demo(output)
+    run_demo(output)

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from ..processes import say
-from ..runs.evaluate import evaluate_recipe, evaluation_folder
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 def evaluate(
@@ -20,7 +19,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate the trained student, every teacher and their ensemble, and write the report."""
-    with reporting():
-        setup = load(recipe, [*(overrides or []), *([f"evaluation.split={split}"] if split else [])])
-        report = evaluate_recipe(setup)
-        say(f"\n{report}\n\nThe report is in {evaluation_folder(setup.folder) / 'report.md'}")
+    from ..runs.evaluate import evaluate_recipe, evaluation_folder
+
+    setup = load(recipe, [*(overrides or []), *([f"evaluation.split={split}"] if split else [])])
+    report = evaluate_recipe(setup)
+    say(f"\n{report}\n\nThe report is in {evaluation_folder(setup.folder) / 'report.md'}")

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from ..processes import say
-from ..runs.export import export_run
-from .shared import reporting
 
 
 def export(
@@ -25,9 +23,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a student for onnxruntime, compare it with the student itself, and measure both."""
-    with reporting():
-        report = export_run(run, format=format, output=output)
-        folder = run / format if output is None else output
-        say(
-            f"\n{report}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}"
-        )
+    from ..runs.export import export_run
+
+    report = export_run(run, format=format, output=output)
+    folder = run / format if output is None else output
+    say(f"\n{report}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}")

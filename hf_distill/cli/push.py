@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..processes import say
-from .shared import reporting
 
 
 def push(
@@ -35,8 +34,7 @@ def push(
     ] = False,
 ) -> None:
     """Push a run's student to the Hub in one commit, with its card, recipe and reports; again: only what is missing."""
-    with reporting():
-        from ..publishing.push import push_run
+    from ..publishing.push import push_run
 
-        commit = push_run(run, repo, private=private, revision=revision, pull_request=pull_request)
-        say(f"The student is pushed to {repo}: {commit.pr_url or commit}")
+    commit = push_run(run, repo, private=private, revision=revision, pull_request=pull_request)
+    say(f"The student is pushed to {repo}: {commit.pr_url or commit}")

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import say
-from ..runs.search.searching import search_folder, search_recipe
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 def search(
@@ -26,11 +25,10 @@ def search(
     ] = None,
 ) -> None:
     """Try temperatures, weights, fusions and learning rates, and write the recipe with the best. Goes on where it was left."""
-    with reporting():
-        setup = load(recipe, overrides)
-        folder = search_folder(setup) if output is None else output
-        report = search_recipe(setup, trials=trials, output=folder)
-        best = folder / "best.yaml"
-        say(
-            f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: hf-distill train {best}"
-        )
+    from ..runs.search.searching import search_folder, search_recipe
+
+    setup = load(recipe, overrides)
+    folder = search_folder(setup) if output is None else output
+    report = search_recipe(setup, trials=trials, output=folder)
+    best = folder / "best.yaml"
+    say(f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: hf-distill train {best}")

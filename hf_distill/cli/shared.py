@@ -8,14 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import HfDistillError
 from ..processes import process
-from ..recipe.checking import load_recipe
-from ..recipe.setup import Setup
+
+if TYPE_CHECKING:
+    from ..recipe import Setup
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -32,6 +33,8 @@ Overrides = Annotated[
 
 def load(path: Path, overrides: list[str] | None) -> Setup:
     """What the checked recipe means, with a user's own modules in reach."""
+    from ..recipe import Setup, load_recipe
+
     # `python -m` finds a user's own module in the working directory; the installed command does likewise, but last,
     # so that no file lying there replaces an installed package.
     if os.getcwd() not in sys.path and "" not in sys.path:

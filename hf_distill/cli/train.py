@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..runs.train import LAST, train_recipe
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 class Command(TyperCommand):
@@ -25,7 +24,7 @@ class Command(TyperCommand):
                 # The recipe and overrides may follow the option too; a checkpoint is a folder, they are not.
                 named = bool(rest) and "=" not in rest[0] and not rest[0].startswith("-")
                 named = named and Path(rest[0]).suffix not in (".yaml", ".yml")
-                word = f"--resume={rest.pop(0) if named else LAST}"
+                word = f"--resume={rest.pop(0) if named else 'last'}"
             rewritten.append(word)
         return super().parse_args(ctx, rewritten)
 
@@ -51,5 +50,6 @@ def train(
     ] = None,
 ) -> None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
-    with reporting():
-        train_recipe(load(recipe, overrides), resume=resume, allow=allow or ())
+    from ..runs.train import train_recipe
+
+    train_recipe(load(recipe, overrides), resume=resume, allow=allow or ())

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..runs.validate import validate_recipe
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 def validate(
@@ -19,5 +18,6 @@ def validate(
     ] = False,
 ) -> None:
     """Check a recipe, all problems at once, and print what would run. Loads no model and no data."""
-    with reporting():
-        validate_recipe(load(recipe, overrides), load=with_data)
+    from ..runs.validate import validate_recipe
+
+    validate_recipe(load(recipe, overrides), load=with_data)

@@ -11,8 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import ConfigurationError, DataError
+from ..fusion import build_fusion
 from ..lookup import build, suggest
+from ..losses import LOSSES
+from ..losses.row_weights import ROW_WEIGHTS
+from ..tasks.task import TASKS
 from . import yaml12
+from .data_section import check_data, named_files
 from .hub_section import check_hub
 from .loss_section import check_losses
 from .problems import Problem, found, from_validation, known_paths
@@ -21,26 +26,23 @@ from .sections import SPLITS, Recipe
 from .student_section import check_student
 from .training_section import check_training, training_keys
 
-FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
-"""File suffix → the loader of `datasets` that reads it."""
-
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
-    """Reads and checks a recipe. No model, tokenizer or data set is loaded.
+    """Read and check a recipe. No model, tokenizer or data set is loaded.
 
     Args:
-        path: the YAML file.
+        path: The YAML file.
         overrides: `section.key=value`, the value in YAML; items of lists by their position
             (`teachers.models.0.name=bert`).
-        check_files: whether the local files and folders it names must exist on this machine.
+        check_files: Whether the local files and folders it names must exist on this machine.
 
     Returns:
         The recipe, with the overrides applied and the defaults filled in.
 
     Raises:
-        ConfigurationError: anything wrong with the recipe; the message has one line per problem:
+        ConfigurationError: Anything wrong with the recipe; the message has one line per problem:
             `file: section.key: sentence`.
-        DataError: the recipe is right, but files or folders that it names are missing.
+        DataError: The recipe is right, but files or folders that it names are missing.
 
     Example:
         >>> load_recipe("recipes/sst2.yaml", ["losses.temperature=4"]).losses.temperature
@@ -92,11 +94,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
 
 
 def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, list[Problem]]:
-    """Returns the recipe, or None, and all that is wrong with it.
+    """Check what a file holds, and find all that is wrong with it.
 
     Args:
-        raw: the content of the file.
-        check_files: as for `load_recipe`.
+        raw: The content of the file.
+        check_files: As for `load_recipe`.
     """
     recipe, problems = None, []
     try:
@@ -107,7 +109,7 @@ def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, 
         problems += check_training(raw["training"], elsewhere=known_paths())
     problems += _task(raw)
     problems += _specs(raw)
-    problems += _data(_part(raw, "data")) if isinstance(raw.get("data"), dict) else []
+    problems += check_data(_part(raw, "data")) if isinstance(raw.get("data"), dict) else []
     problems += _teachers(_part(raw, "teachers"))
     if isinstance(raw.get("student"), dict):
         names = [_name(entry) for _, entry in _models(_part(raw, "teachers"))]
@@ -123,7 +125,7 @@ def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, 
 
 
 def _apply(raw: dict[str, Any], override: str) -> tuple[str, Problem | None]:
-    """Sets one `section.key=value` in place; returns the key and what was wrong with it."""
+    """Set one `section.key=value` in place; return the key and what was wrong with it."""
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
@@ -173,13 +175,7 @@ def _part(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _given(part: Mapping[str, Any], *keys: str) -> list[str]:
-    return [key for key in keys if part.get(key) is not None]
-
-
 def _task(raw: Mapping[str, Any]) -> list[Problem]:
-    from ..tasks.task import TASKS
-
     task = raw.get("task", "text-classification")
     if not isinstance(task, str) or task in TASKS:
         return []
@@ -187,10 +183,6 @@ def _task(raw: Mapping[str, Any]) -> list[Problem]:
 
 
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
-    from ..fusion import build_fusion
-    from ..losses import LOSSES
-    from ..losses.row_weights import ROW_WEIGHTS
-
     problems = []
     fusion = _built(raw.get("fusion"), build_fusion, "fusion", problems)
     make_loss = functools.partial(build, table=LOSSES, kind="distillation loss")
@@ -217,56 +209,6 @@ def _built(spec: Any, make: Callable[[Any], Any], where: str, problems: list[Pro
     if not callable(made) and not hasattr(made, "choose"):
         problems.append(Problem(where, f"{spec!r} is a {type(made).__name__}, which cannot be called"))
     return made
-
-
-def _data(data: Mapping[str, Any]) -> list[Problem]:
-    problems = []
-    if len(_given(data, "dataset", "files")) != 1:
-        problems.append(Problem("data", "exactly one of dataset and files says where the rows come from"))
-    if _given(data, "files"):
-        problems += [
-            Problem(f"data.{key}", f"it is for a Hub dataset, not for files; found {found(data[key])}")
-            for key in _given(data, "config", "revision", "splits")
-        ]
-    formats = {}
-    for where, name in _files(data):
-        suffixes = Path(name).name.lower().removesuffix(".gz").split(".")
-        compressed = name.lower().endswith(".gz")
-        if len(suffixes) < 2 or suffixes[-1] not in FORMATS or (compressed and suffixes[-1] == "parquet"):
-            known = "csv, tsv, json, jsonl (each also .gz) and parquet"
-            problems.append(Problem(where, f"the format is known by the suffix, of {known}; found {name!r}"))
-        else:
-            formats.setdefault(suffixes[-1].replace("jsonl", "json"), name)
-    if len(formats) > 1:
-        problems.append(
-            Problem("data.files", f"all files must have one format; found {', '.join(formats.values())}")
-        )
-    columns = data.get("text_columns")
-    if isinstance(columns, list) and all(isinstance(column, str) for column in columns):
-        if len(set(columns)) < len(columns):
-            problems.append(
-                Problem("data.text_columns", f"the two columns of a pair must differ, found {columns}")
-            )
-        if data.get("label_column", "label") in columns:
-            problems.append(Problem("data.label_column", f"it cannot be a text column too, found {columns}"))
-    names = data.get("label_names")
-    if (
-        isinstance(names, list)
-        and all(isinstance(name, str) for name in names)
-        and len(set(names)) < len(names)
-    ):
-        twice = next(name for name in names if names.count(name) > 1)
-        problems.append(Problem("data.label_names", f"{twice!r} stands more than once"))
-    return problems
-
-
-def _files(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    files = data.get("files")
-    for split in SPLITS if isinstance(files, dict) else ():
-        value = files.get(split)
-        for name in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
-            if isinstance(name, str) and name:
-                yield f"data.files.{split}", name
 
 
 def _models(teachers: Mapping[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -340,7 +282,7 @@ def _missing(raw: Mapping[str, Any]) -> list[Problem]:
     data, student = _part(raw, "data"), _part(raw, "student")
     problems = [
         Problem(where, f"there is no file {Path(name).absolute()}", missing_file=True)
-        for where, name in _files(data)
+        for where, name in named_files(data)
         if not Path(name).is_file()
     ]
     folders: list[tuple[str, Any]] = [

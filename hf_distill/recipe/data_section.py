@@ -1,32 +1,93 @@
-"""The rows that a recipe names, as `datasets.Dataset` per split."""
+"""The section `data`: checked, and the rows that it names as `datasets.Dataset` per split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 
 from ..errors import DataError
 from ..lookup import suggest
-from .checking import FORMATS
+from ..teachers.hub_ids import data_commit
 from .loss_section import needs_labels
+from .problems import Problem, found, given
 from .sections import SPLITS, Data, Recipe, Splits
 
-if TYPE_CHECKING:
-    import datasets
+FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
+"""File suffix → the loader of `datasets` that reads it."""
+
+
+def check_data(data: Mapping[str, Any]) -> list[Problem]:
+    """Check the section beyond the types of its keys.
+
+    Args:
+        data: The section.
+    """
+    problems = []
+    if len(given(data, "dataset", "files")) != 1:
+        problems.append(Problem("data", "exactly one of dataset and files says where the rows come from"))
+    if given(data, "files"):
+        problems += [
+            Problem(f"data.{key}", f"it is for a Hub dataset, not for files; found {found(data[key])}")
+            for key in given(data, "config", "revision", "splits")
+        ]
+    formats = {}
+    for where, name in named_files(data):
+        suffixes = Path(name).name.lower().removesuffix(".gz").split(".")
+        compressed = name.lower().endswith(".gz")
+        if len(suffixes) < 2 or suffixes[-1] not in FORMATS or (compressed and suffixes[-1] == "parquet"):
+            known = "csv, tsv, json, jsonl (each also .gz) and parquet"
+            problems.append(Problem(where, f"the format is known by the suffix, of {known}; found {name!r}"))
+        else:
+            formats.setdefault(suffixes[-1].replace("jsonl", "json"), name)
+    if len(formats) > 1:
+        problems.append(
+            Problem("data.files", f"all files must have one format; found {', '.join(formats.values())}")
+        )
+    columns = data.get("text_columns")
+    if isinstance(columns, list) and all(isinstance(column, str) for column in columns):
+        if len(set(columns)) < len(columns):
+            problems.append(
+                Problem("data.text_columns", f"the two columns of a pair must differ, found {columns}")
+            )
+        if data.get("label_column", "label") in columns:
+            problems.append(Problem("data.label_column", f"it cannot be a text column too, found {columns}"))
+    names = data.get("label_names")
+    if (
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) < len(names)
+    ):
+        twice = next(name for name in names if names.count(name) > 1)
+        problems.append(Problem("data.label_names", f"{twice!r} stands more than once"))
+    return problems
+
+
+def named_files(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Where each file of the section stands, and its name."""
+    files = data.get("files")
+    for split in SPLITS if isinstance(files, dict) else ():
+        value = files.get(split)
+        for name in [value] if isinstance(value, str) else value if isinstance(value, list) else []:
+            if isinstance(name, str) and name:
+                yield f"data.files.{split}", name
 
 
 def load_data(recipe: Recipe) -> dict[str, datasets.Dataset]:
-    """Loads the raw rows of a recipe and checks that the columns it names are there.
+    """Load the raw rows of a recipe and check that the columns it names are there.
 
     Args:
-        recipe: a recipe of `load_recipe`.
+        recipe: A recipe of `load_recipe`.
 
     Returns:
         The rows under "train", and under "validation" and "test" where the data has them.
 
     Raises:
-        DataError: data that cannot be read, splits or columns that are not there.
+        DataError: Data that cannot be read, splits or columns that are not there.
 
     Example:
         >>> file = getfixture("tmp_path") / "reviews.csv"
@@ -54,11 +115,11 @@ def load_data(recipe: Recipe) -> dict[str, datasets.Dataset]:
 
 
 def evaluation_split(recipe: Recipe, rows: Mapping[str, Any]) -> str | None:
-    """Returns the split of the verdict, or None where there is to be none.
+    """The split of the verdict; None where there is to be none.
 
     Args:
-        recipe: the recipe; without `evaluation.split` it is the test split, or else the validation split.
-        rows: what `load_data` returned.
+        recipe: The recipe; without `evaluation.split` it is the test split, or else the validation split.
+        rows: What `load_data` returned.
     """
     if recipe.evaluation.split is not None:
         return None if recipe.evaluation.split == "none" else recipe.evaluation.split
@@ -107,8 +168,6 @@ def _from_hub(data: Data) -> dict[str, datasets.Dataset]:
 
 def _refuse_other_commit(data: Data, rows: datasets.Dataset) -> None:
     """Offline, `datasets` takes what it loaded last, whichever revision is asked for."""
-    from ..teachers.hub_ids import data_commit
-
     loaded = data_commit(rows)
     if data.revision and loaded and loaded != data.revision and len(data.revision) == len(loaded):
         raise DataError(
@@ -118,9 +177,6 @@ def _refuse_other_commit(data: Data, rows: datasets.Dataset) -> None:
 
 
 def _load(where: str, *arguments: Any, **options: Any) -> Any:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
     try:
         return load_dataset(*arguments, **options)
     except (DatasetsError, OSError, ValueError) as error:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .problems import Problem, found
 from .sections import Recipe
 
-if TYPE_CHECKING:
-    pass
-
 
 def check_hub(hub: Mapping[str, Any], training: Mapping[str, Any]) -> list[Problem]:
-    """Returns what is wrong with the section `hub`, and with what `training` says of the Hub besides.
+    """Check the section `hub`, and what `training` says of the Hub besides.
 
     Args:
-        hub: the section as it was written.
-        training: likewise.
+        hub: The section as it was written.
+        training: Likewise.
     """
     problems = []
     if hub.get("push") is True and not hub.get("repo"):
@@ -63,7 +60,7 @@ class Destination(NamedTuple):
 
 
 def destination(recipe: Recipe) -> Destination:
-    """Returns where a recipe pushes to: what `hub` says, or else what `training` says in transformers' own names.
+    """Where a recipe pushes to: what `hub` says, or else what `training` says in transformers' own names.
 
     Example:
         >>> destination(Recipe(data={}, teachers={"models": ["org/a"]}, student={}, hub={"repo": "me/small"}))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import TrainerCallback
 
 from ..errors import ConfigurationError
+from ..training.callbacks import AdaptiveStrength, ScheduleCallback
+from ..training.hidden.hidden_loss import build_hidden_losses
 from ..training.schedules import PATH, SCHEDULES, Constant, Schedule, build_schedule, refuse_nothing_learnt
 from .problems import Problem, found
 from .sections import Losses
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
 
 _SCALARS = ("temperature", "task_weight", "distill_weight", "label_share")
 
@@ -23,7 +24,7 @@ class Adaptive:
     """How a recipe writes `AdaptiveStrength`: `distill_weight: {use: adaptive, start: 0.7}`.
 
     Args:
-        start: the weight before the first evaluation.
+        start: The weight before the first evaluation.
     """
 
     start: float = Losses.model_fields["distill_weight"].default
@@ -38,10 +39,10 @@ class Adaptive:
 
 
 def starting_values(losses: Losses) -> dict[str, float]:
-    """Returns temperature, weights and label share of the first step, as the training arguments take them.
+    """Temperature, weights and label share of the first step, as the training arguments take them.
 
     Args:
-        losses: the section.
+        losses: The section.
 
     Example:
         >>> starting_values(Losses(temperature={"use": "linear", "start": 4, "end": 1}))["temperature"]
@@ -51,18 +52,16 @@ def starting_values(losses: Losses) -> dict[str, float]:
 
 
 def build_callbacks(losses: Losses) -> list[TrainerCallback]:
-    """Returns the callbacks that change what the section says to change; none where it has numbers only.
+    """Make the callbacks that change what the section says to change; none where it has numbers only.
 
     Args:
-        losses: the section.
+        losses: The section.
 
     Example:
         >>> (callback,) = build_callbacks(Losses(temperature={"use": "linear", "start": 4, "end": 1}))
         >>> callback.schedules
         {'temperature': Linear(start=4, end=1, begin=0.0, until=1.0)}
     """
-    from ..training.callbacks import AdaptiveStrength, ScheduleCallback
-
     changing = {
         name: _schedule(value, name)
         for name in _SCALARS
@@ -78,10 +77,10 @@ def build_callbacks(losses: Losses) -> list[TrainerCallback]:
 
 
 def needs_labels(losses: Losses) -> bool:
-    """Returns whether the loss has a part that is learnt from labels, at any time of the training.
+    """Whether the loss has a part that is learnt from labels, at any time of the training.
 
     Args:
-        losses: the section.
+        losses: The section.
 
     Example:
         >>> needs_labels(Losses(task_weight=0.0)), needs_labels(Losses(task_weight={"use": "warm_up", "value": 1}))
@@ -92,11 +91,11 @@ def needs_labels(losses: Losses) -> bool:
 
 
 def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list[Problem]:
-    """Returns what is wrong with schedules and row weight, and with what they need elsewhere.
+    """Check schedules and row weight, and what they need elsewhere.
 
     Args:
-        losses: the section as it was written.
-        training: the section `training` as it was written.
+        losses: The section as it was written.
+        training: The section `training` as it was written.
     """
     problems: list[Problem] = []
     schedules: dict[str, Schedule] = {}
@@ -134,8 +133,6 @@ def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list
 
 def _hidden(entries: Any) -> list[Problem]:
     """What is wrong with hidden losses beyond the types of their keys; names of layers and units are those' concern."""
-    from ..training.hidden.hidden_loss import build_hidden_losses
-
     problems = []
     for i, entry in enumerate(entries if isinstance(entries, list) else []):
         if isinstance(entry, (str, Mapping)):

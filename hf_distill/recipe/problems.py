@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -69,9 +69,9 @@ class Problem(NamedTuple):
     """One thing that is wrong with a recipe.
 
     Attributes:
-        path: the key, as `section.key`; empty for the file as a whole.
-        sentence: what was found and what is expected.
-        missing_file: the recipe is right, but something it names is not on this machine.
+        path: The key, as `section.key`; empty for the file as a whole.
+        sentence: What was found and what is expected.
+        missing_file: The recipe is right, but something it names is not on this machine.
     """
 
     path: str
@@ -80,20 +80,25 @@ class Problem(NamedTuple):
 
 
 def found(value: Any) -> str:
-    """Returns `value` as an error line shows it: YAML's own words for null and booleans, cut where long."""
+    """Write `value` as an error line shows it: YAML's own words for null and booleans, cut where long."""
     if value is None:
         return "nothing"
     return str(value).lower() if isinstance(value, bool) else _short.repr(value)
 
 
+def given(section: Mapping[str, Any], *keys: str) -> list[str]:
+    """Those of the keys that a section has a value for."""
+    return [key for key in keys if section.get(key) is not None]
+
+
 def unknown_key(path: Sequence[str], value: Any, known: Iterable[str], elsewhere: Iterable[str]) -> Problem:
-    """Returns the problem of a key that does not exist, with the nearest one that does.
+    """The problem of a key that does not exist, with the nearest one that does.
 
     Args:
-        path: the path of the key.
-        value: what was written there.
-        known: the keys of the same mapping.
-        elsewhere: paths of keys in other sections, looked at where none of `known` is near.
+        path: The path of the key.
+        value: What was written there.
+        known: The keys of the same mapping.
+        elsewhere: Paths of keys in other sections, looked at where none of `known` is near.
     """
     known = list(known)
     hint = suggest(path[-1], known)
@@ -109,7 +114,7 @@ def unknown_key(path: Sequence[str], value: Any, known: Iterable[str], elsewhere
 
 
 def known_paths() -> list[str]:
-    """Returns every key of every section but `training`, as a path; those of `search` are keys of others."""
+    """Every key of every section but `training`, as a path; those of `search` are keys of others."""
     return [
         f"{section}.{key}".lstrip(".")
         for section, model in _SECTIONS.items()
@@ -119,11 +124,11 @@ def known_paths() -> list[str]:
 
 
 def from_validation(error: ValidationError, training_keys: Iterable[str]) -> list[Problem]:
-    """Returns the problems behind a pydantic error, in our words.
+    """Say the problems behind a pydantic error in our words.
 
     Args:
-        error: what validating a `Recipe` raised.
-        training_keys: the names of all training arguments, for suggestions.
+        error: What validating a `Recipe` raised.
+        training_keys: The names of all training arguments, for suggestions.
     """
     elsewhere = [*known_paths(), *(f"training.{key}" for key in training_keys)]
     items = error.errors(include_url=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..fusion import build_fusion
 from .problems import Problem, found
 from .sections import Recipe
 
@@ -70,10 +71,10 @@ def fusion_name(spec: Any) -> str:
 
 
 def search_knobs(recipe: Recipe) -> list[Knob]:
-    """Returns what a search of a recipe varies: what its section `search` names, or the usual where it names nothing.
+    """What a search of a recipe varies: what its section `search` names, or the usual where it names nothing.
 
     Args:
-        recipe: a recipe of `load_recipe`.
+        recipe: A recipe of `load_recipe`.
 
     Example:
         >>> recipe = Recipe(data={"dataset": "org/data"}, teachers={"models": ["org/a", "org/b"]},
@@ -101,7 +102,7 @@ def _usual(recipe: Recipe) -> dict[str, Any]:
 
 
 def search_fusions(recipe: Recipe) -> dict[str, Any]:
-    """Returns the fusions that a search of a recipe may choose, by their names."""
+    """The fusions that a search of a recipe may choose, by their names."""
     given = None if recipe.search is None else recipe.search.fusion
     return {fusion_name(spec): spec for spec in given or _fusions(recipe)}
 
@@ -113,12 +114,12 @@ def _fusions(recipe: Recipe) -> list[Any]:
 
 
 def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers: int) -> list[Problem]:
-    """Returns what is wrong with the section beyond the types of its keys.
+    """Check the section beyond the types of its keys.
 
     Args:
-        search: the section.
-        losses: the section `losses`, as it was written.
-        teachers: how many the recipe has.
+        search: The section.
+        losses: The section `losses`, as it was written.
+        teachers: How many the recipe has.
     """
     problems = []
     for name, (least, inclusive, most) in _NUMBERS.items():
@@ -146,8 +147,6 @@ def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers:
 
 
 def _check_fusions(fusions: Any, teachers: int) -> list[Problem]:
-    from ..fusion import build_fusion
-
     problems, seen = [], {}
     for index, spec in enumerate(fusions if isinstance(fusions, (list, tuple)) else []):
         where = f"search.fusion.{index}"

@@ -7,30 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import __version__
+from ..evaluation.evaluating import compute_metrics_from
 from ..files import write_text
+from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..lookup import build
+from ..losses import LOSSES
+from ..students.loading import load_trained, student_config
+from ..tasks.task import TASKS, Task
+from ..teachers.cache.build import TeacherCache
+from ..teachers.cache.settings import CacheSettings
+from ..teachers.held_out import FILE, load_choice
+from ..teachers.teacher import TeacherSpec
+from ..training.arguments import DistillationArguments
+from ..training.hidden import HiddenLoss
+from ..training.hidden.opening import cache_settings_for
+from ..training.trainer import MultiTeacherDistillationTrainer
 from . import yaml12
 from .data_section import evaluation_split, load_data
 from .loss_section import build_callbacks, starting_values
 from .sections import Recipe, Section
 from .student_section import build_recipe_student, label_names, teacher_spec
-
-if TYPE_CHECKING:
-    import datasets
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from ..fusion import Fusion, FusionChoice, FusionRule
-    from ..tasks.task import Task
-    from ..teachers.cache.build import TeacherCache
-    from ..teachers.cache.settings import CacheSettings
-    from ..teachers.teacher import TeacherSpec
-    from ..training.arguments import DistillationArguments
-    from ..training.hidden import HiddenLoss
-    from ..training.trainer import MultiTeacherDistillationTrainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +74,6 @@ class Setup:
     @property
     def task(self) -> Task:
         """The recipe's."""
-        from ..tasks.task import TASKS
-
         return TASKS[self.recipe.task]
 
     @cached_property
@@ -88,8 +89,6 @@ class Setup:
     @cached_property
     def arguments(self) -> DistillationArguments:
         """The section `training`, and what other sections say of training."""
-        from ..training.arguments import DistillationArguments
-
         recipe, hub = self.recipe, self.recipe.hub
         pushed = {"hub_model_id": hub.repo, "hub_private_repo": hub.private} if hub.repo else {}
         pushed |= {"hub_revision": hub.revision} if hub.revision else {}
@@ -113,8 +112,6 @@ class Setup:
     @cached_property
     def fusion(self) -> Fusion | FusionRule:
         """As the recipe says it; a rule is to be fitted on held-out rows."""
-        from ..fusion import build_fusion
-
         return build_fusion(self.recipe.fusion)
 
     @property
@@ -138,15 +135,11 @@ class Setup:
     @cached_property
     def hidden_losses(self) -> list[HiddenLoss]:
         """Those of the section `losses`."""
-        from ..training.hidden import HiddenLoss
-
         return [HiddenLoss(**entry.model_dump()) for entry in self.recipe.losses.hidden]
 
     @cached_property
     def cache_settings(self) -> CacheSettings:
         """How the teachers' cache computes and stores."""
-        from ..teachers.cache.settings import CacheSettings
-
         given = self.recipe.teachers
         return CacheSettings(dtype=given.cache_dtype, precision=given.cache_precision)
 
@@ -172,15 +165,10 @@ class Setup:
         Args:
             device: Where the teachers run; None: the process's own.
         """
-        from ..teachers.cache.build import TeacherCache
-
         folder, settings = self.recipe.teachers.cache_dir, self.cache_settings
         if folder is None:
             return None
         if self.hidden_losses:
-            from ..students.loading import student_config
-            from ..training.hidden.opening import cache_settings_for
-
             config = student_config(self.student(seed=0)[0])
             settings = cache_settings_for(self.hidden_losses, settings, self.teachers, config, self.task)
         return TeacherCache(self.teachers, folder, settings, task=self.recipe.task, device=device)
@@ -203,8 +191,6 @@ class Setup:
         Args:
             label_names: The student's; a baseline with others, or in another order, is refused.
         """
-        from ..students.loading import load_trained
-
         given = self.recipe.evaluation.baseline
         return None if given is None else load_trained(given, label_names, self.task, "The baseline")
 
@@ -223,10 +209,6 @@ class Setup:
         Raises:
             ConfigurationError, DataError: Data, teachers and student do not fit together.
         """
-        from ..evaluation.evaluating import compute_metrics_from
-        from ..losses import LOSSES
-        from ..training.trainer import MultiTeacherDistillationTrainer
-
         recipe, args, rows = self.recipe, self.arguments, self.rows
         model, tokenizer = self.student(args.seed)
         trainer = MultiTeacherDistillationTrainer(
@@ -256,8 +238,6 @@ class Setup:
 
     def _fitted_before(self, checkpoint: str | None) -> FusionChoice | None:
         """The fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
-        from ..teachers.held_out import FILE, load_choice
-
         kept = checkpoint is not None and self.fits and Path(checkpoint, FILE).is_file()
         return load_choice(checkpoint) if kept else None
 

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import suggest
-from .problems import Problem, found
+from ..rows.preparing import resolve_label_names
+from ..students.building import build_student
+from ..tasks.task import TASKS
+from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.teacher import Teacher, TeacherSpec
+from .problems import Problem, found, given
 from .sections import Recipe, TeacherEntry
-
-if TYPE_CHECKING:
-    import datasets
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from ..teachers.teacher import Teacher, TeacherSpec
 
 
 def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[Problem]:
-    """Returns what is wrong with the section beyond the types of its keys.
+    """Check the section beyond the types of its keys.
 
     Args:
-        student: the section.
-        teachers: the names of the recipe's teachers.
+        student: The section.
+        teachers: The names of the recipe's teachers.
     """
-    if len(_given(student, "model", "from_teacher", "config")) != 1:
+    if len(given(student, "model", "from_teacher", "config")) != 1:
         return [
             Problem(
                 "student",
@@ -41,7 +45,7 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[P
             f"student.{key}",
             f"it is for a student that is made from_teacher; found {found(student[key])}",
         )
-        for key in _given(student, "layers", "hidden_size")
+        for key in given(student, "layers", "hidden_size")
     ]
     if not isinstance(config, dict):
         return problems
@@ -53,13 +57,9 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[P
         Problem(
             f"student.{key}", f"it is for a student that starts from a model; found {found(student[key])}"
         )
-        for key in _given(student, "revision")
+        for key in given(student, "revision")
     ]
     return problems + _student_config(config)
-
-
-def _given(section: Mapping[str, Any], *keys: str) -> list[str]:
-    return [key for key in keys if section.get(key) is not None]
 
 
 def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequence[str]) -> list[Problem]:
@@ -72,7 +72,7 @@ def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequenc
     problems += [
         Problem(f"student.{key}", f"it is the teacher's own; leave it out, found {found(student[key])}")
         for key in [
-            *_given(student, "tokenizer", "revision"),
+            *given(student, "tokenizer", "revision"),
             *(["trust_remote_code"] if student.get("trust_remote_code") else []),
         ]
     ]
@@ -80,9 +80,6 @@ def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequenc
 
 
 def _student_config(config: Mapping[str, Any]) -> list[Problem]:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING, AutoConfig
-
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         return [
@@ -112,27 +109,23 @@ def _student_config(config: Mapping[str, Any]) -> list[Problem]:
 
 
 def teacher_spec(entry: TeacherEntry) -> TeacherSpec:
-    """Returns the teacher of an entry, not loaded yet."""
-    from ..teachers.teacher import TeacherSpec
-
+    """The teacher of an entry, not loaded yet."""
     return TeacherSpec(entry.model, **entry.model_dump(exclude={"model"}))
 
 
 def build_recipe_student(
     recipe: Recipe, train: datasets.Dataset, *, seed: int
 ) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
-    """Returns the student, or the id that the trainer loads it from, and its tokenizer.
+    """Make the student, or the id that the trainer loads it from, and its tokenizer.
 
     Args:
-        recipe: a recipe of `load_recipe`.
-        train: the training rows, which may name the labels.
-        seed: of the weights that no checkpoint holds.
+        recipe: A recipe of `load_recipe`.
+        train: The training rows, which may name the labels.
+        seed: Of the weights that no checkpoint holds.
 
     Raises:
-        ConfigurationError, DataError: there is no such student.
+        ConfigurationError, DataError: There is no such student.
     """
-    from ..teachers.checkpoints import load_tokenizer
-
     student = recipe.student
     if student.from_teacher is not None:
         return _from_teacher(recipe, train, seed)
@@ -153,10 +146,6 @@ def build_recipe_student(
 def _from_teacher(
     recipe: Recipe, train: datasets.Dataset, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import transformers
-
-    from ..students.building import build_student
-
     student, teacher = recipe.student, _source(recipe)
     names = label_names(recipe, train, teacher)
     transformers.set_seed(seed)
@@ -178,11 +167,6 @@ def _source(recipe: Recipe) -> Teacher:
 
 def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrainedModel:
     """The student's checkpoint where more than an id says which; the trainer loads the others itself."""
-    import transformers
-
-    from ..tasks.task import TASKS
-    from ..teachers.checkpoints import load_with_head
-
     student = recipe.student
     assert student.model is not None
     names = label_names(recipe, train)
@@ -200,17 +184,13 @@ def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrain
 
 
 def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None = None) -> tuple[str, ...]:
-    """Returns the student's label names, found as the trainer finds them.
+    """The student's label names, found as the trainer finds them.
 
     Args:
-        recipe: a recipe of `load_recipe`.
-        train: the training rows.
-        source: the teacher that the student is made from, where it is in memory already.
+        recipe: A recipe of `load_recipe`.
+        train: The training rows.
+        source: The teacher that the student is made from, where it is in memory already.
     """
-    import transformers
-
-    from ..rows.preparing import resolve_label_names
-
     student, config = recipe.student, None
     if student.model is not None:
         options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
@@ -238,10 +218,6 @@ def _labels(names: Sequence[str]) -> dict[str, Any]:
 def _from_scratch(
     recipe: Recipe, train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> PreTrainedModel:
-    import transformers
-
-    from ..tasks.task import TASKS
-
     names = label_names(recipe, train)
     given = dict(recipe.student.config or {})
     size = given.get("vocab_size", len(tokenizer))

@@ -9,10 +9,10 @@ from .sections import Hub, Recipe, Student
 
 
 def recipe_summary(recipe: Recipe) -> str:
-    """Returns what a recipe says, as lines to read: what would run.
+    """Say what would run, as lines to read.
 
     Args:
-        recipe: a recipe of `load_recipe`.
+        recipe: A recipe of `load_recipe`.
 
     Example:
         >>> recipe = Recipe(data={"dataset": "org/data"}, teachers={"models": ["org/a"]}, student={"model": "org/s"})

@@ -1,4 +1,4 @@
-"""Checks the section `training`: any argument of `TrainingArguments`, by the types and the rules of the installed one."""
+"""The section `training` checked: any argument of `TrainingArguments`, by the types and the rules of the installed one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..lookup import suggest
+from ..training.arguments import DistillationArguments
 from .problems import Problem, found, unknown_key
 
 # Our own arguments stand where the recipe speaks of them; so do those of the Hub and of resuming.
@@ -96,19 +97,17 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 def training_keys() -> list[str]:
-    """Returns the names that the section `training` takes in the installed version of transformers."""
+    """The names that the section `training` takes in the installed version of transformers."""
     return [field.name for field in _fields() if field.name not in _BELONGS]
 
 
 def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()) -> list[Problem]:
-    """Returns what is wrong with the section `training`: keys, types, ranges, then the arguments' own rules.
+    """Check the section `training`: keys, types, ranges, then the arguments' own rules.
 
     Args:
-        training: the section as it was written, with `output_dir`.
-        elsewhere: paths of keys of other sections, for suggestions.
+        training: The section as it was written, with `output_dir`.
+        elsewhere: Paths of keys of other sections, for suggestions.
     """
-    from ..training.arguments import DistillationArguments
-
     hints = typing.get_type_hints(DistillationArguments)
     fields = {field.name: field for field in _fields()}
     problems = []
@@ -148,8 +147,6 @@ def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()
 
 
 def _fields() -> tuple[dataclasses.Field[Any], ...]:
-    from ..training.arguments import DistillationArguments
-
     return tuple(field for field in dataclasses.fields(DistillationArguments) if field.init)
 
 

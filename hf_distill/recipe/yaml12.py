@@ -1,4 +1,4 @@
-"""Reads and writes the YAML of a recipe by the rules of YAML 1.2, where PyYAML follows 1.1.
+"""Read and write the YAML of a recipe by the rules of YAML 1.2, where PyYAML follows 1.1.
 
 Three differences would bite here. In 1.1 `1e-4` is a string, so a learning rate would arrive as text. In 1.1
 `yes`, `no`, `on` and `off` are booleans, so a label named "no" would arrive as False (and `eval_strategy: no`
@@ -61,10 +61,10 @@ for _name, _pattern, _first in _RESOLVERS:
 
 
 def read(text: bytes | str) -> tuple[Any, list[tuple[str, str]], list[str]]:
-    """Returns the content of a YAML document, its duplicate keys, and why it could not be read.
+    """Read a YAML document: its content, its duplicate keys, and why it could not be read.
 
     Args:
-        text: one document; bytes are decoded as YAML says (UTF-8, or UTF-16 by its mark).
+        text: One document; bytes are decoded as YAML says (UTF-8, or UTF-16 by its mark).
 
     Returns:
         The content; (path, sentence) for every key that stands twice in one mapping; a list with the reason if
@@ -95,7 +95,7 @@ def read(text: bytes | str) -> tuple[Any, list[tuple[str, str]], list[str]]:
 
 
 def write(content: Any) -> str:
-    """Returns the YAML text of `content`, which `read` turns into the same content again.
+    """Write the YAML text of `content`, which `read` turns into the same content again.
 
     Example:
         >>> write({"rate": 0.0001, "labels": ["no", "1e-4"]})

@@ -7,24 +7,33 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import datasets
+import torch
+import transformers
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
 from ..errors import ConfigurationError, DataError
+from ..evaluation.attention import (
+    LayerSimilarity,
+    attention_rows,
+    compare_layers,
+    pooled_states,
+    read_attention,
+    similarity_figure,
+    switched_to_eager,
+)
+from ..evaluation.attention.maps import Text
+from ..evaluation.plots import AttentionRow, attention_grid, save_figure, shortened
 from ..files import write_text
 from ..markdown import markdown_table
 from ..recipe.setup import Setup
+from ..rows.views import TokenView, input_length
+from ..students.loading import open_student
+from ..teachers.checkpoints import load_tokenizer, load_with_head
 from .evaluate import refuse_untrained
-
-if TYPE_CHECKING:
-    import datasets
-    import torch
-    from transformers import PreTrainedModel
-
-    from ..evaluation.attention import LayerSimilarity
-    from ..evaluation.attention.maps import Text
-    from ..evaluation.plots import AttentionRow
-    from ..rows.views import TokenView
 
 _SECTION = "## Attention and similarity"
 
@@ -53,8 +62,6 @@ class AttentionReport:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        from ..evaluation.plots import shortened
-
         texts = [self.text] if isinstance(self.text, str) else self.text
         heads = "The mean over the heads" if self.head is None else f"Head {self.head}"
         of = (
@@ -98,9 +105,6 @@ class AttentionReport:
         Returns:
             The path of attention.md.
         """
-        from ..evaluation.attention import similarity_figure
-        from ..evaluation.plots import attention_grid, save_figure
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_figure(attention_grid, folder / "attention.png", self.attention)
@@ -161,14 +165,6 @@ def attention_recipe(
         ConfigurationError: A layer or head that no model has, a model that gives no attention, too few rows.
         DataError: There is no trained student, no such split, or a model that cannot be loaded.
     """
-    from ..evaluation.attention import (
-        attention_rows,
-        compare_layers,
-        pooled_states,
-        read_attention,
-        switched_to_eager,
-    )
-
     recipe, data = setup.recipe, setup.rows
     split = split or next(name for name in ("validation", "test", "train") if name in data)
     if split not in data:
@@ -229,13 +225,6 @@ def _students(
     setup: Setup,
 ) -> tuple[tuple[PreTrainedModel, TokenView], tuple[PreTrainedModel, TokenView], torch.device]:
     """The trained student, the student that the recipe starts with, and where they are."""
-    import transformers
-    from accelerate import Accelerator
-
-    from ..rows.views import TokenView, input_length
-    from ..students.loading import open_student
-    from ..teachers.checkpoints import load_tokenizer, load_with_head
-
     args, task, length = setup.arguments, setup.task, setup.recipe.student.max_length
     folder, data = setup.folder, setup.recipe.data
     refuse_untrained(folder, "config.json", "adapter_config.json")

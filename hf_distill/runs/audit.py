@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from accelerate import Accelerator
 
 from ..errors import DataError
+from ..evaluation.audit import RULES, AuditReport, audit_teachers
+from ..fusion import AutoFusion, build_fusion
 from ..recipe.sections import TeacherEntry
 from ..recipe.setup import Setup
-
-if TYPE_CHECKING:
-    from ..evaluation.audit import AuditReport
 
 
 def audit_recipe(setup: Setup, split: str | None = None) -> AuditReport:
@@ -24,11 +25,6 @@ def audit_recipe(setup: Setup, split: str | None = None) -> AuditReport:
     Raises:
         DataError: There is no such split, or no labels in it.
     """
-    from accelerate import Accelerator
-
-    from ..evaluation.audit import RULES, audit_teachers
-    from ..fusion import AutoFusion, build_fusion
-
     recipe, args, rows, own = setup.recipe, setup.arguments, setup.rows, setup.fusion
     split, notes = _audited_split(split, rows, setup.split)
     known = own == AutoFusion() or own in [build_fusion(rule) for rule in RULES.values()]

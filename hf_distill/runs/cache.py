@@ -9,6 +9,7 @@ from ..errors import ConfigurationError
 from ..markdown import markdown_table
 from ..processes import say
 from ..recipe.setup import Setup
+from ..teachers.cache.build import cache_info
 
 
 def cache_recipe(setup: Setup) -> str:
@@ -39,8 +40,6 @@ def cache_recipe(setup: Setup) -> str:
 
 def cache_table(folder: Path) -> str:
     """What a cache of teachers' outputs holds, as a table."""
-    from ..teachers.cache.build import cache_info
-
     rows = [
         [
             entry["key"][:12],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from accelerate import Accelerator
 
 from ..errors import DataError
+from ..evaluation.evaluating import EvaluationReport, evaluate_ensemble
+from ..publishing.facts import confirm_report
 from ..recipe.setup import Setup
-
-if TYPE_CHECKING:
-    from ..evaluation.evaluating import EvaluationReport
+from ..students.loading import student_config
+from ..teachers.held_out import load_choice
 
 
 def evaluate_recipe(setup: Setup) -> EvaluationReport:
@@ -21,13 +23,6 @@ def evaluate_recipe(setup: Setup) -> EvaluationReport:
     Raises:
         DataError: There is no student yet, or `evaluation.split` is none.
     """
-    from accelerate import Accelerator
-
-    from ..evaluation.evaluating import evaluate_ensemble
-    from ..publishing.facts import confirm_report
-    from ..students.loading import student_config
-    from ..teachers.held_out import load_choice
-
     recipe, args, folder = setup.recipe, setup.arguments, setup.folder
     refuse_untrained(folder, "config.json")
     rows, split = setup.rows, setup.split

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
 
 from ..errors import DataError, HfDistillError
 from ..files import write_text
+from ..publishing.export import ExportReport, export_student
+from ..publishing.pushed_files import section_of_one_row
 from ..recipe.checking import load_recipe
 from ..recipe.sections import Recipe
 from ..recipe.setup import Setup
-
-if TYPE_CHECKING:
-    import datasets
-
-    from ..publishing.export import ExportReport
-    from ..verdict.exported import Judged
+from ..rows.preparing import example_id
+from ..verdict import Answers
+from ..verdict.exported import Judged, exported_name, open_judged, with_exported
+from ..verdict.numbers import Cost
 
 # By how many nats per row (KL, a mean) one student answers otherwise on another device, or cut to 16 bits in between.
 # Two trainings of one student differ by 0.1.
@@ -42,9 +46,6 @@ def export_run(
             not on this machine is no error: random tokens take its place, and the report says so. Neither is a verdict
             that the student cannot be added to: it is left alone, and the report says why.
     """
-    from ..publishing.export import export_student
-    from ..verdict.exported import open_judged
-
     path = Path(folder, "recipe.yaml")
     if not path.is_file():
         note = f"There is no {path.name} beside the student, so no metrics could be computed."
@@ -96,10 +97,6 @@ def export_run(
 
 def _reported(rows: datasets.Dataset, judged: Judged, recipe: Recipe) -> datasets.Dataset:
     """Those of the rows that the verdict is made of."""
-    import numpy as np
-
-    from ..rows.preparing import example_id
-
     if not len(judged.left_out):
         return rows
     texts = zip(*(rows.with_format(None)[column][:] for column in recipe.data.text_columns), strict=True)
@@ -109,13 +106,6 @@ def _reported(rows: datasets.Dataset, judged: Judged, recipe: Recipe) -> dataset
 
 def _add(report: ExportReport, judged: Judged, setup: Setup, folder: str | os.PathLike[str]) -> None:
     """Write the verdict anew, with the exported student as a further system."""
-    import torch
-
-    from ..publishing.pushed_files import section_of_one_row
-    from ..verdict import Answers
-    from ..verdict.exported import exported_name, with_exported
-    from ..verdict.numbers import Cost
-
     assert report.answers is not None
     parameters = judged.report.evaluation.systems["student"].parameters
     called = {"student": "student", report.format: exported_name(report.format)}

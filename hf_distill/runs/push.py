@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+
+from accelerate import PartialState
+from huggingface_hub import CommitInfo
 
 from ..errors import PushError
 from ..processes import once
+from ..publishing.push import check_repository, push_run
 from ..recipe.hub_section import destination, pushes
 from ..recipe.sections import Recipe
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
-
-    from ..training.trainer import MultiTeacherDistillationTrainer
+from ..training.pushes import failed_pushes
+from ..training.trainer import MultiTeacherDistillationTrainer
 
 
 def check_recipe_repository(recipe: Recipe) -> None:
@@ -24,10 +24,6 @@ def check_recipe_repository(recipe: Recipe) -> None:
     Raises:
         ConfigurationError: It will not.
     """
-    from accelerate import PartialState
-
-    from ..publishing.push import check_repository
-
     if pushes(recipe):
         to = destination(recipe)
         check = functools.partial(check_repository, to.repo, private=to.private, read_only=to.pull_request)
@@ -44,9 +40,6 @@ def push_trained_recipe(recipe: Recipe, trainer: MultiTeacherDistillationTrainer
     Raises:
         PushError: This push failed, or one during training did.
     """
-    from ..publishing.push import push_run
-    from ..training.pushes import failed_pushes
-
     commit = push_run(trainer.args.output_dir, **destination(recipe)._asdict(), keep_edits=False)
     if failed := failed_pushes(trainer):
         raise PushError(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigurationError
+from ..evaluation.evaluating import EvaluationReport
+from ..evaluation.student_speed import describe_student
 from ..processes import process, say
 from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup
+from ..training.progress import show_losses
+from ..verdict import VerdictReport
 from .push import check_recipe_repository, push_trained_recipe
-
-if TYPE_CHECKING:
-    from ..evaluation.evaluating import EvaluationReport
-    from ..verdict import VerdictReport
-
-LAST = "last"
+from .verdict.judgement import open_verdict
 
 
 def train_recipe(
@@ -35,16 +35,11 @@ def train_recipe(
     Raises:
         HfDistillError: Data, teachers and student do not fit together, the push cannot be, and whatever else stops a run.
     """
-    from ..training.progress import show_losses
-    from .verdict.judgement import open_verdict
-
     checkpoint = None if resume is None else _checkpoint(resume, setup.folder)
     check_recipe_repository(setup.recipe)
     trainer = setup.trainer(resume=None if "fusion" in allow else checkpoint)
     baseline = setup.baseline(trainer.student_labels)  # now: a wrong one is not worth hours of waiting
     if setup.recipe.student.from_teacher is not None and process() == 0:
-        from ..evaluation.student_speed import describe_student
-
         say(f"\n{describe_student(trainer.student, trainer.teachers)}\n")
     verdict = open_verdict(setup, trainer)
     restored = verdict is not None and checkpoint is None and verdict.restore(trainer)
@@ -75,9 +70,7 @@ def train_recipe(
 
 
 def _checkpoint(resume: str, folder: Path) -> str:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    found = (get_last_checkpoint(folder) if folder.is_dir() else None) if resume == LAST else resume
+    found = (get_last_checkpoint(folder) if folder.is_dir() else None) if resume == "last" else resume
     if found is None:
         raise ConfigurationError(
             f"--resume: there is no checkpoint in {folder.absolute()}; leave --resume out to train from the start"

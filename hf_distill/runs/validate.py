@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ..fusion.alignment import plan_table
 from ..processes import say
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
+from ..teachers.pool import TeacherPool
 
 
 def validate_recipe(setup: Setup, *, load: bool = False) -> None:
@@ -22,8 +24,5 @@ def validate_recipe(setup: Setup, *, load: bool = False) -> None:
 
 def _label_plan(setup: Setup) -> str:
     """The table of how the teachers' labels are matched by name."""
-    from ..fusion.alignment import plan_table
-    from ..teachers.pool import TeacherPool
-
     teachers = [spec.load(setup.recipe.task) for spec in setup.teachers]
     return plan_table(TeacherPool(teachers, setup.label_names, setup.fusion).label_maps)

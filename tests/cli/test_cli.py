@@ -132,7 +132,7 @@ def test_an_error_of_ours_keeps_its_traceback(run, recipe, monkeypatch):
     def broken(*arguments, **options):
         raise KeyError("a mistake of ours")
 
-    monkeypatch.setattr("hf_distill.cli.shared.load_recipe", broken)
+    monkeypatch.setattr("hf_distill.recipe.load_recipe", broken)
     assert isinstance(run("validate", recipe).exception, KeyError)
 
 
@@ -272,7 +272,7 @@ def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monke
             raise PushError("The push failed")
         return CommitInfo(commit_url="a/commit", commit_message="", commit_description="", oid="1")
 
-    monkeypatch.setattr("hf_distill.publishing.push.check_repository", lambda repo, **options: repo)
+    monkeypatch.setattr("hf_distill.runs.push.check_repository", lambda repo, **options: repo)
     monkeypatch.setattr("hf_distill.publishing.push.push_folder", push)
     more = ("hub.push=true", "hub.repo=me/mine", "hub.private=true", "training.max_steps=1")
     done = run("train", recipe, *more)

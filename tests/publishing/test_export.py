@@ -196,7 +196,7 @@ def exported(monkeypatch):
             "onnx", "f", (), 9, (), {"student": Served({}, 1, 1, 1, 1)}, "test", 9, 0, 1, "", {}, notes
         )
 
-    monkeypatch.setattr(export, "export_student", export_student)
+    monkeypatch.setattr("hf_distill.runs.export.export_student", export_student)
     return asked
 
 

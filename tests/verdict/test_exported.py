@@ -273,7 +273,7 @@ training: {{use_cpu: true, max_steps: 4, per_device_train_batch_size: 8, learnin
   disable_tqdm: true, output_dir: out}}
 """)
     timed = cost.time_model
-    monkeypatch.setattr(cost, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
+    monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(export, "_SECONDS", 0.02)
     monkeypatch.setattr(judgement, "places", lambda device, jobs: [{}])
     graphs: dict[str, Path] = {}

@@ -680,7 +680,7 @@ evaluation: {{seeds: 2}}
     from hf_distill.verdict import cost
 
     timed = cost.time_model
-    monkeypatch.setattr(cost, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
+    monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(
         judgement, "places", lambda device, jobs: [{}]
     )  # in this process: an import of torch costs seconds

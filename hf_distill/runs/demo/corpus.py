@@ -16,12 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from datasets import ClassLabel, Dataset, Features, Value
 
 from ...errors import ConfigurationError, DataError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 STANDARD_LIBRARY = "standard library"
 
@@ -271,8 +269,6 @@ def build_demo_corpus(
         ConfigurationError: Fewer than two libraries.
         DataError: Too few rows.
     """
-    from datasets import ClassLabel, Dataset, Features, Value
-
     folders = installed_folders() if folders is None else folders
     if len(folders) < 2:
         raise ConfigurationError(

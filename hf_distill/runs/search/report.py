@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...evaluation.plots import save_figure
 from ...files import write_text
 from ...markdown import markdown_table
 from ...recipe.search_section import Knob
@@ -124,8 +125,6 @@ class SearchReport:
         Returns:
             The path of search.md.
         """
-        from ...evaluation.plots import save_figure
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_figure(draw_search, folder / "search.png", self)

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 from ... import __version__
 from ...errors import ConfigurationError, CorruptStateError, DataError
 from ...files import write_text
+from ...fusion import FusionChoice
 from ...recipe import yaml12
 from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
 from ...recipe.sections import Hub, Losses, Recipe
 from ...recipe.setup import Setup, written
+from ...rows.preparing import count_labelled
+from ...teachers.held_out import choose_fusion
+from ...training.trainer import MultiTeacherDistillationTrainer
+from .progress import TrialBar
 from .report import BASELINE_SHARES, SearchReport, Trial
 
 if TYPE_CHECKING:
     import optuna
-
-    from ...fusion import FusionChoice
-    from ...training.trainer import MultiTeacherDistillationTrainer
 
 _MINIMIZED = ("nll", "brier")
 _ATTEMPTS = 3
@@ -175,9 +177,6 @@ def _search(
 ) -> None:
     import optuna
 
-    from ...rows.preparing import count_labelled
-    from .progress import TrialBar
-
     rows = base.rows
     if "validation" not in rows:
         raise DataError(f"a search chooses on validation rows, but the data has only {', '.join(rows)}")
@@ -231,8 +230,6 @@ def _choices(
     recipe: Recipe, base: Setup, trainer: MultiTeacherDistillationTrainer
 ) -> dict[str, FusionChoice]:
     """Every fusion, fitted or chosen once, by its name."""
-    from ...teachers.held_out import choose_fusion
-
     chosen = {fusion_name(recipe.fusion): trainer.fusion_choice}
     for name, spec in search_fusions(recipe).items():
         chosen[name] = chosen.get(name) or choose_fusion(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import datasets
+import torch
 import xxhash
+from transformers import PreTrainedModel
 
 from ...recipe.sections import Recipe
-
-if TYPE_CHECKING:
-    import datasets
-    from transformers import PreTrainedModel
 
 
 def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) -> str:
@@ -41,8 +40,6 @@ def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) ->
 
 def weights_digest(student: PreTrainedModel) -> str:
     """What weights are known by, in whichever floating type they are kept."""
-    import torch
-
     digest = xxhash.xxh3_128()
     for name, tensor in student.state_dict().items():
         tensor = tensor.detach().cpu()
@@ -54,8 +51,6 @@ def weights_digest(student: PreTrainedModel) -> str:
 
 def module_digests(recipe: Recipe) -> dict[str, str]:
     """Hashes of the user's own modules that the recipe names: edited, they make another training."""
-    import importlib.util
-
     named = json.dumps([recipe.fusion, recipe.losses.model_dump()], default=str)
     found = {}
     for text in named.split('"'):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import torch
 from tqdm.auto import tqdm
 
 from ...errors import HfDistillError
@@ -60,8 +61,6 @@ def places(device: str, jobs: int, environment: Mapping[str, str] = os.environ) 
         [{}]
     """
     if device == "cuda":
-        import torch
-
         count = torch.cuda.device_count()
         seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         names = seen if len(seen) == count else [str(i) for i in range(count)]

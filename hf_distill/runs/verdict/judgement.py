@@ -7,14 +7,30 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import xxhash
+from transformers import PreTrainedModel, TrainerState
 
 from ... import __version__
 from ...errors import DataError, HfDistillError
+from ...evaluation.evaluating import report_notes
+from ...evaluation.timing import timed_rows
+from ...fusion import summary
 from ...processes import once, say
 from ...recipe.setup import Setup
+from ...rows.preparing import distinct_rows
+from ...students.loading import load_trained
+from ...teachers.teacher import Teacher
+from ...training.preparation import overlap_notes
+from ...training.resuming import describe_run
+from ...training.trainer import MultiTeacherDistillationTrainer
+from ...verdict import SavedRows, VerdictReport, best_teacher, judge
+from ...verdict.answers import finished_rows, load_rows, rows_file
+from ...verdict.cost import busy, conditions, measure_costs, time_model
+from ...verdict.numbers import Cost
+from ...verdict.report import teacher_share
 from .digests import module_digests, rows_digest, weights_digest
 from .jobs import Job, places, run_jobs
 from .trainings import (
@@ -26,13 +42,6 @@ from .trainings import (
     student_rows,
     train_part,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from ...training.trainer import MultiTeacherDistillationTrainer
-    from ...verdict import SavedRows, VerdictReport
-    from ...verdict.numbers import Cost
 
 # What of `training` decides neither the weights nor what they are evaluated on; whatever the Hub is told neither. Which
 # steps are evaluated and which may be kept is looked up where the arguments are complete.
@@ -74,10 +83,6 @@ class Verdict:
         Args:
             trainer: Not trained yet.
         """
-        from transformers import TrainerState
-
-        from ...students.loading import load_trained
-        from ...verdict.answers import finished_rows, load_rows, rows_file
 
         def is_there() -> bool:
             found = finished_rows(self.folder, "student", self.seeds[0], self.key)
@@ -111,8 +116,6 @@ class Verdict:
             given: `evaluation.baseline`, loaded.
             restored: Whether the student was there before.
         """
-        from ...verdict.answers import rows_file
-
         own = self._own_rows(trainer, restored)
         teachers = answers_of_all(self.setup, trainer, self.key, given)
         once(lambda: str(teachers.save(self.folder)), trainer.accelerator)
@@ -129,8 +132,6 @@ class Verdict:
 
     def _own_rows(self, trainer: MultiTeacherDistillationTrainer, restored: bool) -> SavedRows:
         """Of the student in the run's folder."""
-        from ...verdict.answers import load_rows, rows_file
-
         if restored:
             return load_rows(rows_file(self.folder, "student", self.seeds[0]))
         own = student_rows(self.setup, trainer, self.key)
@@ -142,9 +143,6 @@ class Verdict:
         self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, teachers: SavedRows
     ) -> dict[tuple[str, int], SavedRows]:
         """All students and baselines: those that are there, and those that are trained now."""
-        from ...verdict import best_teacher
-        from ...verdict.answers import finished_rows, load_rows, rows_file
-
         setup = self.setup
         teacher = best_teacher(teachers.rows) if setup.recipe.evaluation.single_teacher else None
         others = ["baseline"] if has_labels(setup, setup.rows["train"], trainer.student_labels) else []
@@ -190,15 +188,6 @@ class Verdict:
         found: Mapping[tuple[str, int], SavedRows],
         teachers: SavedRows,
     ) -> VerdictReport:
-        import numpy as np
-
-        from ...evaluation.evaluating import report_notes
-        from ...fusion import summary
-        from ...rows.preparing import distinct_rows
-        from ...training.preparation import overlap_notes
-        from ...verdict import judge
-        from ...verdict.report import teacher_share
-
         choice, setup, recipe = trainer.fusion_choice, self.setup, self.setup.recipe
         judged = setup.rows[setup.split]
         texts = distinct_rows(judged, recipe.data.text_columns)
@@ -252,10 +241,6 @@ class Verdict:
 
         A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
         """
-        from ...evaluation.timing import timed_rows
-        from ...teachers.teacher import Teacher
-        from ...verdict.cost import busy, conditions, measure_costs, time_model
-
         if spread_out(trainer):
             return {}, "", "", ["No model was timed: the student's weights are spread over processes."]
         device, rows = trainer.args.device, timed_rows(texts.values())
@@ -310,9 +295,6 @@ def train_verdict_part(setup: Setup, part: str, seed: int, key: str) -> None:
     Raises:
         DataError: The data are no longer those that the run has read.
     """
-    from ...verdict import best_teacher
-    from ...verdict.answers import load_rows, rows_file
-
     run, data = setup.folder, setup.recipe.data
     own = load_rows(rows_file(run, "student", first_seed(setup)))
     teachers = load_rows(rows_file(run, "teachers", None))
@@ -328,8 +310,6 @@ def train_verdict_part(setup: Setup, part: str, seed: int, key: str) -> None:
 
 def _key(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> str:
     """What decides the trainings of a verdict: the run as a checkpoint describes it, the start, and the rows."""
-    from ...training.resuming import describe_run
-
     args, recipe, rows = trainer.args, setup.recipe, setup.rows
     run = {k: v for k, v in describe_run(trainer, setup.target_fusion).items() if k != "seed"}
     digest = xxhash.xxh3_128(weights_digest(trainer.student).encode())

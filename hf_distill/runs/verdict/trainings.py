@@ -9,20 +9,26 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+import numpy as np
+from accelerate import PartialState
+from transformers import PreTrainedModel
+
+from ...evaluation.evaluating import compute_metrics_from, count_parameters, predict_rows
+from ...fusion import LinearPool
+from ...fusion.alignment import UNLABELLED
 from ...recipe.sections import Losses
 from ...recipe.setup import Setup
+from ...rows.preparing import label_encoder
+from ...teachers.pool import TeacherPool
+from ...training.progress import show_losses
+from ...training.trainer import MultiTeacherDistillationTrainer
+from ...verdict.answers import Answers, SavedRows
 from .digests import rows_digest, weights_digest
 from .jobs import STEPS_FILE
-
-if TYPE_CHECKING:
-    import datasets
-    import numpy as np
-    from transformers import PreTrainedModel
-
-    from ...training.trainer import MultiTeacherDistillationTrainer
-    from ...verdict.answers import Answers, SavedRows
+from .tracking import BestWeights, StepFile
 
 # What a training that nobody resumes, watches or publishes needs none of.
 _OWN = {
@@ -109,31 +115,21 @@ def _taught_by(setup: Setup, teacher: str) -> dict[str, Any]:
 
 def _writes() -> bool:
     """Whether this is the process that writes."""
-    from accelerate import PartialState
-
     return PartialState().is_main_process
 
 
 def _step_file(folder: Path) -> list[Any]:
-    from .tracking import StepFile
-
     folder.mkdir(parents=True, exist_ok=True)
     return [StepFile(folder / STEPS_FILE)]
 
 
 def _train(trainer: MultiTeacherDistillationTrainer, name: str) -> None:
-    from ...training.progress import show_losses
-
     show_losses(trainer, name)
     trainer.train()
 
 
 def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any]) -> SavedRows:
     """The same student from the same start, as many optimizer steps, on the labelled rows, without teachers."""
-    from ...evaluation.evaluating import compute_metrics_from
-    from ...training.trainer import MultiTeacherDistillationTrainer
-    from .tracking import BestWeights
-
     recipe, rows, folder = setup.recipe, setup.rows, part_folder(setup, "baseline", seed)
     training = {k: v for k, v in recipe.training.items() if k not in _NOT_OF_BASELINES}
     training |= {**_OWN, "seed": seed, "output_dir": str(folder), "max_steps": facts["steps"]}
@@ -211,11 +207,6 @@ def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> dat
     Raises:
         DataError: A label is none of the classes.
     """
-    import numpy as np
-
-    from ...fusion.alignment import UNLABELLED
-    from ...rows.preparing import label_encoder
-
     column = setup.recipe.data.label_column
     encode = label_encoder(rows.features[column], tuple(label_names), column)
     labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
@@ -241,11 +232,6 @@ def student_rows(setup: Setup, trainer: MultiTeacherDistillationTrainer, key: st
 
 def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str) -> list[Answers]:
     """The student's answers on the split and, where they are other rows, on the validation rows."""
-    from ...evaluation.evaluating import predict_rows
-    from ...fusion import LinearPool
-    from ...teachers.pool import TeacherPool
-    from ...verdict.answers import Answers
-
     made, rows = [], setup.rows
     for name in dict.fromkeys([setup.split, *(["validation"] if "validation" in rows else [])]):
         found = predict_rows(
@@ -270,9 +256,6 @@ def answers_of_all(
         key: Of the run.
         given: `evaluation.baseline`, loaded; it is called `baseline` in the report.
     """
-    from ...evaluation.evaluating import count_parameters, predict_rows
-    from ...verdict.answers import Answers, SavedRows
-
     others = {} if given is None else {"baseline": given}
     found = predict_rows(
         trainer.get_eval_dataloader(setup.rows[setup.split]),
@@ -307,8 +290,6 @@ def _saved(
     answers: list[Answers],
     best_step: int | None,
 ) -> SavedRows:
-    from ...verdict.answers import SavedRows
-
     state = trainer.state
     runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     kept = [{k: v for k, v in e.items() if k != "total_flos"} for e in state.log_history]
@@ -352,8 +333,6 @@ def _lengths(
     trainer: MultiTeacherDistillationTrainer, rows: datasets.Dataset, example_ids: np.ndarray
 ) -> np.ndarray | None:
     """(N,) tokens of each row as the student reads it, in the order of its answers, which is the sampler's."""
-    import numpy as np
-
     prepared = trainer.get_eval_dataloader(rows).dataset
     if "input_ids" not in prepared.column_names:
         return None
