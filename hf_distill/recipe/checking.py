@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +175,10 @@ def _part(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _task(raw: Mapping[str, Any]) -> list[Problem]:
+def _task(raw: Mapping[str, Any]) -> Iterator[Problem]:
     task = raw.get("task", "text-classification")
-    if not isinstance(task, str) or task in TASKS:
-        return []
-    return [Problem("task", f"unknown task {task!r}; known: {', '.join(TASKS)}{suggest(task, TASKS)}")]
+    if isinstance(task, str) and task not in TASKS:
+        yield Problem("task", f"unknown task {task!r}; known: {', '.join(TASKS)}{suggest(task, TASKS)}")
 
 
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
@@ -226,65 +225,54 @@ def _name(entry: Mapping[str, Any]) -> str:
     return given if given == entry.get("name") else Path(given).name
 
 
-def _teachers(teachers: Mapping[str, Any]) -> list[Problem]:
-    problems, seen = [], {}
+def _teachers(teachers: Mapping[str, Any]) -> Iterator[Problem]:
+    seen = {}
     for index, entry in _models(teachers):
         name = _name(entry)
         if name in seen:
-            problems.append(
-                Problem(
-                    f"teachers.models.{index}.name",
-                    f"teacher {seen[name]} is called {name!r} too, and reports go by the name; give it one (name: …)",
-                )
+            yield Problem(
+                f"teachers.models.{index}.name",
+                f"teacher {seen[name]} is called {name!r} too, and reports go by the name; give it one (name: …)",
             )
         seen.setdefault(name, index)
-    return problems
 
 
-def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
-    problems = []
+def _combinations(raw: Mapping[str, Any]) -> Iterator[Problem]:
     training = _part(raw, "training")
     files = _part(raw, "data").get("files")
     if isinstance(files, dict):
         split = _part(raw, "evaluation").get("split")
         if split in SPLITS and files.get(split) is None:
-            problems.append(Problem("evaluation.split", f"there is no data.files.{split}"))
+            yield Problem("evaluation.split", f"there is no data.files.{split}")
         if training.get("eval_strategy", "no") != "no" and files.get("validation") is None:
-            problems.append(
-                Problem(
-                    "training.eval_strategy", f"{training['eval_strategy']!r} needs data.files.validation"
-                )
+            yield Problem(
+                "training.eval_strategy", f"{training['eval_strategy']!r} needs data.files.validation"
             )
     evaluation = _part(raw, "evaluation")
     if evaluation.get("verdict") is False and evaluation.get("seeds", 1) != 1:
-        problems.append(
-            Problem("evaluation.seeds", "several are for the verdict, which evaluation.verdict leaves out")
-        )
+        yield Problem("evaluation.seeds", "several are for the verdict, which evaluation.verdict leaves out")
     if evaluation.get("single_teacher") is True:
         if evaluation.get("verdict") is False:
-            problems.append(
-                Problem(
-                    "evaluation.single_teacher", "it is for the verdict, which evaluation.verdict leaves out"
-                )
+            yield Problem(
+                "evaluation.single_teacher", "it is for the verdict, which evaluation.verdict leaves out"
             )
         if len(list(_models(_part(raw, "teachers")))) < 2:
-            problems.append(
-                Problem("evaluation.single_teacher", "there is one teacher, and its student is the run's own")
+            yield Problem(
+                "evaluation.single_teacher", "there is one teacher, and its student is the run's own"
             )
     if "per_device_eval_batch_size" in training and _part(raw, "evaluation").get("batch_size") is not None:
-        problems.append(
-            Problem("training.per_device_eval_batch_size", "evaluation.batch_size says it already; keep one")
+        yield Problem(
+            "training.per_device_eval_batch_size", "evaluation.batch_size says it already; keep one"
         )
-    return problems
 
 
-def _missing(raw: Mapping[str, Any]) -> list[Problem]:
+def _missing(raw: Mapping[str, Any]) -> Iterator[Problem]:
     data, student = _part(raw, "data"), _part(raw, "student")
-    problems = [
+    yield from (
         Problem(where, f"there is no file {Path(name).absolute()}", missing_file=True)
         for where, name in named_files(data)
         if not Path(name).is_file()
-    ]
+    )
     folders: list[tuple[str, Any]] = [
         *(
             (f"teachers.models.{index}.{key}", entry.get(key))
@@ -295,12 +283,11 @@ def _missing(raw: Mapping[str, Any]) -> list[Problem]:
         ("evaluation.baseline", _part(raw, "evaluation").get("baseline")),
         ("data.dataset", data.get("dataset")),
     ]
-    problems += [
+    yield from (
         Problem(where, f"there is no folder {Path(name).absolute()}", missing_file=True)
         for where, name in folders
         if isinstance(name, str) and _is_local(name) and not Path(name).is_dir()
-    ]
-    return problems
+    )
 
 
 def _is_local(name: str) -> bool:

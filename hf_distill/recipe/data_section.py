@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +21,36 @@ FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet
 """File suffix → the loader of `datasets` that reads it."""
 
 
-def check_data(data: Mapping[str, Any]) -> list[Problem]:
+def check_data(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Check the section beyond the types of its keys.
 
     Args:
         data: The section.
     """
-    problems = []
     if len(given(data, "dataset", "files")) != 1:
-        problems.append(Problem("data", "exactly one of dataset and files says where the rows come from"))
+        yield Problem("data", "exactly one of dataset and files says where the rows come from")
     if given(data, "files"):
-        problems += [
+        yield from (
             Problem(f"data.{key}", f"it is for a Hub dataset, not for files; found {found(data[key])}")
             for key in given(data, "config", "revision", "splits")
-        ]
+        )
     formats = {}
     for where, name in named_files(data):
         suffixes = Path(name).name.lower().removesuffix(".gz").split(".")
         compressed = name.lower().endswith(".gz")
         if len(suffixes) < 2 or suffixes[-1] not in FORMATS or (compressed and suffixes[-1] == "parquet"):
             known = "csv, tsv, json, jsonl (each also .gz) and parquet"
-            problems.append(Problem(where, f"the format is known by the suffix, of {known}; found {name!r}"))
+            yield Problem(where, f"the format is known by the suffix, of {known}; found {name!r}")
         else:
             formats.setdefault(suffixes[-1].replace("jsonl", "json"), name)
     if len(formats) > 1:
-        problems.append(
-            Problem("data.files", f"all files must have one format; found {', '.join(formats.values())}")
-        )
+        yield Problem("data.files", f"all files must have one format; found {', '.join(formats.values())}")
     columns = data.get("text_columns")
     if isinstance(columns, list) and all(isinstance(column, str) for column in columns):
         if len(set(columns)) < len(columns):
-            problems.append(
-                Problem("data.text_columns", f"the two columns of a pair must differ, found {columns}")
-            )
+            yield Problem("data.text_columns", f"the two columns of a pair must differ, found {columns}")
         if data.get("label_column", "label") in columns:
-            problems.append(Problem("data.label_column", f"it cannot be a text column too, found {columns}"))
+            yield Problem("data.label_column", f"it cannot be a text column too, found {columns}")
     names = data.get("label_names")
     if (
         isinstance(names, list)
@@ -63,8 +58,7 @@ def check_data(data: Mapping[str, Any]) -> list[Problem]:
         and len(set(names)) < len(names)
     ):
         twice = next(name for name in names if names.count(name) > 1)
-        problems.append(Problem("data.label_names", f"{twice!r} stands more than once"))
-    return problems
+        yield Problem("data.label_names", f"{twice!r} stands more than once")
 
 
 def named_files(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

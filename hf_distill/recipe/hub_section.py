@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,39 +10,37 @@ from .problems import Problem, found
 from .sections import Recipe
 
 
-def check_hub(hub: Mapping[str, Any], training: Mapping[str, Any]) -> list[Problem]:
+def check_hub(hub: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Problem]:
     """Check the section `hub`, and what `training` says of the Hub besides.
 
     Args:
         hub: The section as it was written.
         training: Likewise.
     """
-    problems = []
     if hub.get("push") is True and not hub.get("repo"):
-        problems.append(Problem("hub.repo", "is missing; a push needs the repository, as user/name"))
+        yield Problem("hub.repo", "is missing; a push needs the repository, as user/name")
     if hub.get("push") is True and training.get("push_to_hub") is True:
         sentence = "it pushes while training, hub.push pushes once at the end; choose one"
-        problems.append(Problem("training.push_to_hub", sentence))
+        yield Problem("training.push_to_hub", sentence)
     same = {"hub_model_id": "repo", "hub_private_repo": "private", "hub_revision": "revision"}
-    problems += [
+    yield from (
         Problem(f"training.{key}", f"hub.{own} says it already; keep one")
         for key, own in same.items()
         if key in training and hub.get(own)
-    ]
+    )
     if hub.get("pull_request") is True:
         branches = {
             "hub.revision": hub.get("revision"),
             "training.hub_revision": training.get("hub_revision"),
         }
-        problems += [
+        yield from (
             Problem("hub.pull_request", f"it is opened against main, but {key} is {found(branch)}; keep one")
             for key, branch in branches.items()
             if branch is not None
-        ]
+        )
         if training.get("push_to_hub") is True:
             sentence = "training.push_to_hub pushes to a branch while training; a pull request needs hub.push"
-            problems.append(Problem("hub.pull_request", sentence))
-    return problems
+            yield Problem("hub.pull_request", sentence)
 
 
 def pushes(recipe: Recipe) -> bool:

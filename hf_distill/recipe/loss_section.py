@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,14 +90,13 @@ def needs_labels(losses: Losses) -> bool:
     return any(part(progress) > 0 for part in parts for progress in PATH)
 
 
-def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list[Problem]:
+def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Problem]:
     """Check schedules and row weight, and what they need elsewhere.
 
     Args:
         losses: The section as it was written.
         training: The section `training` as it was written.
     """
-    problems: list[Problem] = []
     schedules: dict[str, Schedule] = {}
     for name in _SCALARS:
         value = losses.get(name, Losses.model_fields[name].default)
@@ -106,71 +105,58 @@ def check_losses(losses: Mapping[str, Any], training: Mapping[str, Any]) -> list
             try:
                 schedules[name] = _schedule(value, name)
             except ConfigurationError as error:
-                problems.append(Problem(f"losses.{name}", str(error)))
+                yield Problem(f"losses.{name}", str(error))
     task, distill = schedules.get("task_weight"), schedules.get("distill_weight")
     if isinstance(distill, Adaptive):
-        problems += _adaptive(task, training)
+        yield from _adaptive(task, training)
     elif task is not None and distill is not None:
         try:
             refuse_nothing_learnt(task, distill)
         except ConfigurationError as error:
             fixed = isinstance(task, Constant) and isinstance(distill, Constant)
             sentence = "task_weight and distill_weight are both 0, so nothing would be learnt"
-            problems.append(Problem("losses", sentence if fixed else str(error)))
-    problems += _hidden(losses.get("hidden"))
+            yield Problem("losses", sentence if fixed else str(error))
+    yield from _hidden(losses.get("hidden"))
     changing = [name for name in _SCALARS if isinstance(losses.get(name), Mapping)]
     metric = training.get("metric_for_best_model", "loss" if training.get("load_best_model_at_end") else None)
     if changing and metric in ("loss", "eval_loss"):
-        problems.append(
-            Problem(
-                "training.metric_for_best_model",
-                f"the evaluation loss changes with losses.{changing[0]}, so it cannot tell which checkpoint is best; "
-                "choose a metric, such as accuracy, or nll with training.greater_is_better=false",
-            )
+        yield Problem(
+            "training.metric_for_best_model",
+            f"the evaluation loss changes with losses.{changing[0]}, so it cannot tell which checkpoint is best; "
+            "choose a metric, such as accuracy, or nll with training.greater_is_better=false",
         )
-    return problems
 
 
-def _hidden(entries: Any) -> list[Problem]:
+def _hidden(entries: Any) -> Iterator[Problem]:
     """What is wrong with hidden losses beyond the types of their keys; names of layers and units are those' concern."""
-    problems = []
     for i, entry in enumerate(entries if isinstance(entries, list) else []):
         if isinstance(entry, (str, Mapping)):
             try:
                 build_hidden_losses([entry])
             except ConfigurationError as error:
-                problems.append(Problem(f"losses.hidden.{i}", str(error)))
+                yield Problem(f"losses.hidden.{i}", str(error))
             except TypeError:  # keys that are no words; the section says so
                 continue
-    return problems
 
 
-def _adaptive(task: Schedule | None, training: Mapping[str, Any]) -> list[Problem]:
+def _adaptive(task: Schedule | None, training: Mapping[str, Any]) -> Iterator[Problem]:
     """What an adaptive distillation weight needs: evaluations, of losses that compare, and another loss beside it."""
-    problems = []
     if training.get("eval_strategy", "no") == "no":
-        problems.append(
-            Problem(
-                "training.eval_strategy",
-                "the adaptive losses.distill_weight needs evaluations; write epoch or steps",
-            )
+        yield Problem(
+            "training.eval_strategy",
+            "the adaptive losses.distill_weight needs evaluations; write epoch or steps",
         )
     if training.get("label_smoothing_factor"):
-        problems.append(
-            Problem(
-                "training.label_smoothing_factor",
-                "the adaptive losses.distill_weight compares the student's loss with the ensemble's, which has none; "
-                "leave it out",
-            )
+        yield Problem(
+            "training.label_smoothing_factor",
+            "the adaptive losses.distill_weight compares the student's loss with the ensemble's, which has none; "
+            "leave it out",
         )
     if task is not None and any(task(progress) == 0 for progress in PATH):
-        problems.append(
-            Problem(
-                "losses.task_weight",
-                "the adaptive distill_weight may fall to 0, so this must always be above 0, or nothing would be learnt",
-            )
+        yield Problem(
+            "losses.task_weight",
+            "the adaptive distill_weight may fall to 0, so this must always be above 0, or nothing would be learnt",
         )
-    return problems
 
 
 def _schedule(value: Any, name: str) -> Schedule:

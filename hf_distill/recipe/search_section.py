@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def _fusions(recipe: Recipe) -> list[Any]:
     return [recipe.fusion, *(spec for spec in _USUAL_FUSIONS if fusion_name(spec) != own)]
 
 
-def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers: int) -> list[Problem]:
+def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers: int) -> Iterator[Problem]:
     """Check the section beyond the types of its keys.
 
     Args:
@@ -121,7 +121,6 @@ def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers:
         losses: The section `losses`, as it was written.
         teachers: How many the recipe has.
     """
-    problems = []
     for name, (least, inclusive, most) in _NUMBERS.items():
         written = search.get(name)
         ends = written[:2] if isinstance(written, (list, tuple)) else []
@@ -131,37 +130,30 @@ def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers:
         if min(ends) < least or max(ends) > most or (min(ends) == least and not inclusive):
             limits = f"{'from' if inclusive else 'above'} {least:g}"
             limits += f" to {most:g}" if most < math.inf else ""
-            problems.append(Problem(where, f"expected numbers {limits}, found {found(list(written))}"))
+            yield Problem(where, f"expected numbers {limits}, found {found(list(written))}")
         elif "log" in written and min(ends) <= 0:
-            problems.append(
-                Problem(where, f"a logarithmic range begins above 0, found {found(list(written))}")
-            )
+            yield Problem(where, f"a logarithmic range begins above 0, found {found(list(written))}")
         if isinstance(losses.get(name), Mapping):
-            problems.append(
-                Problem(
-                    where,
-                    f"losses.{name} is a schedule, which no single number replaces; keep one of the two",
-                )
+            yield Problem(
+                where,
+                f"losses.{name} is a schedule, which no single number replaces; keep one of the two",
             )
-    return problems + _check_fusions(search.get("fusion"), teachers)
+    yield from _check_fusions(search.get("fusion"), teachers)
 
 
-def _check_fusions(fusions: Any, teachers: int) -> list[Problem]:
-    problems, seen = [], {}
+def _check_fusions(fusions: Any, teachers: int) -> Iterator[Problem]:
+    seen = {}
     for index, spec in enumerate(fusions if isinstance(fusions, (list, tuple)) else []):
         where = f"search.fusion.{index}"
         if not isinstance(spec, str) and not (isinstance(spec, Mapping) and isinstance(spec.get("use"), str)):
             continue  # it has its own line
         if fusion_name(spec) in seen:
-            problems.append(Problem(where, f"it is number {seen[fusion_name(spec)]} too, counted from 0"))
+            yield Problem(where, f"it is number {seen[fusion_name(spec)]} too, counted from 0")
         seen.setdefault(fusion_name(spec), index)
         try:
             weights = getattr(build_fusion(spec), "weights", None)
         except ConfigurationError as error:
-            problems.append(Problem(where, str(error)))
+            yield Problem(where, str(error))
             continue
         if isinstance(weights, tuple) and teachers and len(weights) != teachers:
-            problems.append(
-                Problem(where, f"expected one weight per teacher, {teachers}; found {len(weights)}")
-            )
-    return problems
+            yield Problem(where, f"expected one weight per teacher, {teachers}; found {len(weights)}")

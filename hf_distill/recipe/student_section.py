@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -22,7 +22,7 @@ from .problems import Problem, found, given
 from .sections import Recipe, TeacherEntry
 
 
-def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[Problem]:
+def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> Iterator[Problem]:
     """Check the section beyond the types of its keys.
 
     Args:
@@ -30,53 +30,47 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> list[P
         teachers: The names of the recipe's teachers.
     """
     if len(given(student, "model", "from_teacher", "config")) != 1:
-        return [
-            Problem(
-                "student",
-                "exactly one of model (start from it), from_teacher (keep some of a teacher's layers) and config "
-                "(from scratch) says what it is",
-            )
-        ]
+        yield Problem(
+            "student",
+            "exactly one of model (start from it), from_teacher (keep some of a teacher's layers) and config "
+            "(from scratch) says what it is",
+        )
+        return
     name, config = student.get("from_teacher"), student.get("config")
     if name is not None:
-        return _check_from_teacher(student, name, teachers)
-    problems = [
+        yield from _check_from_teacher(student, name, teachers)
+        return
+    yield from (
         Problem(
             f"student.{key}",
             f"it is for a student that is made from_teacher; found {found(student[key])}",
         )
         for key in given(student, "layers", "hidden_size")
-    ]
+    )
     if not isinstance(config, dict):
-        return problems
+        return
     if not student.get("tokenizer"):
-        problems.append(
-            Problem("student.tokenizer", "is missing; a student made from scratch has none of its own")
-        )
-    problems += [
+        yield Problem("student.tokenizer", "is missing; a student made from scratch has none of its own")
+    yield from (
         Problem(
             f"student.{key}", f"it is for a student that starts from a model; found {found(student[key])}"
         )
         for key in given(student, "revision")
-    ]
-    return problems + _student_config(config)
+    )
+    yield from _student_config(config)
 
 
-def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequence[str]) -> list[Problem]:
-    problems = []
+def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequence[str]) -> Iterator[Problem]:
     if isinstance(name, str) and name not in teachers:
         known = f"; the teachers are called {', '.join(teachers)}" if teachers else ""
-        problems.append(
-            Problem("student.from_teacher", f"there is no teacher {name!r}{suggest(name, teachers)}{known}")
-        )
-    problems += [
+        yield Problem("student.from_teacher", f"there is no teacher {name!r}{suggest(name, teachers)}{known}")
+    yield from (
         Problem(f"student.{key}", f"it is the teacher's own; leave it out, found {found(student[key])}")
         for key in [
             *given(student, "tokenizer", "revision"),
             *(["trust_remote_code"] if student.get("trust_remote_code") else []),
         ]
-    ]
-    return problems
+    )
 
 
 def _student_config(config: Mapping[str, Any]) -> list[Problem]:
