@@ -36,7 +36,7 @@ def train_recipe(
         HfDistillError: Data, teachers and student do not fit together, the push cannot be, and whatever else stops a run.
     """
     checkpoint = None if resume is None else _checkpoint(resume, setup.folder)
-    check_recipe_repository(setup.recipe)
+    check_recipe_repository(setup)
     trainer = setup.trainer(resume=None if "fusion" in allow else checkpoint)
     baseline = setup.baseline(trainer.student_labels)  # now: a wrong one is not worth hours of waiting
     if setup.recipe.student.from_teacher is not None and process() == 0:
@@ -64,7 +64,7 @@ def train_recipe(
         )
         say(f"\n{report}\n\nThe report is in {setup.folder / 'report.md'}")
     if pushes(setup.recipe) and process() == 0:
-        commit = push_trained_recipe(setup.recipe, trainer)
+        commit = push_trained_recipe(setup, trainer)
         say(f"The student is pushed to {destination(setup.recipe).repo}: {commit.pr_url or commit}")
     return report
 
