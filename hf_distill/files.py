@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import CorruptStateError
+
 
 @contextmanager
 def whole(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
@@ -62,6 +64,24 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
         options: Of `json.dumps`.
     """
     write_text(path, json.dumps(content, **options) + "\n")
+
+
+def refuse_newer(path: str | os.PathLike[str], found: Any, newest: int) -> None:
+    """Refuse a file of a format that this version does not know.
+
+    Args:
+        path: Where it is.
+        found: The format's number that stands in it; 1 where none does.
+        newest: The number that is written today.
+
+    Raises:
+        CorruptStateError: It is none of 1 to ``newest``.
+    """
+    if found not in range(1, newest + 1):
+        raise CorruptStateError(
+            f"{path} has the format {found!r}, but this version of hf_distill reads 1 to {newest}: use the version that "
+            "wrote it, or make the folder anew."
+        )
 
 
 def _as_others(unfinished: str, path: Path) -> None:

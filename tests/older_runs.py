@@ -12,8 +12,8 @@ from typing import Any
 
 import datasets
 import torch
-from conftest import make_bert, make_roberta, make_student
 
+from conftest import make_bert, make_roberta, make_student
 from hf_distill import (
     HIDDEN_LOSSES,
     LOSSES,
@@ -84,7 +84,9 @@ def rows(first: int, count: int) -> datasets.Dataset:
         }
         for i in range(first, first + count)
     ]
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=LABELS)}
+    )
     return datasets.Dataset.from_list(listed, features=features)
 
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptStateError
+from ..files import refuse_newer, write_json
 
-FILE = "distillation.json"
+FACTS_FILE = "distillation.json"
 """Where a run's folder keeps them; a push leaves it out, the card says it all."""
 
-REPORT = "report.json"
+REPORT_FILE = "report.json"
 """The figures of a run, beside it."""
+
+_FORMAT = 1
 
 NO_LICENCE = "none stated"
 
@@ -91,9 +94,7 @@ class RunFacts:
 
 def save_facts(facts: RunFacts, folder: str | Path) -> None:
     """Write them beside the student."""
-    unfinished = Path(folder, f".{FILE}.unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(Path(folder, FILE))
+    write_json(Path(folder, FACTS_FILE), {"format": _FORMAT, **dataclasses.asdict(facts)}, indent=1)
 
 
 def load_facts(folder: str | Path) -> RunFacts | None:
@@ -102,17 +103,20 @@ def load_facts(folder: str | Path) -> RunFacts | None:
     Raises:
         CorruptStateError: They cannot be read.
     """
-    path = Path(folder, FILE)
+    path = Path(folder, FACTS_FILE)
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        refuse_newer(path, content.pop("format", 1), _FORMAT)
         for name in ("labels", "warnings", "weights", "losses", "references"):
             content[name] = tuple(content[name])
         content["base"] = content["base"] and Origin(**content["base"])
         content["teachers"] = tuple(Origin(**teacher) for teacher in content["teachers"])
         return RunFacts(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except CorruptStateError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptStateError(
             f"{path} does not say how the student was made ({' '.join(str(error).split())[:200]}): save the student again, "
             "or remove the file and write a README.md of your own."
@@ -121,7 +125,7 @@ def load_facts(folder: str | Path) -> RunFacts | None:
 
 def report_digest(folder: str | Path) -> str | None:
     """What a report is known by; None where there is none."""
-    path = Path(folder, REPORT)
+    path = Path(folder, REPORT_FILE)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

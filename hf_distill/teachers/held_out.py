@@ -17,14 +17,17 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError, CorruptStateError, DataError
+from ..files import refuse_newer, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import UNLABELLED
 from ..processes import once
 from ..rows.preparing import count_labelled
 from .pool import TeacherPool
 
-FILE = "fusion.json"
+FUSION_FILE = "fusion.json"
 """Where a run keeps the fusion that it fitted or chose."""
+
+_FORMAT = 1
 
 # A fusion has few parameters; more rows would cost the teachers' time and change nothing.
 _MOST_ROWS = 4096
@@ -167,15 +170,14 @@ def save_choice(choice: FusionChoice, folder: Path, names: list[str]) -> None:
         names: The teachers' names, in their order.
     """
     content = {
+        "format": _FORMAT,
         "fusion": describe(choice.fusion),
         "teachers": names,
         "reason": choice.reason,
         "warnings": list(choice.warnings),
         "fitted_on": choice.fitted_on.tolist(),
     }
-    unfinished = folder / f".{FILE}.unfinished"
-    unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    unfinished.replace(folder / FILE)
+    write_json(folder / FUSION_FILE, content)
 
 
 def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionChoice:
@@ -189,16 +191,19 @@ def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionCho
         CorruptStateError: There is none, or it cannot be read.
         ConfigurationError: It was made for other teachers, or another order of them.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / FUSION_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        refuse_newer(path, content.get("format", 1), _FORMAT)
         choice = FusionChoice(
             build_fusion(content["fusion"]),
             content["reason"],
             tuple(content["warnings"]),
             torch.tensor(content["fitted_on"], dtype=torch.int64),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except CorruptStateError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptStateError(
             f"{path} does not hold the fusion of a run ({' '.join(str(error).split())[:200]}): train again, or give the "
             "fusion itself instead of auto or fit."

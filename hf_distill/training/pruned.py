@@ -74,6 +74,7 @@ class KeepPruned(TrainerCallback):
 
     Example:
         >>> import copy
+        >>> from hf_distill.students.pruning import magnitude_masks
         >>> pruned = copy.deepcopy(bert)
         >>> _ = KeepPruned(pruned, magnitude_masks(pruned, 0.5))
         >>> count_nonzero(pruned) < count_nonzero(bert)
