@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import CorruptStateError
-
 
 @contextmanager
 def whole(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
@@ -66,22 +64,26 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
     write_text(path, json.dumps(content, **options) + "\n")
 
 
-def refuse_newer(path: str | os.PathLike[str], found: Any, newest: int) -> None:
-    """Refuse a file of a format that this version does not know.
+def read_json(path: str | os.PathLike[str], newest: int) -> tuple[dict[str, Any], int]:
+    """Read a JSON file that carries the number of its format.
 
     Args:
         path: Where it is.
-        found: The format's number that stands in it; 1 where none does.
         newest: The number that is written today.
 
+    Returns:
+        What it holds beside the number, and the number: 1 where none stands in it.
+
     Raises:
-        CorruptStateError: It is none of 1 to ``newest``.
+        OSError, ValueError: It cannot be read, holds something else, or a later version wrote it.
     """
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    found = content.pop("format", 1)
     if found not in range(1, newest + 1):
-        raise CorruptStateError(
-            f"{path} has the format {found!r}, but this version of hf_distill reads 1 to {newest}: use the version that "
-            "wrote it, or make the folder anew."
-        )
+        raise ValueError(f"its format is {found!r}, and this version of hf_distill reads 1 to {newest}")
+    return content, found
 
 
 def _as_others(unfinished: str, path: Path) -> None:

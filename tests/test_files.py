@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_distill.errors import CorruptStateError
-from hf_distill.files import refuse_newer, whole, write_json, write_text
+from hf_distill.files import read_json, whole, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -90,9 +89,16 @@ def test_folders_are_made_and_bytes_stay_as_they_are(tmp_path):
     assert json.loads((tmp_path / "made" / "a.json").read_text(encoding="utf-8")) == {"ä": [1, None]}
 
 
-@pytest.mark.parametrize("found", [0, 3, "2", None, 1.5])
-def test_an_unknown_format_is_refused(found):
-    for known in (1, 2):
-        refuse_newer("a.json", known, 2)
-    with pytest.raises(CorruptStateError, match="a.json has the format .* reads 1 to 2"):
-        refuse_newer("a.json", found, 2)
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", '{"format": 3}', '{"format": "2"}', '{"format": null}']
+)
+def test_what_is_read_has_a_known_format(tmp_path, content):
+    write_json(tmp_path / "a.json", {"format": 2, "b": 1})
+    assert read_json(tmp_path / "a.json", 2) == ({"b": 1}, 2)
+    write_json(tmp_path / "a.json", {"b": 1})
+    assert read_json(tmp_path / "a.json", 2) == ({"b": 1}, 1)
+    write_text(tmp_path / "a.json", content)
+    with pytest.raises(
+        ValueError, match="Expecting|no mapping|its format is .*, and this version .* reads 1 to 2"
+    ):
+        read_json(tmp_path / "a.json", 2)

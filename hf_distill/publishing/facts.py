@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptStateError
-from ..files import refuse_newer, write_json
+from ..files import read_json, write_json
 
 FACTS_FILE = "distillation.json"
 """Where a run's folder keeps them; a push leaves it out, the card says it all."""
@@ -107,16 +106,13 @@ def load_facts(folder: str | Path) -> RunFacts | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        refuse_newer(path, content.pop("format", 1), _FORMAT)
+        content, _ = read_json(path, _FORMAT)
         for name in ("labels", "warnings", "weights", "losses", "references"):
             content[name] = tuple(content[name])
         content["base"] = content["base"] and Origin(**content["base"])
         content["teachers"] = tuple(Origin(**teacher) for teacher in content["teachers"])
         return RunFacts(**content)
-    except CorruptStateError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
             f"{path} does not say how the student was made ({' '.join(str(error).split())[:200]}): save the student again, "
             "or remove the file and write a README.md of your own."

@@ -5,7 +5,6 @@ Shapes: K teachers, N rows, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError, CorruptStateError, DataError
-from ..files import refuse_newer, write_json
+from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import UNLABELLED
 from ..processes import once
@@ -193,17 +192,14 @@ def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionCho
     """
     path = Path(folder) / FUSION_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        refuse_newer(path, content.get("format", 1), _FORMAT)
+        content, _ = read_json(path, _FORMAT)
         choice = FusionChoice(
             build_fusion(content["fusion"]),
             content["reason"],
             tuple(content["warnings"]),
             torch.tensor(content["fitted_on"], dtype=torch.int64),
         )
-    except CorruptStateError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
             f"{path} does not hold the fusion of a run ({' '.join(str(error).split())[:200]}): train again, or give the "
             "fusion itself instead of auto or fit."

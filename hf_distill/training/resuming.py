@@ -17,7 +17,7 @@ from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigurationError, CorruptStateError
-from ..files import refuse_newer, write_json
+from ..files import read_json, write_json
 from ..fusion import FUSIONS, FusionChoice, build_fusion
 from ..lookup import named, suggest
 from ..losses import HIDDEN_LOSSES, LOSSES
@@ -185,13 +185,12 @@ def load_run(path: Path) -> dict[str, Any]:
         CorruptStateError: It cannot be read.
     """
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        found = run.pop("format", 1)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        run, found = read_json(path, FORMAT)
+    except (OSError, ValueError) as error:
         raise CorruptStateError(
-            f"{path} cannot be read, so nothing says whether the checkpoint is of this run: resume from another one."
+            f"{path} cannot be read ({error}), so nothing says whether the checkpoint is of this run: resume from another "
+            "one."
         ) from error
-    refuse_newer(path, found, FORMAT)
     return _renamed(run) if found == 1 else run
 
 

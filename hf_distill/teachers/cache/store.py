@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from ...errors import CorruptStateError, DataError
-from ...files import refuse_newer, whole
+from ...files import read_json, whole
 
 DESCRIPTION = "teacher.json"
 """What a person wants to know of a store; nothing depends on it."""
@@ -292,19 +292,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What the description of a store says; empty where it is missing or unreadable.
-
-    Raises:
-        CorruptStateError: A later version wrote it.
-    """
-    path = folder / DESCRIPTION
+    """What the description of a store says; empty where it is missing or unreadable, or a later version wrote it."""
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-        found = described.pop("format", 1)
-    except (OSError, ValueError, AttributeError, TypeError):
+        return read_json(folder / DESCRIPTION, _FORMAT)[0]
+    except (OSError, ValueError):
         return {}
-    refuse_newer(path, found, _FORMAT)
-    return described
 
 
 def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
