@@ -41,7 +41,7 @@ GROUND = {"errors", "lookup", "processes", "durations", "markdown", "files"}
 LIBRARIES = {
     "fusion": {"torch", "scipy", "sklearn"},
     "losses": {"torch"},
-    "ground": {"yaml", "filelock", "xxhash"},
+    "ground": {"accelerate"},
     "evaluation/statistics.py": {"numpy", "scipy"},
     "evaluation/plots.py": {"matplotlib", "numpy"},
     "evaluation/metrics.py": {"datasets", "evaluate", "numpy", "sklearn"},

@@ -5,7 +5,6 @@ Shapes: K teachers, S systems, B rows of a batch, N rows of the dataset, C class
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
+from ..files import write_json, write_text
 from ..fusion import Fusion, FusionChoice, LinearPool, summary
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build
@@ -120,15 +120,8 @@ class EvaluationReport:
             The path of report.md.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = f"# Evaluation\n\n{self}\n"
-        for name, content in (
-            ("report.json", json.dumps(self.to_dict(), indent=2) + "\n"),
-            ("report.md", text),
-        ):
-            unfinished = folder / f".{name}.unfinished"
-            unfinished.write_text(content, encoding="utf-8")
-            unfinished.replace(folder / name)
+        write_json(folder / "report.json", self.to_dict(), indent=2)
+        write_text(folder / "report.md", f"# Evaluation\n\n{self}\n")
         return folder / "report.md"
 
 

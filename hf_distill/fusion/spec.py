@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
-from ..lookup import build, find
+from ..lookup import build, find, named
 from .alignment import UNLABELLED
 from .fitting import held_out_rows, mean_nll, refuse_infinite
 from .linear_pool import LinearPool
@@ -174,7 +174,9 @@ class FitFusion:
             if shares
             else ""
         )
-        reason = f"{_name(fusion)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
+        reason = (
+            f"{named(fusion, FUSIONS)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
+        )
         return FusionChoice(fusion, reason, memorised(held_out, names), held_out.example_ids[labelled])
 
     def without_rows(self, why: str) -> FusionChoice:
@@ -266,7 +268,10 @@ def describe(fusion: Any) -> dict[str, Any]:
             f"The fusion {fusion!r} is no dataclass, so it cannot be written down: make it one (docs/extending.md)."
         )
     fields = {f.name: _plain(getattr(fusion, f.name)) for f in dataclasses.fields(fusion)}
-    return {"use": _name(fusion), **{key: value for key, value in fields.items() if value is not None}}
+    return {
+        "use": named(fusion, FUSIONS),
+        **{key: value for key, value in fields.items() if value is not None},
+    }
 
 
 def summary(fusion: Any) -> str:
@@ -286,18 +291,11 @@ def summary(fusion: Any) -> str:
             value = f"[{', '.join(f'{item:.3g}' for item in value)}]" if numbers else "[…]"
         if value is not None:
             shown.append(f"{field_of.name}={value}")
-    return f"{_name(fusion)}({', '.join(shown)})"
+    return f"{named(fusion, FUSIONS)}({', '.join(shown)})"
 
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def _name(fusion: Any) -> str:
-    own = type(fusion)
-    return next(
-        (name for name, known in FUSIONS.items() if known is own), f"{own.__module__}:{own.__qualname__}"
-    )
 
 
 def _means_nothing_unfitted(found: Any, options: Mapping[str, Any]) -> bool:

@@ -27,6 +27,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedMode
 from ..errors import ConfigurationError, CorruptStateError
 from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.timing import time_rows, timed_rows
+from ..files import write_json, write_text
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
 from ..markdown import markdown_table
@@ -40,7 +41,7 @@ from .onnx import open_session, quantize, refuse_missing, run_session, write_onn
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 """The formats, and what the model's file is called in each."""
 
-FILE = "export.json"
+EXPORT_FILE = "export.json"
 """Where an exported student says what it is."""
 
 TOLERANCE = 1e-3
@@ -155,10 +156,10 @@ class ExportReport:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write export.json and export.md, and return the path of the latter."""
-        path = Path(folder, FILE).with_suffix(".md")
-        Path(folder, FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        path.write_text(f"# The exported student\n\n{self}\n", encoding="utf-8")
-        return path
+        path = Path(folder, EXPORT_FILE)
+        write_json(path, self.to_dict(), indent=2)
+        write_text(path.with_suffix(".md"), f"# The exported student\n\n{self}\n")
+        return path.with_suffix(".md")
 
 
 def export_student(
@@ -305,7 +306,7 @@ class OnnxStudent:
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
         refuse_missing(("onnxruntime",))
-        path = Path(folder, FILE)
+        path = Path(folder, EXPORT_FILE)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             file, self.inputs = Path(folder, Path(content["file"]).name), tuple(content["inputs"])

@@ -130,10 +130,10 @@ def hidden_losses(recipe: Recipe) -> list[HiddenLoss]:
 def _fitted_before(recipe: Recipe, checkpoint: str | None) -> FusionChoice | None:
     """Returns the fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
     from ..fusion import build_fusion
-    from ..teachers.held_out import FILE, load_choice
+    from ..teachers.held_out import FUSION_FILE, load_choice
 
     fitted = checkpoint is not None and hasattr(build_fusion(recipe.fusion), "choose")
-    return load_choice(checkpoint) if fitted and Path(checkpoint, FILE).is_file() else None
+    return load_choice(checkpoint) if fitted and Path(checkpoint, FUSION_FILE).is_file() else None
 
 
 def build_cache(
@@ -154,7 +154,7 @@ def build_cache(
         return None
     settings, losses = cache_settings(recipe), hidden_losses(recipe)
     if losses:
-        from ..training.hidden.opening import cache_settings_for
+        from ..training.opening import cache_settings_for
 
         student, _ = build_recipe_student(recipe, train, seed=0)
         settings = cache_settings_for(

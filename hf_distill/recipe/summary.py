@@ -93,7 +93,7 @@ def _shortened(names: tuple[str, ...]) -> str:
 def cache_table(folder: Path) -> str:
     """Returns what a cache of teachers' outputs holds, as a table."""
     from ..markdown import markdown_table
-    from ..teachers.cache.build import cache_info
+    from ..teachers.cache.store import cache_info
 
     rows = [
         [

@@ -14,6 +14,7 @@ from ..durations import duration
 from ..evaluation.audit.text import number
 from ..evaluation.evaluating import EvaluationReport
 from ..evaluation.statistics import Interval, ReliabilityBin
+from ..files import whole
 from ..markdown import escaped, markdown_table
 from .numbers import TRAINED, Claim, Cost, Disagreement, Group, Training
 from .sentences import p_values, share, signed_points
@@ -342,11 +343,8 @@ def write_files(folder: Path, files: Mapping[str, bytes], figures: Sequence[str]
         figures: Every name that a figure of such a report may have.
     """
     for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        with whole(folder / name, "wb") as file:
+            file.write(content)
     for name in set(figures) - set(files):
         (folder / name).unlink(missing_ok=True)
 

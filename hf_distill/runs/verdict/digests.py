@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) -> str:
-    """Returns what the rows of all splits are known by.
+    """What the rows of all splits are known by.
 
     Args:
-        rows: what `load_data` returned.
-        columns: those that count, where a split has them.
+        rows: Raw rows by split.
+        columns: Those that count, where a split has them.
 
     Example:
         >>> digest = rows_digest({"train": rows}, ["text", "label"])
@@ -41,19 +41,16 @@ def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) ->
 
 def weights_digest(student: PreTrainedModel) -> str:
     """What weights are known by, in whichever floating type they are kept."""
-    import torch
+    from ...teachers.cache.key import add_weights
 
     digest = xxhash.xxh3_128()
-    for name, tensor in student.state_dict().items():
-        tensor = tensor.detach().cpu()
-        values = tensor.float() if tensor.is_floating_point() else tensor
-        digest.update(name.encode())
-        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    weights = student.state_dict().items()
+    add_weights(digest, [(name, t.float() if t.is_floating_point() else t) for name, t in weights])
     return digest.hexdigest()
 
 
 def module_digests(recipe: Recipe) -> dict[str, str]:
-    """Returns hashes of the user's own modules that the recipe names: edited, they make another training."""
+    """Hashes of the user's own modules that the recipe names: edited, they make another training."""
     import importlib.util
 
     named = json.dumps([recipe.fusion, recipe.losses.model_dump()], default=str)

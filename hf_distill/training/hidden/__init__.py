@@ -5,7 +5,6 @@ anything runs; `terms.py` turns the states of a batch into terms of the loss; `s
 """
 
 from .hidden_loss import HiddenLoss, build_hidden_losses
-from .opening import open_run
 from .plan import HiddenPlan
 from .projections import StudentWithProjections, bare, student_pass, with_projections
 from .terms import hidden_terms
@@ -17,7 +16,6 @@ __all__ = [
     "bare",
     "build_hidden_losses",
     "hidden_terms",
-    "open_run",
     "student_pass",
     "with_projections",
 ]
