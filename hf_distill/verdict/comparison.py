@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..evaluation.audit.text import number
 from ..evaluation.plots import shortened
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Difference, Interval
 from ..markdown import escaped, markdown_table
 from ..markdown import plain as shown
 from .drawing import Point, class_gains, quality_against_latency
@@ -20,7 +20,6 @@ from .numbers import Cost, Group
 from .pictures import Picture, kind_of
 from .report import Section, plain, write_files
 from .sentences import p_values, share, signed_points
-from .statistics import Difference
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, is_small
 
 VERSION = 2

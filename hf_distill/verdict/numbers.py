@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..evaluation.statistics import Interval
-from .statistics import Difference
+from ..evaluation.statistics import Difference, Interval
 
 
 class Cost(NamedTuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim
-from .statistics import Difference
 from .systems import ALONE, BEST, CALIBRATED, LAST, STUDENT, TEACHER, Measured
 
 

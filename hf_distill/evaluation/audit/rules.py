@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ...errors import ConfigurationError, DataError
 from ...fusion import Fusion, FusionChoice, FusionRule, HeldOut, LogPool, build_fusion, fit_temperature
 from ..metrics import brier_score, expected_calibration_error
-from ..statistics import bootstrap_means, percentile_interval
+from ..statistics import bootstrap_means, nll_rows, percentile_interval
 from .figures import BEST_TEACHER, Gains, RuleFigures
 
 # From simple to involved: of rules that cannot be told apart by the rows, the first is advised.
@@ -179,9 +179,8 @@ def score_rules(
 
 def scored(systems: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Scores]:
     """Scores of log-probabilities (N, C) by name, all resampled at once."""
-    rows = np.arange(len(labels))
     measures = {
-        name: ((log_probs.argmax(1) == labels).astype(np.float64), -log_probs[rows, labels])
+        name: ((log_probs.argmax(1) == labels).astype(np.float64), nll_rows(log_probs, labels))
         for name, log_probs in systems.items()
     }
     if not measures:
