@@ -25,8 +25,8 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel
 
 from ..errors import ConfigurationError, CorruptStateError
+from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
-from ..evaluation.timing import time_rows, timed_rows
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
 from ..markdown import markdown_table
@@ -260,8 +260,7 @@ def export_student(
             format: functools.partial(run_session, open_session(made), inputs=inputs),
         }
         times = _times(calls, timed, collator, inputs)
-        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-        sizes = {"student": weights, format: sum(f.stat().st_size for f in made.parent.iterdir())}
+        sizes = {"student": weight_bytes(model), format: sum(f.stat().st_size for f in made.parent.iterdir())}
         report = ExportReport(
             format=format,
             file=made.name,

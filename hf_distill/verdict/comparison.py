@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.audit.text import number
+from ..evaluation.cost import Cost
 from ..evaluation.plots import shortened
 from ..evaluation.statistics import Difference, Interval
 from ..markdown import escaped, markdown_table
 from ..markdown import plain as shown
 from .drawing import Point, class_gains, quality_against_latency
-from .numbers import Cost, Group
+from .numbers import Group
 from .pictures import Picture, kind_of
 from .report import Section, plain, write_files
 from .sentences import p_values, share, signed_points

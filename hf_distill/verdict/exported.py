@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from ..errors import DataError
+from ..evaluation.cost import Cost, overload, place
 from ..evaluation.evaluating import SystemResult
 from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows
 from .answers import Answers, SavedRows, in_order, load_rows, rows_file
-from .cost import overload, place
 from .finding import fitted_on, is_of
-from .numbers import Cost
 from .reading import load_report
 from .report import VerdictReport
 from .sentences import share, signed_points

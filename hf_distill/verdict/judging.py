@@ -12,12 +12,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import DataError
+from ..evaluation.cost import Cost
 from ..evaluation.evaluating import EvaluationReport, SystemResult
 from ..evaluation.plots import shortened
 from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows, spread
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
-from .numbers import Claim, Cost, Disagreement, Group, Training
+from .numbers import Claim, Disagreement, Group, Training
 from .report import VerdictReport
 from .sentences import headline, remarks
 from .systems import (

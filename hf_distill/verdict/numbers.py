@@ -7,24 +7,6 @@ from typing import Any, NamedTuple
 
 from ..evaluation.statistics import Difference, Interval
 
-
-class Cost(NamedTuple):
-    """What a system costs per answer; None where that is not known.
-
-    Attributes:
-        parameters: How many.
-        bytes: Of parameters and buffers in memory.
-        p50, p95: Median and 95th percentile of the latency of one row.
-        throughput: Rows per second in batches.
-    """
-
-    parameters: int | None = None
-    bytes: int | None = None
-    p50: float | None = None
-    p95: float | None = None
-    throughput: float | None = None
-
-
 TRAINED = {"student": "distilled", "baseline": "fine-tuned", "single": "distilled from one teacher"}
 """What tables and figures call a training, by its part."""
 

@@ -18,13 +18,11 @@ from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import DataError
+from hf_distill.evaluation.cost import Cost, conditions, time_rows
 from hf_distill.evaluation.statistics import paired_bootstrap
-from hf_distill.evaluation.timing import time_rows
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
-from hf_distill.verdict.cost import conditions
 from hf_distill.verdict.exported import Judged, exported_name, with_exported
-from hf_distill.verdict.numbers import Cost
 from hf_distill.verdict.pictures import pictures
 from hf_distill.verdict.reading import load_report
 

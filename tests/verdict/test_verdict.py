@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, HfDistillError
+from hf_distill.evaluation.cost import Timing, measure_costs
 from hf_distill.evaluation.statistics import (
     Difference,
     Interval,
@@ -32,8 +33,7 @@ from hf_distill.runs.verdict.tracking import BestWeights, StepFile
 from hf_distill.training.progress import LossLines, LossTable, show_losses
 from hf_distill.verdict import Answers, SavedRows, best_teacher, judge
 from hf_distill.verdict.answers import finished_rows, in_order, load_rows
-from hf_distill.verdict.cost import Timing, measure_costs
-from hf_distill.verdict.numbers import Claim, Cost
+from hf_distill.verdict.numbers import Claim
 from hf_distill.verdict.sentences import headline
 
 NAMES = ("cold", "mild", "warm")
@@ -176,9 +176,13 @@ def run():
 
 
 def judged(run, **changes):
+    teachers = [f"teacher:{name}" for name in ("big", HOSTILE)]
     costs = measure_costs(
-        lambda: Timing((0.001, 0.002, 0.003), 900.0, 10, 40),
-        {name: lambda: Timing((0.004, 0.004, 0.010), 100.0, 100, 400) for name in ("big", HOSTILE)},
+        {
+            "student": lambda: Timing((0.001, 0.002, 0.003), 900.0, 10, 40),
+            **{name: lambda: Timing((0.004, 0.004, 0.010), 100.0, 100, 400) for name in teachers},
+        },
+        {"ensemble": teachers, "student+teachers": ["student", *teachers]},
         show=False,
     )
     options = {
@@ -345,15 +349,6 @@ def test_the_rows_of_most_disagreement(run, report):
     assert rows[0].kl == pytest.approx(kl.max(), rel=1e-4)
     assert rows[0].text.startswith(f"row {run.ids[kl.argmax()]} / </script>") and len(rows[0].text) <= 240
     assert "\x1b" not in rows[0].text
-
-
-def test_an_ensemble_takes_its_teachers_turns():
-    costs = measure_costs(
-        lambda: Timing((1.0, 2.0, 3.0), 10.0, 1, 4), {"a": lambda: Timing((4.0, 6.0), 5.0, 2, 8)}, show=False
-    )
-    assert costs["ensemble"] == costs["teacher:a"] == Cost(2, 8, 5.0, pytest.approx(5.9), 5.0)
-    assert costs["student+teachers"].p50 == 6.5 and costs["student+teachers"].bytes == 12
-    assert costs["student+teachers"].throughput == pytest.approx(1 / (1 / 10 + 1 / 5))
 
 
 # ---- Files ----

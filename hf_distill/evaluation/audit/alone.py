@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 from ...errors import DataError
 from ...fusion import HeldOut, fit_temperature, memorised
 from ...fusion.alignment import LabelMap
+from ..cost import Cost
 from ..metrics import brier_score, expected_calibration_error, negative_log_likelihood
 from ..statistics import (
     above_guessing,
@@ -27,7 +28,7 @@ from ..statistics import (
     q_statistics,
     reliability_bins,
 )
-from .figures import Cost, PairFigures, TeacherFigures
+from .figures import PairFigures, TeacherFigures
 from .rules import half
 from .text import number, percent
 
