@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..markdown import markdown_table
-from ..rows.views import TokenView, named_inputs, position_limit
+from ..rows.views import TokenView, named_inputs, position_limit, text_batches
 from ..teachers.teacher import Teacher, TeacherSource
 
 Row = TypeVar("Row")
@@ -242,38 +242,19 @@ def time_model(
     """
     home, training = next(model.parameters()).device, model.training
     model.to(device).eval()
-    singles, batches = (text_batches(view, texts, size, device, model) for size in (1, batch_size))
+    known, columns = named_inputs(model), list(zip(*texts, strict=True))
+    singles, batches = (
+        [
+            {key: batch[key].to(device) for key in batch if key in known}
+            for batch in text_batches(view, columns, size)
+        ]
+        for size in (1, batch_size)
+    )
     try:
         pace = time_rows({"": lambda inputs: forward(model, inputs)}, singles, batches, seconds=seconds)[""]
     finally:
         model.to(home).train(training)
     return Timing(pace.singles, pace.throughput, model.num_parameters(), weight_bytes(model))
-
-
-def text_batches(
-    view: TokenView,
-    texts: Sequence[Sequence[str]],
-    size: int,
-    device: torch.device,
-    model: nn.Module | None = None,
-) -> list[dict[str, Tensor]]:
-    """Texts as a model reads them.
-
-    Args:
-        view: How it reads text.
-        texts: Rows of one text, or two for pairs.
-        size: B.
-        device: Where the tensors are to be.
-        model: Only what it takes is kept; None: all that the view makes.
-    """
-    known, batches = None if model is None else named_inputs(model), []
-    for start in range(0, len(texts), size):
-        some = texts[start : start + size]
-        encoded = view.encode([list(column) for column in zip(*some, strict=True)])
-        rows = [{key: values[i] for key, values in encoded.items()} for i in range(len(some))]
-        batch = view.collate(rows, torch.zeros(len(rows), dtype=torch.int64))
-        batches.append({key: batch[key].to(device) for key in batch if known is None or key in known})
-    return batches
 
 
 def forward(model: PreTrainedModel, inputs: Inputs) -> None:

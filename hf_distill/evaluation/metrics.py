@@ -8,7 +8,7 @@ natural logarithm, `-inf` allowed; hard metrics take class indices (N,).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
@@ -148,12 +148,21 @@ class _OfflineMetric(evaluate.Metric):
 
     columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
     references_from = "labels"
+    score: Callable[[Any, Any], float]
+    """Of references and predictions."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features(self.columns)
         return evaluate.MetricInfo(
             description=type(self).__doc__, citation="", inputs_description="", features=features
         )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: float(self.score(references, predictions))}
+
+
+class _SoftMetric(_OfflineMetric):
+    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
 
 
 class _AveragedMetric(_OfflineMetric):
@@ -170,9 +179,7 @@ class Accuracy(_OfflineMetric):
     """Share of rows whose predicted class is the label."""
 
     name = "accuracy"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: float(accuracy_score(references, predictions))}
+    score = staticmethod(accuracy_score)
 
 
 class F1(_AveragedMetric):
@@ -206,39 +213,28 @@ class MatthewsCorrelation(_OfflineMetric):
     """Correlation of predicted and true class, -1 to 1, for any number of classes; 0 if one is constant."""
 
     name = "matthews_correlation"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: float(matthews_corrcoef(references, predictions))}
+    score = staticmethod(matthews_corrcoef)
 
 
-class NegativeLogLikelihood(_OfflineMetric):
+class NegativeLogLikelihood(_SoftMetric):
     """`negative_log_likelihood` of log-probabilities; `inf` for a label that was given probability 0."""
 
     name = "nll"
-    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: negative_log_likelihood(predictions, references)}
+    score = staticmethod(lambda labels, log_probs: negative_log_likelihood(log_probs, labels))
 
 
-class Brier(_OfflineMetric):
+class Brier(_SoftMetric):
     """`brier_score` of log-probabilities: squared error summed over the classes, 0 to 2."""
 
     name = "brier"
-    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: brier_score(predictions, references)}
+    score = staticmethod(lambda labels, log_probs: brier_score(log_probs, labels))
 
 
-class CalibrationError(_OfflineMetric):
+class CalibrationError(_SoftMetric):
     """`expected_calibration_error` of log-probabilities: predicted class, 15 equal bins (lo, hi]."""
 
     name = "ece"
-    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: expected_calibration_error(predictions, references)}
+    score = staticmethod(lambda labels, log_probs: expected_calibration_error(log_probs, labels))
 
 
 class Agreement(_OfflineMetric):
@@ -246,9 +242,7 @@ class Agreement(_OfflineMetric):
 
     name = "agreement"
     references_from = "ensemble"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: float(accuracy_score(references, predictions))}
+    score = staticmethod(accuracy_score)
 
 
 class KLToEnsemble(_OfflineMetric):
@@ -257,9 +251,7 @@ class KLToEnsemble(_OfflineMetric):
     name = "kl_to_ensemble"
     columns = {"predictions": _LOG_PROBS, "references": _LOG_PROBS}
     references_from = "ensemble"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: kl_to_ensemble(predictions, references)}
+    score = staticmethod(lambda ensemble, log_probs: kl_to_ensemble(log_probs, ensemble))
 
 
 METRICS: dict[str, type[evaluate.Metric]] = {

@@ -32,7 +32,7 @@ from ..lookup import build, suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import prepare_dataset
-from ..rows.views import TokenView, input_length, named_inputs
+from ..rows.views import TokenView, input_length, named_inputs, text_batches
 from ..tasks.task import TASKS, Task
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
@@ -332,10 +332,7 @@ class OnnxStudent:
         """
         columns = [list(column) for column in (texts, pairs) if column is not None]
         found = [np.empty((0, len(self.label_names)), np.float32)]
-        for start in range(0, len(columns[0]), batch_size):
-            encoded = self.view.encode([column[start : start + batch_size] for column in columns])
-            rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-            batch = self.view.collate(rows, torch.arange(len(rows)))
+        for batch in text_batches(self.view, columns, batch_size):
             found.append(run_session(self._session, batch, self.inputs))
         return np.concatenate(found)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
 from ..evaluation.cost import device_name, forwards_in_turns, made_inputs, weight_bytes
-from ..evaluation.evaluating import EvaluationReport
+from ..evaluation.results import EvaluationReport
 from ..markdown import markdown_table
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ import torch
 
 from ..errors import DataError
 from ..evaluation.cost import Cost, overload, place
-from ..evaluation.evaluating import SystemResult
+from ..evaluation.formats import share, signed_points
+from ..evaluation.results import SystemResult
 from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows
 from .answers import Answers, SavedRows, in_order, load_rows, rows_file
 from .finding import fitted_on, is_of
 from .reading import load_report
 from .report import VerdictReport
-from .sentences import share, signed_points
 from .systems import ENSEMBLE, STUDENT, Measured, System, measure, metric_modules
 
 Value = TypeVar("Value")

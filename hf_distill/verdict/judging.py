@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..evaluation.cost import Cost
-from ..evaluation.evaluating import EvaluationReport, SystemResult
 from ..evaluation.plots import shortened
+from ..evaluation.results import EvaluationReport, SystemResult
 from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows, spread
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order

@@ -23,10 +23,7 @@ from typer.testing import CliRunner
 from conftest import sentences as made_rows
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, HfDistillError
 from hf_distill.evaluation.cost import Timing, measure_costs
-from hf_distill.evaluation.statistics import (
-    Difference,
-    Interval,
-)
+from hf_distill.evaluation.statistics import Difference, Interval
 from hf_distill.rows.preparing import example_id
 from hf_distill.runs.verdict.jobs import LOG_FILE, Job, places, run_jobs
 from hf_distill.runs.verdict.tracking import BestWeights, StepFile

@@ -169,6 +169,7 @@ def switched_to_eager(replaced: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch a model and all in it to evaluation mode, and each back to the mode it was in at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -18,6 +18,7 @@ from ...errors import DataError
 from ...fusion import HeldOut, fit_temperature, memorised
 from ...fusion.alignment import LabelMap
 from ..cost import Cost
+from ..formats import number, percent
 from ..metrics import brier_score, expected_calibration_error, negative_log_likelihood
 from ..statistics import (
     above_guessing,
@@ -30,7 +31,6 @@ from ..statistics import (
 )
 from .figures import PairFigures, TeacherFigures
 from .rules import half
-from .text import number, percent
 
 # z-score below which answers are not told from guessing: one teacher of a thousand that guess gets above it.
 _Z = 3.09
@@ -150,8 +150,7 @@ def suspicions(
         who = f"Teacher {own.name!r}"
         broken, warnings = _broken(held, k, own, label_map)
         warnings = [f"{who} {text}" for text in warnings]
-        memories = [text for text in remembered if text.startswith(f"{who} ")]
-        warnings += memories
+        warnings += [remembered[own.name]] if own.name in remembered else []
         if own.name in assumed:
             advice = (
                 "which nothing on these rows supports. Training refuses them: give it labels=."
@@ -166,7 +165,7 @@ def suspicions(
                 f"{who} lacks the classes {', '.join(label_map.missing)}: its NLL, Brier, ECE and temperature are those "
                 "on rows of its own classes, accuracy and F1 those on all."
             )
-        found[own.name] = Suspicion(broken, bool(memories), tuple(warnings))
+        found[own.name] = Suspicion(broken, own.name in remembered, tuple(warnings))
     return found
 
 

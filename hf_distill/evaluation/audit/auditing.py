@@ -24,11 +24,12 @@ from ...lookup import build
 from ...processes import once
 from ...rows.collator import MultiTeacherCollator
 from ...rows.preparing import prepare_dataset, resolve_label_names
+from ...rows.views import text_batches
 from ...tasks.task import TASKS, Task
 from ...teachers.held_out import collect
 from ...teachers.pool import TeacherPool
 from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
-from ..cost import Cost, device_name, rows_per_second, take_turns, text_batches
+from ..cost import Cost, device_name, rows_per_second, take_turns
 from .advice import advise, verdict
 from .alone import pair_figures, suspicions, teacher_figures, twins
 from .figures import BEST_TEACHER, LeaveOneOut
@@ -291,7 +292,10 @@ def _cost(
         return Cost(getattr(teacher, "num_parameters", None))
     size = sum(parameter.numel() * parameter.element_size() for parameter in teacher.model.parameters())
     teacher.to(accelerator.device)
-    batches = text_batches(teacher.view, list(zip(*texts, strict=True)), batch_size, accelerator.device)
+    batches = [
+        {key: value.to(accelerator.device) for key, value in batch.items()}
+        for batch in text_batches(teacher.view, texts, batch_size)
+    ]
     with torch.no_grad(), accelerator.autocast():
         calls = {"": lambda inputs: teacher(inputs, None)}
         times = take_turns(calls, batches, seconds=_TIMED_SECONDS, most=len(batches), least=1)[""]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..cost import Cost
+from ..formats import nats, points
 from ..statistics import Interval, ReliabilityBin
-from .text import nats, points
 
 BEST_TEACHER = "best teacher, calibrated"
 """What the report calls the single teacher that an ensemble has to beat."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ...files import write_json, write_text
 from ...markdown import markdown_table
+from ..formats import nats, number, percent, points
 from ..plots import agreement_heat_map, reliability_diagram, rule_scores, save_figure
 from .figures import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
-from .text import nats, number, percent, points
 
 # Tables of a terminal; audit.md has all rows.
 _MOST_ROWS = 15
@@ -94,11 +94,8 @@ class AuditReport:
         text = "\n\n".join(
             ["# Teacher audit", self._head(), *self._words(), *self._tables(None), "## Figures", *shown]
         )
-        content = {"audit.json": json.dumps(self.to_dict(), indent=2), "audit.md": text}
-        for name, written in content.items():
-            unfinished = folder / f".{name}.unfinished"
-            unfinished.write_text(written + "\n", encoding="utf-8")
-            unfinished.replace(folder / name)
+        write_json(folder / "audit.json", self.to_dict(), indent=2)
+        write_text(folder / "audit.md", text + "\n")
         return folder / "audit.md"
 
     def _figures(self, folder: Path) -> list[Path]:

@@ -18,9 +18,8 @@ from hf_distill import LinearPool, Teacher, cache_teacher_outputs
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.evaluation.audit import Gains, audit_held_out, audit_teachers
-from hf_distill.evaluation.audit.advice import verdict
+from hf_distill.evaluation.audit.advice import recipe_lines, verdict
 from hf_distill.evaluation.audit.rules import RULES, CalibratedTeacher, out_of_fold
-from hf_distill.evaluation.audit.text import recipe_lines
 from hf_distill.evaluation.cost import Cost
 from hf_distill.evaluation.statistics import Interval
 from hf_distill.fusion import FUSIONS, FusionChoice, HeldOut, LogPool, build_fusion, describe
