@@ -383,11 +383,11 @@ def above_guessing(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, 
     answered = np.bincount(predictions, minlength=size) / len(labels)
     true = np.bincount(labels, minlength=size) / len(labels)
     expected = float(answered @ true)
-    spread = expected + expected**2 - float((answered * true) @ (answered + true))
-    if spread <= 1e-12:
+    variance = expected + expected**2 - float((answered * true) @ (answered + true))
+    if variance <= 1e-12:
         return 0.0, 0.0
     gain = float((predictions == labels).mean()) - expected
-    return gain / (1 - expected), gain / math.sqrt(spread / len(labels))
+    return gain / (1 - expected), gain / math.sqrt(variance / len(labels))
 
 
 def label_permutation(predictions: np.ndarray, labels: np.ndarray, classes: int) -> LabelPermutation:

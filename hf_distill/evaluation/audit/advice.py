@@ -12,7 +12,7 @@ from ...errors import ConfigurationError
 from ...fusion import Fusion, FusionRule, HeldOut, describe
 from ..formats import percent
 from ..statistics import mcnemar_exact, reliability_bins
-from .figures import BEST_TEACHER, Advice
+from .numbers import BEST_TEACHER, Advice
 from .rules import (
     CalibratedTeacher,
     Scores,

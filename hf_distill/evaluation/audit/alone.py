@@ -29,7 +29,7 @@ from ..statistics import (
     q_statistics,
     reliability_bins,
 )
-from .figures import PairFigures, TeacherFigures
+from .numbers import PairFigures, TeacherFigures
 from .rules import half
 
 # z-score below which answers are not told from guessing: one teacher of a thousand that guess gets above it.

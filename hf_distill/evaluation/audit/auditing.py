@@ -32,7 +32,7 @@ from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teache
 from ..cost import Cost, device_name, rows_per_second, take_turns
 from .advice import advise, verdict
 from .alone import pair_figures, suspicions, teacher_figures, twins
-from .figures import BEST_TEACHER, LeaveOneOut
+from .numbers import BEST_TEACHER, LeaveOneOut
 from .report import AuditReport
 from .rules import LEFT_OUT, advised_rule, built_rules, half, leave_one_out, oracle, rule_figures, score_rules
 

@@ -16,7 +16,7 @@ from ...files import write_json, write_text
 from ...markdown import markdown_table
 from ..formats import nats, number, percent, points
 from ..plots import agreement_heat_map, reliability_diagram, rule_scores, save_figure
-from .figures import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
+from .numbers import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
 
 # Tables of a terminal; audit.md has all rows.
 _MOST_ROWS = 15
