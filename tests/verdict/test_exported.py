@@ -251,8 +251,8 @@ def test_forwards_are_timed_on_the_same_rows_in_turns():
 def recipe(checkpoints, held_out, tmp_path, monkeypatch):
     """A recipe on tiny checkpoints that ends with a verdict, timed for moments."""
     import hf_distill.publishing.export as export
+    from hf_distill.evaluation import cost
     from hf_distill.runs.verdict import jobs
-    from hf_distill.verdict import cost
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the extra hf-distill[onnx] is not installed")

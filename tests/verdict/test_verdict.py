@@ -561,8 +561,8 @@ training:
   output_dir: out
 evaluation: {{seeds: 2}}
 """)
+    from hf_distill.evaluation import cost
     from hf_distill.runs.verdict import jobs
-    from hf_distill.verdict import cost
 
     timed = cost.time_model
     monkeypatch.setattr(cost, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
