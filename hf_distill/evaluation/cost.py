@@ -7,11 +7,12 @@ Shapes: B rows of a batch, L tokens of a row.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -240,8 +241,6 @@ def time_model(
         >>> timing.parameters == bert.num_parameters(), min(timing.singles) > 0
         (True, True)
     """
-    home, training = next(model.parameters()).device, model.training
-    model.to(device).eval()
     known, columns = named_inputs(model), list(zip(*texts, strict=True))
     singles, batches = (
         [
@@ -250,11 +249,30 @@ def time_model(
         ]
         for size in (1, batch_size)
     )
-    try:
+    with evaluating(model, device):
         pace = time_rows({"": lambda inputs: forward(model, inputs)}, singles, batches, seconds=seconds)[""]
-    finally:
-        model.to(home).train(training)
     return Timing(pace.singles, pace.throughput, model.num_parameters(), weight_bytes(model))
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Switch a model and all in it to evaluation mode, and each back to the mode it was in at the end.
+
+    Args:
+        model: The model.
+        device: Where it is to be meanwhile; None: where it is.
+    """
+    home, modes = next(model.parameters()).device, [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        if device is not None:
+            model.to(device)
+        yield
+    finally:
+        if device is not None:
+            model.to(home)
+        for module, training in modes:
+            module.training = training
 
 
 def forward(model: PreTrainedModel, inputs: Inputs) -> None:
@@ -324,7 +342,9 @@ def describe_student(
         parameters = getattr(teacher, "num_parameters", None)
         cells = [teacher.name, "–" if parameters is None else f"{parameters:,}", "–", "–", "–"]
         if isinstance(teacher, Teacher):
-            ours, theirs = _side_by_side(student, teacher.model, batch_size, length, rounds)
+            pair = {"student": student, "teacher": teacher.model}
+            with evaluating(student), evaluating(teacher.model, student.device):
+                ours, theirs = forwards_in_turns(pair, batch_size, length, rounds=rounds).values()
             own, least = own + ours, min(least, len(ours))
             faster = statistics.median(slow / fast for fast, slow in zip(ours, theirs, strict=True))
             cells[2:] = [f"{weight_bytes(teacher.model):,}", _milliseconds(theirs), f"{faster:.1f} x"]
@@ -338,23 +358,6 @@ def describe_student(
         f"{table}\n\nForward of batches of {batch_size} x {length} on {device_name(student.device)}, in inference mode: "
         f"medians of {least} round(s) in turns."
     )
-
-
-def _side_by_side(
-    student: PreTrainedModel, teacher: PreTrainedModel, batch_size: int, length: int, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Seconds of the student's and of the teacher's forward, per round."""
-    home, training = next(teacher.parameters()).device, student.training
-    student.eval()
-    teacher.to(next(student.parameters()).device)
-    try:
-        ours, theirs = forwards_in_turns(
-            {"student": student, "teacher": teacher}, batch_size, length, rounds=rounds
-        ).values()
-    finally:
-        teacher.to(home)
-        student.train(training)
-    return ours, theirs
 
 
 def forwards_in_turns(

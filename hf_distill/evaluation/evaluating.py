@@ -31,7 +31,7 @@ from ..teachers.checkpoints import load_tokenizer
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource, load_teacher
-from .metrics import compute_metric, load_metric
+from .metrics import compute_metric, load_metric, references_of
 from .results import EvaluationReport, SystemResult
 
 
@@ -207,9 +207,12 @@ def _measure(
     labelled, ensemble = bool((labels != UNLABELLED).any()), log_probs.get("ensemble")
     results: dict[str, dict[str, float]] = {name: {} for name in log_probs}
     for module in modules:
-        of_ensemble = getattr(module, "references_from", "labels") == "ensemble"
         for name, values in log_probs.items():
-            if (ensemble is None or name == "ensemble") if of_ensemble else not labelled:
+            if (
+                (ensemble is None or name == "ensemble")
+                if references_of(module) == "ensemble"
+                else not labelled
+            ):
                 continue
             found = compute_metric(module, log_probs=values, labels=labels, ensemble_log_probs=ensemble)
             if twice := sorted(found.keys() & results[name].keys()):
@@ -322,8 +325,7 @@ def compute_metrics_from(metrics: Sequence[Any]) -> Callable[[Any], dict[str, fl
         >>> compute(EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, -100])))
         {'accuracy': 1.0}
     """
-    modules = [module for metric in metrics if (module := load_metric(metric)) is not None]
-    modules = [module for module in modules if getattr(module, "references_from", "labels") == "labels"]
+    modules = [module for module in map(load_metric, metrics) if references_of(module) == "labels"]
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         labels = np.asarray(prediction.label_ids)

@@ -306,6 +306,11 @@ def load_metric(spec: str | Mapping[str, Any] | evaluate.EvaluationModule) -> ev
     return module
 
 
+def references_of(module: evaluate.EvaluationModule) -> str:
+    """What a module compares with: ``labels``, or where it says so the ``ensemble``."""
+    return getattr(module, "references_from", "labels")
+
+
 def compute_metric(
     module: evaluate.EvaluationModule,
     *,
@@ -341,7 +346,7 @@ def compute_metric(
     """
     log_probs = np.asarray(log_probs, dtype=np.float64)
     column, form = _wanted(module)
-    if getattr(module, "references_from", "labels") == "ensemble":
+    if references_of(module) == "ensemble":
         if ensemble_log_probs is None:
             raise DataError(f"metric {module.name!r} compares with the ensemble; pass ensemble_log_probs")
         ensemble = np.asarray(ensemble_log_probs, dtype=np.float64)

@@ -17,7 +17,8 @@ from ...losses import linear_cka
 from ...rows.views import TokenView, named_inputs, text_batches
 from ...rows.words import masked_mean
 from ...teachers.teacher import Teacher
-from .maps import Text, evaluating
+from ..cost import evaluating
+from .maps import Text
 
 
 class LayerSimilarity(NamedTuple):

@@ -67,7 +67,11 @@ def teacher_figures(held: HeldOut, names: Sequence[str], costs: Mapping[str, Cos
         logits = held.logits[k].double()
         log_probs = torch.log_softmax(logits, -1).numpy()
         predictions = log_probs.argmax(1)
-        known = np.ones(len(labels), bool) if held.mask is None else held.mask[k].numpy()[_at(labels)]
+        known = (
+            np.ones(len(labels), bool)
+            if held.mask is None
+            else held.mask[k].numpy()[np.arange(len(labels)), labels]
+        )
         soft, of_known = log_probs[known], labels[known]
         by_class = f1_score(labels, predictions, labels=range(classes), average=None, zero_division=0)
         finite = bool(np.isfinite(soft).any(1).all()) and known.any()
@@ -90,10 +94,6 @@ def teacher_figures(held: HeldOut, names: Sequence[str], costs: Mapping[str, Cos
             )
         )
     return figures
-
-
-def _at(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.arange(len(labels)), labels
 
 
 def _temperature(held: HeldOut, k: int) -> float | None:
