@@ -92,7 +92,7 @@ def train(
             checked, trainer.student_labels
         )  # now: a wrong one is not worth hours of waiting
         if checked.student.from_teacher is not None and process() == 0:
-            from ..evaluation.student_speed import describe_student
+            from ..evaluation.cost import describe_student
 
             say(f"\n{describe_student(trainer.student, trainer.teachers)}\n")
         verdict = open_verdict(checked, rows, trainer)

@@ -103,7 +103,7 @@ class AutoFusion:
         refuse_infinite(held_out.logits, held_out.mask, "The fusion")
         first = held_out.example_ids % 3 != 0
         fit, rest = labelled & first, labelled & ~first
-        warnings = memorised(held_out, names)
+        warnings = tuple(memorised(held_out, names).values())
         try:
             fitted = LogPool.fit(
                 held_out.logits[:, fit],
@@ -177,7 +177,9 @@ class FitFusion:
         reason = (
             f"{named(fusion, FUSIONS)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
         )
-        return FusionChoice(fusion, reason, memorised(held_out, names), held_out.example_ids[labelled])
+        return FusionChoice(
+            fusion, reason, tuple(memorised(held_out, names).values()), held_out.example_ids[labelled]
+        )
 
     def without_rows(self, why: str) -> FusionChoice:
         raise ConfigurationError(
@@ -186,18 +188,18 @@ class FitFusion:
         )
 
 
-def memorised(held_out: HeldOut, names: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for each teacher that was probably trained on the held-out rows: it is right on all of them."""
+def memorised(held_out: HeldOut, names: Sequence[str]) -> dict[str, str]:
+    """A sentence for each teacher, by name, that was probably trained on the held-out rows: it is right on all of them."""
     labelled = held_out.labels != UNLABELLED
-    warnings = []
+    sentences = {}
     for name, logits in zip(names, held_out.logits[:, labelled], strict=True):
         share = (logits.argmax(-1) == held_out.labels[labelled]).double().mean().item()
         if share >= _RIGHT_ON_ALL:
-            warnings.append(
+            sentences[name] = (
                 f"Teacher {name!r} is right on {share:.1%} of the {int(labelled.sum())} held-out rows: it was probably "
                 "trained on them, and then weights fitted there trust it too much. Hold out rows that no teacher has seen."
             )
-    return tuple(warnings)
+    return sentences
 
 
 def build_fusion(spec: Any) -> Fusion | FusionRule | FusionChoice:

@@ -25,15 +25,15 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel
 
 from ..errors import ConfigurationError, CorruptStateError
+from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
-from ..evaluation.timing import time_rows, timed_rows
 from ..files import write_json, write_text
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import prepare_dataset
-from ..rows.views import TokenView, input_length, named_inputs
+from ..rows.views import TokenView, input_length, named_inputs, text_batches
 from ..tasks.task import TASKS, Task
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
@@ -261,8 +261,7 @@ def export_student(
             format: functools.partial(run_session, open_session(made), inputs=inputs),
         }
         times = _times(calls, timed, collator, inputs)
-        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-        sizes = {"student": weights, format: sum(f.stat().st_size for f in made.parent.iterdir())}
+        sizes = {"student": weight_bytes(model), format: sum(f.stat().st_size for f in made.parent.iterdir())}
         report = ExportReport(
             format=format,
             file=made.name,
@@ -334,10 +333,7 @@ class OnnxStudent:
         """
         columns = [list(column) for column in (texts, pairs) if column is not None]
         found = [np.empty((0, len(self.label_names)), np.float32)]
-        for start in range(0, len(columns[0]), batch_size):
-            encoded = self.view.encode([column[start : start + batch_size] for column in columns])
-            rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-            batch = self.view.collate(rows, torch.arange(len(rows)))
+        for batch in text_batches(self.view, columns, batch_size):
             found.append(run_session(self._session, batch, self.inputs))
         return np.concatenate(found)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..evaluation.evaluating import EvaluationReport
+    from ..evaluation.results import EvaluationReport
     from ..fusion import Fusion, FusionChoice, FusionRule
     from ..teachers.cache.build import TeacherCache
     from ..teachers.cache.settings import CacheSettings

@@ -109,11 +109,11 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
     """Writes the verdict anew, with the exported student as a further system."""
     import torch
 
+    from ..evaluation.cost import Cost
     from ..publishing.pushed_files import section_of_one_row
     from ..tasks.task import TASKS
     from ..verdict import Answers
     from ..verdict.exported import exported_name, with_exported
-    from ..verdict.numbers import Cost
 
     assert report.answers is not None
     parameters = judged.report.evaluation.systems["student"].parameters

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from ..errors import ConfigurationError
-from ..evaluation.evaluating import EvaluationReport, evaluate_loader
+from ..evaluation.evaluating import evaluate_loader
+from ..evaluation.results import EvaluationReport
 from ..fusion import Fusion, FusionChoice, FusionRule, LinearPool, build_fusion
 from ..fusion.alignment import plan_table
 from ..fusion.targets import Draws, Targets, make_targets

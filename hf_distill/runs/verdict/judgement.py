@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedModel
 
+    from ...evaluation.cost import Cost
     from ...training.trainer import MultiTeacherDistillationTrainer
     from ...verdict import SavedRows, VerdictReport
-    from ...verdict.numbers import Cost
 
 # What of `training` decides neither the weights nor what they are evaluated on; whatever the Hub is told neither. Which
 # steps are evaluated and which may be kept is looked up where the arguments are complete.
@@ -264,9 +264,9 @@ class Verdict:
         A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
         """
         from ...errors import HfDistillError
-        from ...evaluation.timing import timed_rows
+        from ...evaluation.cost import busy, conditions, measure_costs, time_model, timed_rows
         from ...teachers.teacher import Teacher
-        from ...verdict.cost import busy, conditions, measure_costs, time_model
+        from ...verdict.systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
 
         if spread_out(trainer):
             return {}, "", "", ["No model was timed: the student's weights are spread over processes."]
@@ -284,10 +284,11 @@ class Verdict:
                 failed.append(f"Teacher {teacher.called!r} could not be timed on this machine: {reason}")
                 return None
 
-        waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in teacher_specs(self.recipe)}
-        costs = measure_costs(
-            lambda: time_model(trainer.student, trainer.student_view, rows, device=device), waiting
-        )
+        own = {STUDENT: lambda: time_model(trainer.student, trainer.student_view, rows, device=device)}
+        each = {
+            f"{TEACHER}{spec.called}": (lambda spec=spec: timing(spec)) for spec in teacher_specs(self.recipe)
+        }
+        costs = measure_costs({**own, **each}, {ENSEMBLE: [*each], TOGETHER: [*own, *each] if each else []})
         return costs, conditions(device, self.split, len(rows)), busy(), failed
 
 
