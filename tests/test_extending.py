@@ -151,6 +151,7 @@ def test_one_run_uses_all_of_them_by_name(
     assert 0 < logged["loss_distill"] < 1 and logged["loss_hidden_l1/bert"] > 0
     table = capsys.readouterr().out
     assert "hidden_l1" in table and "same tokens" in table
+    trainer.save_model()
     report = trainer.evaluate_ensemble(held_out, metrics=["accuracy", "error_rate"])
     for system in report.systems.values():
         assert system.metrics["error_rate"] == pytest.approx(1 - system.metrics["accuracy"])
