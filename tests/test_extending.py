@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -160,6 +163,51 @@ def test_one_run_uses_all_of_them_by_name(
     assert '"use": "sharpened"' in (tmp_path / "out" / "fusion.json").read_text(encoding="utf-8")
 
 
+RUN = '''
+"""How many rows a recipe has."""
+
+
+def count_rows(setup):
+    """Rows by split."""
+    return {split: len(rows) for split, rows in setup.rows.items()}
+'''
+
+COMMAND = '''
+from ..runs.count import count_rows
+from .shared import Overrides, RecipeFile, load, reporting
+
+
+def count(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Say how many rows a recipe has."""
+    with reporting():
+        print(count_rows(load(recipe, overrides)))
+'''
+
+
+def test_a_command_is_its_run_its_file_and_a_line(tmp_path, rows, held_out):
+    """In a copy of the package."""
+    package = tmp_path / "hf_distill"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "runs" / "count.py").write_text(RUN, encoding="utf-8")
+    (package / "cli" / "count.py").write_text(COMMAND, encoding="utf-8")
+    face = package / "cli" / "__init__.py"
+    text = face.read_text(encoding="utf-8")
+    face.write_text(text.replace("COMMANDS = [", 'COMMANDS = [\n    "count",', 1), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {files: {train: train.jsonl, test: test.jsonl}}\n"
+        "teachers: {models: [org/bert]}\nstudent: {model: org/student}\n",
+        encoding="utf-8",
+    )
+    rows.to_json(tmp_path / "train.jsonl")
+    held_out.to_json(tmp_path / "test.jsonl")
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_distill", "count", "recipe.yaml"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "{'train': 64, 'test': 33}" in done.stdout
+
+
 def opened() -> dict[str, list[str]]:
     """The table of the page: what is added, and its other cells."""
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -176,7 +224,7 @@ def test_the_table_says_how_many_files_and_which_line():
         "a metric": "1 + 1",
         "a task": "1 + 1",
         "a teacher source": "1",
-        "a command": "2",
+        "a command": "2 + 1",
     }
     for name, (count, files, line) in opened().items():
         named = re.findall(r"`([a-z_/]+(?:NAME)?(?:\.py)?)`", files)
@@ -184,10 +232,12 @@ def test_the_table_says_how_many_files_and_which_line():
         for file in named:
             assert (PACKAGE / file.replace("NAME", "audit")).exists(), file
         if "+" in count:
-            table, module = re.findall(r"`([\w/.]+)`", line)
+            table, module = re.findall(r"`([\w/.]+)`", line)[:2]
             assert (PACKAGE / module).is_file()
             module = ".".join((PACKAGE / module).relative_to(ROOT).with_suffix("").parts)
-            assert isinstance(getattr(importlib.import_module(module.removesuffix(".__init__")), table), dict)
+            assert isinstance(
+                getattr(importlib.import_module(module.removesuffix(".__init__")), table), (dict, list)
+            )
 
 
 @pytest.mark.parametrize(
