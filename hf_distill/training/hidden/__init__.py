@@ -1,7 +1,7 @@
 """Knowledge below the logits: which layers of the student learn from which of each teacher, in which units, by which loss.
 
 A loss is asked for as a `HiddenLoss`; `plan.py` decides for every teacher and pair of layers what it amounts to, before
-anything runs; `terms.py` turns the states of a batch into terms of the loss; `student.py` holds the projections.
+anything runs; `terms.py` turns the states of a batch into terms of the loss; `projections.py` holds the projections.
 """
 
 from .hidden_loss import HiddenLoss, build_hidden_losses
