@@ -3,10 +3,10 @@
 from .evaluation.attention import plot_attention as plot_attention
 from .evaluation.audit import AuditReport as AuditReport
 from .evaluation.audit import audit_teachers as audit_teachers
+from .evaluation.cost import describe_student as describe_student
 from .evaluation.ensemble import Ensemble as Ensemble
-from .evaluation.evaluating import EvaluationReport as EvaluationReport
 from .evaluation.evaluating import evaluate_ensemble as evaluate_ensemble
-from .evaluation.student_speed import describe_student as describe_student
+from .evaluation.results import EvaluationReport as EvaluationReport
 from .fusion import FUSIONS as FUSIONS
 from .fusion import AutoFusion as AutoFusion
 from .fusion import BernoulliLinearPool as BernoulliLinearPool

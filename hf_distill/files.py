@@ -64,6 +64,28 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
     write_text(path, json.dumps(content, **options) + "\n")
 
 
+def read_json(path: str | os.PathLike[str], newest: int) -> tuple[dict[str, Any], int]:
+    """Read a JSON file that carries the number of its format.
+
+    Args:
+        path: Where it is.
+        newest: The number that is written today.
+
+    Returns:
+        What it holds beside the number, and the number: 1 where none stands in it.
+
+    Raises:
+        OSError, ValueError: It cannot be read, holds something else, or a later version wrote it.
+    """
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    found = content.pop("format", 1)
+    if found not in range(1, newest + 1):
+        raise ValueError(f"its format is {found!r}, and this version of hf_distill reads 1 to {newest}")
+    return content, found
+
+
 def _as_others(unfinished: str, path: Path) -> None:
     # A temporary file is its owner's alone; one that is given a name has the rights that any new file has.
     mask = os.umask(0)

@@ -9,26 +9,26 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_distill.errors import ConfigurationError
+from .errors import ConfigurationError
 
 
 def build(spec: Any, table: Mapping[str, Any], *, kind: str) -> Any:
-    """Returns the fusion, loss or task that `spec` describes.
+    """Make the fusion, loss or task that `spec` describes.
 
     The one place where a string becomes an object, so that Python and YAML accept the same four spellings.
 
     Args:
-        spec: a name in `table`; a path to the user's own object, `"pkg.mod:Name"`; a mapping
+        spec: A name in `table`; a path to the user's own object, `"pkg.mod:Name"`; a mapping
             `{"use": name_or_path, **options}`; or the object itself, which is returned as it is.
-        table: the built-in names and their classes, functions or instances.
-        kind: what is looked up, as a word for the error messages ("fusion").
+        table: The built-in names and their classes, functions or instances.
+        kind: What is looked up, as a word for the error messages ("fusion").
 
     Returns:
         A class is instantiated with the options; a function is returned as it is, or as a
         `functools.partial` if there are options; anything else is returned as it is.
 
     Raises:
-        ConfigurationError: unknown name, path that cannot be imported, options that do not fit.
+        ConfigurationError: Unknown name, path that cannot be imported, options that do not fit.
 
     Example:
         >>> from hf_distill.lookup import build
@@ -62,11 +62,11 @@ def build(spec: Any, table: Mapping[str, Any], *, kind: str) -> Any:
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
-    """Returns `" (did you mean 'x'?)"` for the nearest of `known`, or an empty string.
+    """Say `" (did you mean 'x'?)"` of the nearest of `known`, or nothing.
 
     Args:
-        word: what was found.
-        known: what would have been accepted.
+        word: What was found.
+        known: What would have been accepted.
 
     Example:
         >>> from hf_distill.lookup import suggest
@@ -79,15 +79,15 @@ def suggest(word: object, known: Iterable[str]) -> str:
 
 
 def find(name: str, table: Mapping[str, Any], kind: str) -> Any:
-    """Returns what a name or a path stands for: a class, a function or an object, nothing called yet.
+    """Find what a name or a path stands for: a class, a function or an object, nothing called yet.
 
     Args:
-        name: a name in `table`, or a path `"pkg.mod:Name"`.
-        table: the built-in names.
-        kind: what is looked up, as a word for the error messages.
+        name: A name in `table`, or a path `"pkg.mod:Name"`.
+        table: The built-in names.
+        kind: What is looked up, as a word for the error messages.
 
     Raises:
-        ConfigurationError: unknown name, or a path that cannot be imported.
+        ConfigurationError: Unknown name, or a path that cannot be imported.
     """
     if name in table:
         return table[name]
@@ -121,6 +121,28 @@ def find(name: str, table: Mapping[str, Any], kind: str) -> Any:
             )
         found = getattr(found, part)
     return found
+
+
+def named(found: Any, *tables: Mapping[str, Any]) -> str:
+    """What a recipe calls a class, a function, or the class of an object; `find` finds it again.
+
+    Args:
+        found: What it is.
+        tables: The built-in names.
+
+    Returns:
+        Its name in a table; ``hf_distill:Name`` for what else is ours, wherever it lies; the path of the user's own.
+
+    Example:
+        >>> from fractions import Fraction
+        >>> named(Fraction(1, 2), {"fraction": Fraction}), named(Fraction, {}), named(build, {})
+        ('fraction', 'fractions:Fraction', 'hf_distill:build')
+    """
+    own = found if inspect.isroutine(found) or isinstance(found, type) else type(found)
+    known = (name for table in tables for name, item in table.items() if item is found or item is own)
+    package = __name__.partition(".")[0]
+    ours = own.__module__.partition(".")[0] == package
+    return next(known, f"{package if ours else own.__module__}:{own.__qualname__}")
 
 
 def _make(found: Any, options: dict[str, Any], name: str, kind: str) -> Any:

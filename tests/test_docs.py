@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -132,6 +133,17 @@ def test_make_targets_exist(page):
     for line in code(page.read_text(encoding="utf-8")):
         for name in re.findall(r"(?:^|[;&]) *make +([a-z]+)", line):
             assert name in targets, f"{page.name}: the Makefile has no target {name}"
+
+
+@on_every_page
+def test_dotted_names_of_ours_exist(page):
+    """As modules and what is in them; the changelog's first column has what was."""
+    text = re.sub(r"^ *\| `hf_distill[^|]*\|", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for name in sorted(set(re.findall(r"\bhf_distill(?:\.\w+)+", text))):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            raise AssertionError(f"{page.name} names {name}, which does not exist: {error}") from error
 
 
 def public_names() -> list[str]:

@@ -5,12 +5,7 @@ Shapes: K teachers, S systems, B rows of a batch, N rows of the dataset, C class
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +21,6 @@ from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, LinearPool, summary
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build
-from ..markdown import markdown_table
 from ..processes import once
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import prepare_dataset, resolve_label_names
@@ -37,99 +31,8 @@ from ..teachers.checkpoints import load_tokenizer
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource, load_teacher
-from .metrics import compute_metric, load_metric
-
-
-@dataclass(frozen=True)
-class SystemResult:
-    """One row of a report.
-
-    Attributes:
-        metrics: Values by metric name.
-        parameters: How many parameters answer one row; None where unknown.
-    """
-
-    metrics: dict[str, float]
-    parameters: int | None
-
-
-@dataclass(frozen=True)
-class EvaluationReport:
-    """What `evaluate_ensemble` found; ``str()`` is a table.
-
-    Attributes:
-        task: The task's name.
-        dataset: What the rows are called.
-        rows: How many rows were evaluated.
-        systems: Results by name: ``student``, ``ensemble``, ``student+teachers``, ``baseline``, ``teacher:<name>``.
-        labels: The label names.
-        fusion: How the ensemble was fused.
-        notes: What a reader must know to trust the figures.
-
-    Example:
-        >>> report = EvaluationReport("text-classification", "test", 2, {"student": SystemResult({"accuracy": 0.5}, 9)})
-        >>> print(report)
-        text-classification on test: 2 rows
-        <BLANKLINE>
-        | system  | accuracy | parameters |
-        |---------|----------|------------|
-        | student | 0.5000   | 9          |
-    """
-
-    task: str
-    dataset: str
-    rows: int
-    systems: Mapping[str, SystemResult]
-    labels: tuple[str, ...] = ()
-    fusion: str = ""
-    notes: tuple[str, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and texts, as in report.json; a value that is not finite is None."""
-        content = asdict(self)
-        for system in content["systems"].values():
-            system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
-        return content
-
-    def table(self) -> str:
-        """The systems as a Markdown table."""
-        names = list(dict.fromkeys(name for system in self.systems.values() for name in system.metrics))
-        rows = [
-            [
-                system,
-                *(f"{result.metrics[name]:.4f}" if name in result.metrics else "–" for name in names),
-                f"{result.parameters:,}" if result.parameters is not None else "–",
-            ]
-            for system, result in self.systems.items()
-        ]
-        return markdown_table(["system", *names, "parameters"], rows)
-
-    def __str__(self) -> str:
-        head = f"{self.task} on {self.dataset}: {self.rows} rows" + (
-            f"; fusion: {self.fusion}" if self.fusion else ""
-        )
-        return "\n".join([head, "", self.table(), *(f"\nNote: {note}" for note in self.notes)])
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write report.json and report.md.
-
-        Args:
-            folder: Made if missing.
-
-        Returns:
-            The path of report.md.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = f"# Evaluation\n\n{self}\n"
-        for name, content in (
-            ("report.json", json.dumps(self.to_dict(), indent=2) + "\n"),
-            ("report.md", text),
-        ):
-            unfinished = folder / f".{name}.unfinished"
-            unfinished.write_text(content, encoding="utf-8")
-            unfinished.replace(folder / name)
-        return folder / "report.md"
+from .metrics import compute_metric, load_metric, references_of
+from .results import EvaluationReport, SystemResult
 
 
 def evaluate_ensemble(
@@ -304,9 +207,12 @@ def _measure(
     labelled, ensemble = bool((labels != UNLABELLED).any()), log_probs.get("ensemble")
     results: dict[str, dict[str, float]] = {name: {} for name in log_probs}
     for module in modules:
-        of_ensemble = getattr(module, "references_from", "labels") == "ensemble"
         for name, values in log_probs.items():
-            if (ensemble is None or name == "ensemble") if of_ensemble else not labelled:
+            if (
+                (ensemble is None or name == "ensemble")
+                if references_of(module) == "ensemble"
+                else not labelled
+            ):
                 continue
             found = compute_metric(module, log_probs=values, labels=labels, ensemble_log_probs=ensemble)
             if twice := sorted(found.keys() & results[name].keys()):
@@ -419,8 +325,7 @@ def compute_metrics_from(metrics: Sequence[Any]) -> Callable[[Any], dict[str, fl
         >>> compute(EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, -100])))
         {'accuracy': 1.0}
     """
-    modules = [module for metric in metrics if (module := load_metric(metric)) is not None]
-    modules = [module for module in modules if getattr(module, "references_from", "labels") == "labels"]
+    modules = [module for module in map(load_metric, metrics) if references_of(module) == "labels"]
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         labels = np.asarray(prediction.label_ids)

@@ -8,7 +8,7 @@ natural logarithm, `-inf` allowed; hard metrics take class indices (N,).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
@@ -19,6 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precisi
 from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
+from .statistics import binned, brier_rows, kl_rows, nll_rows
 
 # How far a row's probabilities may sum from 1: float32 log-softmax over hundreds of classes stays far below.
 _SUM_TOLERANCE = 1e-3
@@ -28,7 +29,7 @@ _LOG_PROBS = datasets.Sequence(datasets.Value("float64"))
 
 
 def negative_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean of -ln p(label): what cross-entropy measures, a proper score of the probabilities.
+    """Average -ln p(label) over the rows: what cross-entropy measures, a proper score of the probabilities.
 
     Args:
         log_probs: (N, C) log-probabilities.
@@ -38,7 +39,7 @@ def negative_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:
         Nats per row; `inf` as soon as one row's label was given probability 0.
 
     Raises:
-        DataError: shapes or label values that do not fit, no rows, rows that are not distributions.
+        DataError: Shapes or label values that do not fit, no rows, rows that are not distributions.
 
     Example:
         >>> import numpy as np
@@ -47,11 +48,11 @@ def negative_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:
         0.524911
     """
     log_probs, labels = _checked(log_probs, labels)
-    return float(-log_probs[np.arange(len(labels)), labels].mean())
+    return float(nll_rows(log_probs, labels).mean())
 
 
 def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean over rows of Σ_c (p_c - [c is the label])², the sum over all classes.
+    """Average Σ_c (p_c - [c is the label])², the sum over all classes, over the rows.
 
     A proper score like the NLL, but bounded: 0 is perfect, 2 is certain and wrong. For two classes it is
     twice the binary Brier score that scikit-learn and `evaluate` print.
@@ -64,7 +65,7 @@ def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> float:
         A number in [0, 2].
 
     Raises:
-        DataError: shapes or label values that do not fit, no rows, rows that are not distributions.
+        DataError: Shapes or label values that do not fit, no rows, rows that are not distributions.
 
     Reference:
         Brier 1950, Verification of forecasts expressed in terms of probability.
@@ -76,13 +77,11 @@ def brier_score(log_probs: np.ndarray, labels: np.ndarray) -> float:
         0.18
     """
     log_probs, labels = _checked(log_probs, labels)
-    errors = np.exp(log_probs)
-    errors[np.arange(len(labels)), labels] -= 1.0
-    return float(np.square(errors).sum(axis=1).mean())
+    return float(brier_rows(log_probs, labels).mean())
 
 
 def expected_calibration_error(log_probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
-    """Returns how far the confidence of the predicted class is from its accuracy, averaged over equal bins.
+    """Average over equal bins how far the confidence of the predicted class is from its accuracy.
 
     Rows are put by confidence into bins (lo, hi]; each bin with rows adds (its share of rows) times
     |accuracy - mean confidence|. Not a proper score: predicting the class frequencies everywhere scores 0.
@@ -90,13 +89,13 @@ def expected_calibration_error(log_probs: np.ndarray, labels: np.ndarray, *, bin
     Args:
         log_probs: (N, C) log-probabilities.
         labels: (N,) class indices, 0 … C-1.
-        bins: number of equal bins on (0, 1].
+        bins: Number of equal bins on (0, 1].
 
     Returns:
         A number in [0, 1].
 
     Raises:
-        DataError: shapes or label values that do not fit, no rows, rows that are not distributions.
+        DataError: Shapes or label values that do not fit, no rows, rows that are not distributions.
 
     Reference:
         Guo et al. 2017, On calibration of modern neural networks, equation 3.
@@ -108,18 +107,13 @@ def expected_calibration_error(log_probs: np.ndarray, labels: np.ndarray, *, bin
         0.2
     """
     log_probs, labels = _checked(log_probs, labels)
-    confidence = np.exp(log_probs.max(axis=1))
-    correct = log_probs.argmax(axis=1) == labels
-    # side="left" finds the first edge >= confidence: one on an edge belongs to the bin below, (lo, hi].
-    # The clip takes a confidence that rounding lifted above 1.
-    index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1), confidence, side="left") - 1
-    index = np.clip(index, 0, bins - 1)
+    confidence, correct, index = binned(log_probs, labels, bins=bins)
     gap = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(labels))
 
 
 def kl_to_ensemble(log_probs: np.ndarray, ensemble_log_probs: np.ndarray) -> float:
-    """Returns the mean KL(ensemble‖system): what is lost by replacing the ensemble with the system.
+    """Average KL(ensemble‖system) over the rows: what is lost by replacing the ensemble with the system.
 
     The direction is that of `forward_kl`, at temperature 1; 0·ln 0 = 0.
 
@@ -131,7 +125,7 @@ def kl_to_ensemble(log_probs: np.ndarray, ensemble_log_probs: np.ndarray) -> flo
         Nats per row; `inf` as soon as the system rules out a class that the ensemble deems possible.
 
     Raises:
-        DataError: shapes that do not fit, no rows, rows that are not distributions.
+        DataError: Shapes that do not fit, no rows, rows that are not distributions.
 
     Example:
         >>> import numpy as np
@@ -146,11 +140,7 @@ def kl_to_ensemble(log_probs: np.ndarray, ensemble_log_probs: np.ndarray) -> flo
             f"log_probs have shape {log_probs.shape} and ensemble_log_probs {ensemble.shape}; "
             "both hold the same rows over the same classes in the same order"
         )
-    # Where the ensemble has probability 0 the term is 0 whatever the system says, -inf - (-inf) included.
-    terms = np.zeros_like(log_probs)
-    possible = ~np.isneginf(ensemble)
-    terms[possible] = np.exp(ensemble[possible]) * (ensemble[possible] - log_probs[possible])
-    return float(terms.sum(axis=1).mean())
+    return float(kl_rows(ensemble, log_probs).mean())
 
 
 class _OfflineMetric(evaluate.Metric):
@@ -158,12 +148,21 @@ class _OfflineMetric(evaluate.Metric):
 
     columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
     references_from = "labels"
+    score: Callable[[Any, Any], float]
+    """Of references and predictions."""
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features(self.columns)
         return evaluate.MetricInfo(
             description=type(self).__doc__, citation="", inputs_description="", features=features
         )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {self.name: float(self.score(references, predictions))}
+
+
+class _SoftMetric(_OfflineMetric):
+    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
 
 
 class _AveragedMetric(_OfflineMetric):
@@ -180,9 +179,7 @@ class Accuracy(_OfflineMetric):
     """Share of rows whose predicted class is the label."""
 
     name = "accuracy"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: float(accuracy_score(references, predictions))}
+    score = staticmethod(accuracy_score)
 
 
 class F1(_AveragedMetric):
@@ -216,39 +213,28 @@ class MatthewsCorrelation(_OfflineMetric):
     """Correlation of predicted and true class, -1 to 1, for any number of classes; 0 if one is constant."""
 
     name = "matthews_correlation"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: float(matthews_corrcoef(references, predictions))}
+    score = staticmethod(matthews_corrcoef)
 
 
-class NegativeLogLikelihood(_OfflineMetric):
+class NegativeLogLikelihood(_SoftMetric):
     """`negative_log_likelihood` of log-probabilities; `inf` for a label that was given probability 0."""
 
     name = "nll"
-    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: negative_log_likelihood(predictions, references)}
+    score = staticmethod(lambda labels, log_probs: negative_log_likelihood(log_probs, labels))
 
 
-class Brier(_OfflineMetric):
+class Brier(_SoftMetric):
     """`brier_score` of log-probabilities: squared error summed over the classes, 0 to 2."""
 
     name = "brier"
-    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: brier_score(predictions, references)}
+    score = staticmethod(lambda labels, log_probs: brier_score(log_probs, labels))
 
 
-class CalibrationError(_OfflineMetric):
+class CalibrationError(_SoftMetric):
     """`expected_calibration_error` of log-probabilities: predicted class, 15 equal bins (lo, hi]."""
 
     name = "ece"
-    columns = {"predictions": _LOG_PROBS, "references": datasets.Value("int64")}
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: expected_calibration_error(predictions, references)}
+    score = staticmethod(lambda labels, log_probs: expected_calibration_error(log_probs, labels))
 
 
 class Agreement(_OfflineMetric):
@@ -256,9 +242,7 @@ class Agreement(_OfflineMetric):
 
     name = "agreement"
     references_from = "ensemble"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: float(accuracy_score(references, predictions))}
+    score = staticmethod(accuracy_score)
 
 
 class KLToEnsemble(_OfflineMetric):
@@ -267,9 +251,7 @@ class KLToEnsemble(_OfflineMetric):
     name = "kl_to_ensemble"
     columns = {"predictions": _LOG_PROBS, "references": _LOG_PROBS}
     references_from = "ensemble"
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {self.name: kl_to_ensemble(predictions, references)}
+    score = staticmethod(lambda ensemble, log_probs: kl_to_ensemble(log_probs, ensemble))
 
 
 METRICS: dict[str, type[evaluate.Metric]] = {
@@ -287,17 +269,17 @@ METRICS: dict[str, type[evaluate.Metric]] = {
 
 
 def load_metric(spec: str | Mapping[str, Any] | evaluate.EvaluationModule) -> evaluate.EvaluationModule:
-    """Returns the evaluation module that `spec` describes.
+    """Build the evaluation module that `spec` describes.
 
     A name in `METRICS` always means ours, so a result never depends on whether the Hub could be reached.
 
     Args:
-        spec: a name in `METRICS`; a path to the user's own class, `"pkg.mod:Name"`; a mapping
+        spec: A name in `METRICS`; a path to the user's own class, `"pkg.mod:Name"`; a mapping
             `{"use": either of them, **options}`; any other string goes to `evaluate.load` (a Hub id or a
             local script); an `evaluate.EvaluationModule` is returned as it is.
 
     Raises:
-        ConfigurationError: nothing of that name here, and `evaluate.load` found none either.
+        ConfigurationError: Nothing of that name here, and `evaluate.load` found none either.
 
     Example:
         >>> from hf_distill.evaluation.metrics import load_metric
@@ -324,6 +306,11 @@ def load_metric(spec: str | Mapping[str, Any] | evaluate.EvaluationModule) -> ev
     return module
 
 
+def references_of(module: evaluate.EvaluationModule) -> str:
+    """What a module compares with: ``labels``, or where it says so the ``ensemble``."""
+    return getattr(module, "references_from", "labels")
+
+
 def compute_metric(
     module: evaluate.EvaluationModule,
     *,
@@ -331,7 +318,7 @@ def compute_metric(
     labels: np.ndarray,
     ensemble_log_probs: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Returns one system's values of one evaluation module, fed as its declared features ask.
+    """Compute one system's values of one evaluation module, fed as its declared features ask.
 
     Integer `predictions` get the most probable class, float sequences the log-probabilities,
     `prediction_scores` the probabilities (those of class 1 where one number per row is declared).
@@ -339,7 +326,7 @@ def compute_metric(
     `references_from = "ensemble"`: then they are the ensemble's predictions or log-probabilities on all rows.
 
     Args:
-        module: as `load_metric` returns it.
+        module: As `load_metric` returns it.
         log_probs: (N, C) the system's log-probabilities at temperature 1.
         labels: (N,) class indices; -100 where a row has none.
         ensemble_log_probs: (N, C), needed by the modules that compare with the ensemble.
@@ -348,8 +335,8 @@ def compute_metric(
         The module's own keys and Python floats.
 
     Raises:
-        ConfigurationError: features that we cannot feed, or values that are no numbers.
-        DataError: no labelled row, or no ensemble, where the module needs it.
+        ConfigurationError: Features that we cannot feed, or values that are no numbers.
+        DataError: No labelled row, or no ensemble, where the module needs it.
 
     Example:
         >>> import numpy as np
@@ -359,7 +346,7 @@ def compute_metric(
     """
     log_probs = np.asarray(log_probs, dtype=np.float64)
     column, form = _wanted(module)
-    if getattr(module, "references_from", "labels") == "ensemble":
+    if references_of(module) == "ensemble":
         if ensemble_log_probs is None:
             raise DataError(f"metric {module.name!r} compares with the ensemble; pass ensemble_log_probs")
         ensemble = np.asarray(ensemble_log_probs, dtype=np.float64)
@@ -399,7 +386,7 @@ def compute_metric(
 
 
 def _wanted(module: evaluate.EvaluationModule) -> tuple[str, str]:
-    """Returns the predictions' column and its form: "classes", "log_probs", "probs" or "score"."""
+    """The predictions' column and its form: "classes", "log_probs", "probs" or "score"."""
     alternatives = module.features if isinstance(module.features, list) else [module.features]
     for features in alternatives:
         for column in ("predictions", "prediction_scores"):

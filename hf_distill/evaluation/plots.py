@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..files import whole
 from .statistics import Interval, ReliabilityBin
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ def save_figure(draw: Callable[..., Figure], path: Path, *arguments: Any) -> Pat
     Returns:
         The path.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(png(draw, *arguments))
-    unfinished.replace(path)
+    with whole(path, "wb") as file:
+        file.write(png(draw, *arguments))
     return path
 
 

@@ -83,7 +83,7 @@ def mean_nll(log_probs: Tensor, labels: Tensor) -> float:
     return -log_probs.gather(-1, labels[:, None]).clamp(min=-27.63).mean().item()
 
 
-def spread(logits: Tensor, mask: Tensor | None) -> Tensor:
+def logit_scale(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Root mean square of each teacher's centred logits, (K,): the scale against which coefficients are large or small."""
     has = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
     z = logits.masked_fill(~has, 0.0)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
-from .fitting import held_out_rows, minimise, spread
+from .fitting import held_out_rows, logit_scale, minimise
 from .missing import Balance, least_squares_logits, negligible
 from .shares import checked_temperatures, checked_weights, heard
 
@@ -106,7 +106,7 @@ class LogPool:
             (1.0, 0.0)
         """
         rows, labels, mask = held_out_rows(logits, labels, mask, "LogPool")
-        scale = spread(rows, mask)
+        scale = logit_scale(rows, mask)
         heard_of = scale > 0  # constant logits say nothing, whatever their coefficient
         scale = torch.where(heard_of, scale, 1.0)
         prior = _PRIOR / len(labels)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
-from ..lookup import build, find
+from ..lookup import build, find, named
 from .alignment import UNLABELLED
 from .fitting import held_out_rows, mean_nll, refuse_infinite
 from .linear_pool import LinearPool
@@ -103,7 +103,7 @@ class AutoFusion:
         refuse_infinite(held_out.logits, held_out.mask, "The fusion")
         first = held_out.example_ids % 3 != 0
         fit, rest = labelled & first, labelled & ~first
-        warnings = memorised(held_out, names)
+        warnings = tuple(memorised(held_out, names).values())
         try:
             fitted = LogPool.fit(
                 held_out.logits[:, fit],
@@ -174,8 +174,12 @@ class FitFusion:
             if shares
             else ""
         )
-        reason = f"{_name(fusion)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
-        return FusionChoice(fusion, reason, memorised(held_out, names), held_out.example_ids[labelled])
+        reason = (
+            f"{named(fusion, FUSIONS)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
+        )
+        return FusionChoice(
+            fusion, reason, tuple(memorised(held_out, names).values()), held_out.example_ids[labelled]
+        )
 
     def without_rows(self, why: str) -> FusionChoice:
         raise ConfigurationError(
@@ -184,18 +188,18 @@ class FitFusion:
         )
 
 
-def memorised(held_out: HeldOut, names: Sequence[str]) -> tuple[str, ...]:
-    """A sentence for each teacher that was probably trained on the held-out rows: it is right on all of them."""
+def memorised(held_out: HeldOut, names: Sequence[str]) -> dict[str, str]:
+    """A sentence for each teacher, by name, that was probably trained on the held-out rows: it is right on all of them."""
     labelled = held_out.labels != UNLABELLED
-    warnings = []
+    sentences = {}
     for name, logits in zip(names, held_out.logits[:, labelled], strict=True):
         share = (logits.argmax(-1) == held_out.labels[labelled]).double().mean().item()
         if share >= _RIGHT_ON_ALL:
-            warnings.append(
+            sentences[name] = (
                 f"Teacher {name!r} is right on {share:.1%} of the {int(labelled.sum())} held-out rows: it was probably "
                 "trained on them, and then weights fitted there trust it too much. Hold out rows that no teacher has seen."
             )
-    return tuple(warnings)
+    return sentences
 
 
 def build_fusion(spec: Any) -> Fusion | FusionRule | FusionChoice:
@@ -266,7 +270,10 @@ def describe(fusion: Any) -> dict[str, Any]:
             f"The fusion {fusion!r} is no dataclass, so it cannot be written down: make it one (docs/extending.md)."
         )
     fields = {f.name: _plain(getattr(fusion, f.name)) for f in dataclasses.fields(fusion)}
-    return {"use": _name(fusion), **{key: value for key, value in fields.items() if value is not None}}
+    return {
+        "use": named(fusion, FUSIONS),
+        **{key: value for key, value in fields.items() if value is not None},
+    }
 
 
 def summary(fusion: Any) -> str:
@@ -286,18 +293,11 @@ def summary(fusion: Any) -> str:
             value = f"[{', '.join(f'{item:.3g}' for item in value)}]" if numbers else "[…]"
         if value is not None:
             shown.append(f"{field_of.name}={value}")
-    return f"{_name(fusion)}({', '.join(shown)})"
+    return f"{named(fusion, FUSIONS)}({', '.join(shown)})"
 
 
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def _name(fusion: Any) -> str:
-    own = type(fusion)
-    return next(
-        (name for name, known in FUSIONS.items() if known is own), f"{own.__module__}:{own.__qualname__}"
-    )
 
 
 def _means_nothing_unfitted(found: Any, options: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
-from .fitting import held_out_rows, spread
+from .fitting import held_out_rows, logit_scale
 from .linear_pool import pooled
 from .shares import constant
 
@@ -115,7 +115,7 @@ class Stacking:
                 f"Stacking cannot be fitted: all {len(labels)} held-out rows have one class. Pass rows of several."
             )
         # In units of each teacher's spread, so that the ridge weighs no scale of logits more than another.
-        scale = spread(rows, mask)
+        scale = logit_scale(rows, mask)
         scale = torch.where(scale > 0, scale, 1.0)[:, None, None]
         model = LogisticRegression(C=strength, max_iter=2000)
         model.fit(_features(rows / scale, mask).numpy(), labels.numpy())

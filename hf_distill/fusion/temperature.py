@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .fitting import held_out_rows, spread
+from .fitting import held_out_rows, logit_scale
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> float:
@@ -43,7 +43,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, *, mask: Tensor | None = Non
     if mask is None:
         mask = logits != -torch.inf
     rows, labels, kept = held_out_rows(logits[None], labels, mask[None], "A temperature")
-    if spread(rows, kept).item() == 0:
+    if logit_scale(rows, kept).item() == 0:
         return 1.0
     z = rows[0]
     found = minimize_scalar(

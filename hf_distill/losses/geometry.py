@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .properties import declare
 from .representations import unit
 
 _NUMBERS_AT_ONCE = 2**24
@@ -35,6 +36,7 @@ def _in_float32(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
     return in_float32
 
 
+@declare(compares="rows")
 @_in_float32
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Distances between rows, each over the mean distance of its side, compared by smooth L1 (β = 1).
@@ -69,6 +71,7 @@ def _relative_distances(rows: Tensor) -> Tensor:
     return distances / torch.where(mean > 0, mean, 1.0)
 
 
+@declare(compares="rows")
 @_in_float32
 def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Cosines of the angles that rows j and k form at row i, compared by smooth L1 (β = 1), mean over all N³.
@@ -118,6 +121,7 @@ def _cosines(rows: Tensor, start: int, stop: int) -> Tensor:
     return directions @ directions.mT
 
 
+@declare(compares="rows")
 @_in_float32
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """‖G_S − G_T‖²_F / N² of the Gram matrices of the rows, each line of them brought to length 1.
@@ -143,6 +147,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     return difference.square().sum() / max(1, len(student) ** 2)
 
 
+@declare(compares="rows")
 @_in_float32
 def linear_cka(student: Tensor, teacher: Tensor) -> Tensor:
     """1 − CKA: ⟨K, L⟩ / (‖K‖‖L‖) with K and L the Gram matrices of the features centred over the rows.

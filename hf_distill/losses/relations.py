@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from .distributions import kl_of_log_probs
+from .properties import declare
 
 
+@declare(compares="relations")
 def minilm_relations(
     student: Sequence[Tensor] | Tensor,
     teacher: Sequence[Tensor] | Tensor,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from .properties import OneTarget, declare
 
 _NO_DIRECTION = 1e-12
 
@@ -31,6 +32,7 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors / torch.where(length > _NO_DIRECTION, length, 1.0)
 
 
+@declare(one_target=OneTarget())
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over the D dimensions of the squared difference.
 
@@ -56,22 +58,6 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     return _mean_over_positions((student - teacher).square().mean(-1), mask)
 
 
-def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """1 − cosine of the two states: blind to their lengths. A zero vector has cosine 0 with everything.
-
-    Args, returns and errors as `hidden_mse`; values lie in [0, 2].
-
-    Reference:
-        Sanh et al.: DistilBERT, 2019, arXiv:1910.01108.
-
-    Example:
-        >>> hidden_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0]]))
-        tensor([0.4000])
-    """
-    student, teacher = _states("hidden_cosine", student, teacher, mask)
-    return _mean_over_positions(1.0 - (unit(student) * unit(teacher)).sum(-1), mask)
-
-
 def mean_unit_cosine(student: Tensor, mean_units: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 − unit(student) · Σ w_k unit(teacher_k): the weighted mean of several teachers' `hidden_cosine`, computed once.
 
@@ -87,6 +73,23 @@ def mean_unit_cosine(student: Tensor, mean_units: Tensor, mask: Tensor | None = 
     """
     student, mean_units = _states("hidden_cosine", student, mean_units, mask)
     return _mean_over_positions(1.0 - (unit(student) * mean_units).sum(-1), mask)
+
+
+@declare(one_target=OneTarget(unit, mean_unit_cosine))
+def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 − cosine of the two states: blind to their lengths. A zero vector has cosine 0 with everything.
+
+    Args, returns and errors as `hidden_mse`; values lie in [0, 2].
+
+    Reference:
+        Sanh et al.: DistilBERT, 2019, arXiv:1910.01108.
+
+    Example:
+        >>> hidden_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0]]))
+        tensor([0.4000])
+    """
+    student, teacher = _states("hidden_cosine", student, teacher, mask)
+    return _mean_over_positions(1.0 - (unit(student) * unit(teacher)).sum(-1), mask)
 
 
 def pkd(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

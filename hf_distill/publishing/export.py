@@ -25,14 +25,15 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel
 
 from ..errors import ConfigurationError, CorruptStateError
+from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
-from ..evaluation.timing import time_rows, timed_rows
+from ..files import write_json, write_text
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import prepare_dataset
-from ..rows.views import TokenView, input_length, named_inputs
+from ..rows.views import TokenView, input_length, named_inputs, text_batches
 from ..tasks.task import TASKS, Task
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
@@ -40,7 +41,7 @@ from .onnx import open_session, quantize, refuse_missing, run_session, write_onn
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
 """The formats, and what the model's file is called in each."""
 
-FILE = "export.json"
+EXPORT_FILE = "export.json"
 """Where an exported student says what it is."""
 
 TOLERANCE = 1e-3
@@ -155,10 +156,10 @@ class ExportReport:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write export.json and export.md, and return the path of the latter."""
-        path = Path(folder, FILE).with_suffix(".md")
-        Path(folder, FILE).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        path.write_text(f"# The exported student\n\n{self}\n", encoding="utf-8")
-        return path
+        path = Path(folder, EXPORT_FILE)
+        write_json(path, self.to_dict(), indent=2)
+        write_text(path.with_suffix(".md"), f"# The exported student\n\n{self}\n")
+        return path.with_suffix(".md")
 
 
 def export_student(
@@ -260,8 +261,7 @@ def export_student(
             format: functools.partial(run_session, open_session(made), inputs=inputs),
         }
         times = _times(calls, timed, collator, inputs)
-        weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-        sizes = {"student": weights, format: sum(f.stat().st_size for f in made.parent.iterdir())}
+        sizes = {"student": weight_bytes(model), format: sum(f.stat().st_size for f in made.parent.iterdir())}
         report = ExportReport(
             format=format,
             file=made.name,
@@ -305,7 +305,7 @@ class OnnxStudent:
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
         refuse_missing(("onnxruntime",))
-        path = Path(folder, FILE)
+        path = Path(folder, EXPORT_FILE)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             file, self.inputs = Path(folder, Path(content["file"]).name), tuple(content["inputs"])
@@ -333,10 +333,7 @@ class OnnxStudent:
         """
         columns = [list(column) for column in (texts, pairs) if column is not None]
         found = [np.empty((0, len(self.label_names)), np.float32)]
-        for start in range(0, len(columns[0]), batch_size):
-            encoded = self.view.encode([column[start : start + batch_size] for column in columns])
-            rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-            batch = self.view.collate(rows, torch.arange(len(rows)))
+        for batch in text_batches(self.view, columns, batch_size):
             found.append(run_session(self._session, batch, self.inputs))
         return np.concatenate(found)
 

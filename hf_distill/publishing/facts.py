@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptStateError
+from ..files import read_json, write_json
 
-FILE = "distillation.json"
+FACTS_FILE = "distillation.json"
 """Where a run's folder keeps them; a push leaves it out, the card says it all."""
 
-REPORT = "report.json"
+REPORT_FILE = "report.json"
 """The figures of a run, beside it."""
+
+_FORMAT = 1
 
 NO_LICENCE = "none stated"
 
@@ -91,9 +93,7 @@ class RunFacts:
 
 def save_facts(facts: RunFacts, folder: str | Path) -> None:
     """Write them beside the student."""
-    unfinished = Path(folder, f".{FILE}.unfinished")
-    unfinished.write_text(json.dumps(dataclasses.asdict(facts), indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(Path(folder, FILE))
+    write_json(Path(folder, FACTS_FILE), {"format": _FORMAT, **dataclasses.asdict(facts)}, indent=1)
 
 
 def load_facts(folder: str | Path) -> RunFacts | None:
@@ -102,11 +102,11 @@ def load_facts(folder: str | Path) -> RunFacts | None:
     Raises:
         CorruptStateError: They cannot be read.
     """
-    path = Path(folder, FILE)
+    path = Path(folder, FACTS_FILE)
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content, _ = read_json(path, _FORMAT)
         for name in ("labels", "warnings", "weights", "losses", "references"):
             content[name] = tuple(content[name])
         content["base"] = content["base"] and Origin(**content["base"])
@@ -121,7 +121,7 @@ def load_facts(folder: str | Path) -> RunFacts | None:
 
 def report_digest(folder: str | Path) -> str | None:
     """What a report is known by; None where there is none."""
-    path = Path(folder, REPORT)
+    path = Path(folder, REPORT_FILE)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError
+from ..evaluation.cost import weight_bytes
 
 # Weights beyond this go into a file beside the graph: a protobuf message holds 2 GiB at most.
 _IN_ONE_FILE = 1_900_000_000
@@ -76,7 +77,7 @@ def write_onnx(model: nn.Module, example: Mapping[str, Tensor], path: Path) -> P
                 input_names=list(inputs),
                 output_names=["logits"],
                 dynamic_shapes=(tuple(sizes for _ in inputs),),
-                external_data=_weight_bytes(model) > _IN_ONE_FILE,
+                external_data=weight_bytes(model) > _IN_ONE_FILE,
                 dynamo=True,
                 verbose=False,
             )
@@ -147,10 +148,6 @@ def run_session(session: Any, batch: Mapping[str, Tensor], inputs: Sequence[str]
     # An input that the model names and never reads is not in the graph.
     known = {value.name for value in session.get_inputs()}
     return session.run(["logits"], {name: batch[name].numpy() for name in inputs if name in known})[0]
-
-
-def _weight_bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 @contextlib.contextmanager

@@ -28,8 +28,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from .. import __version__
 from ..errors import ConfigurationError, CorruptStateError, DataError, HfDistillError, PushError, hide_tokens
+from ..files import write_text
 from .card import Rows, model_card, origins
-from .facts import REPORT, RunFacts, licence_of, load_facts, report_digest
+from .facts import REPORT_FILE, RunFacts, licence_of, load_facts, report_digest
 from .pushed_files import STALE, documents_to_push, files_to_push, holding_a_token
 
 # What cards say that `transformers` and `peft` write by themselves.
@@ -218,9 +219,7 @@ def write_card(
         licences=look_up_licences(facts, token),
     )
     text = str(card)
-    unfinished = folder / ".README.md.unfinished"
-    unfinished.write_text(f"{text}\n{_mark(text)}\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, f"{text}\n{_mark(text)}\n")
     return path
 
 
@@ -352,7 +351,7 @@ def _outdated(folder: Path, facts: RunFacts | None) -> bool:
 
 
 def _report(folder: Path) -> dict[str, Any] | None:
-    path = folder / REPORT
+    path = folder / REPORT_FILE
     if not path.is_file():
         return None
     try:

@@ -23,11 +23,11 @@ from ..students.loading import load_trained, student_config
 from ..tasks.task import TASKS, Task
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.settings import CacheSettings
-from ..teachers.held_out import FILE, load_choice
+from ..teachers.held_out import FUSION_FILE, load_choice
 from ..teachers.teacher import TeacherSpec
 from ..training.arguments import DistillationArguments
 from ..training.hidden import HiddenLoss
-from ..training.hidden.opening import cache_settings_for
+from ..training.opening import cache_settings_for
 from ..training.trainer import MultiTeacherDistillationTrainer
 from . import yaml12
 from .data_section import evaluation_split, load_data
@@ -238,7 +238,7 @@ class Setup:
 
     def _fitted_before(self, checkpoint: str | None) -> FusionChoice | None:
         """The fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
-        kept = checkpoint is not None and self.fits and Path(checkpoint, FILE).is_file()
+        kept = checkpoint is not None and self.fits and Path(checkpoint, FUSION_FILE).is_file()
         return load_choice(checkpoint) if kept else None
 
 

@@ -6,10 +6,11 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -152,6 +153,25 @@ class TokenView:
     @functools.cached_property
     def _pad(self) -> DataCollatorWithPadding:
         return DataCollatorWithPadding(self.tokenizer)
+
+
+def text_batches(view: View, texts: Sequence[Sequence[str]], size: int) -> Iterator[dict[str, Tensor]]:
+    """Texts as a model reads them, batch by batch.
+
+    Args:
+        view: How it reads text.
+        texts: One list of texts, or two for pairs.
+        size: B, rows of a batch; the last may have fewer.
+
+    Example:
+        >>> view = TokenView(bert_tokenizer, 16)
+        >>> [batch["input_ids"].shape[0] for batch in text_batches(view, [["a film", "fine", "a fine film"]], 2)]
+        [2, 1]
+    """
+    for start in range(0, len(texts[0]), size):
+        encoded = view.encode([list(column[start : start + size]) for column in texts])
+        rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+        yield view.collate(rows, torch.arange(len(rows)))
 
 
 def _hash(parts: Any) -> str:

@@ -9,7 +9,7 @@ from ..errors import ConfigurationError
 from ..markdown import markdown_table
 from ..processes import say
 from ..recipe.setup import Setup
-from ..teachers.cache.build import cache_info
+from ..teachers.cache.store import cache_info
 
 
 def cache_recipe(setup: Setup) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..errors import DataError
-from ..evaluation.evaluating import EvaluationReport, evaluate_ensemble
+from ..evaluation.evaluating import evaluate_ensemble
+from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report
 from ..recipe.setup import Setup
 from ..students.loading import student_config

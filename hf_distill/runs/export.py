@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, HfDistillError
+from ..evaluation.cost import Cost
 from ..files import write_text
 from ..publishing.export import ExportReport, export_student
 from ..publishing.pushed_files import section_of_one_row
@@ -21,7 +22,6 @@ from ..recipe.setup import Setup
 from ..rows.preparing import example_id
 from ..verdict import Answers
 from ..verdict.exported import Judged, exported_name, open_judged, with_exported
-from ..verdict.numbers import Cost
 
 # By how many nats per row (KL, a mean) one student answers otherwise on another device, or cut to 16 bits in between.
 # Two trainings of one student differ by 0.1.

@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigurationError
-from ..evaluation.evaluating import EvaluationReport
-from ..evaluation.student_speed import describe_student
+from ..evaluation.cost import describe_student
+from ..evaluation.results import EvaluationReport
 from ..processes import process, say
 from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup

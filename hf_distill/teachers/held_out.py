@@ -5,7 +5,6 @@ Shapes: K teachers, N rows, C classes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,17 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError, CorruptStateError, DataError
+from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import UNLABELLED
 from ..processes import once
 from ..rows.preparing import count_labelled
 from .pool import TeacherPool
 
-FILE = "fusion.json"
+FUSION_FILE = "fusion.json"
 """Where a run keeps the fusion that it fitted or chose."""
+
+_FORMAT = 1
 
 # A fusion has few parameters; more rows would cost the teachers' time and change nothing.
 _MOST_ROWS = 4096
@@ -167,15 +169,14 @@ def save_choice(choice: FusionChoice, folder: Path, names: list[str]) -> None:
         names: The teachers' names, in their order.
     """
     content = {
+        "format": _FORMAT,
         "fusion": describe(choice.fusion),
         "teachers": names,
         "reason": choice.reason,
         "warnings": list(choice.warnings),
         "fitted_on": choice.fitted_on.tolist(),
     }
-    unfinished = folder / f".{FILE}.unfinished"
-    unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    unfinished.replace(folder / FILE)
+    write_json(folder / FUSION_FILE, content)
 
 
 def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionChoice:
@@ -189,9 +190,9 @@ def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionCho
         CorruptStateError: There is none, or it cannot be read.
         ConfigurationError: It was made for other teachers, or another order of them.
     """
-    path = Path(folder) / FILE
+    path = Path(folder) / FUSION_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content, _ = read_json(path, _FORMAT)
         choice = FusionChoice(
             build_fusion(content["fusion"]),
             content["reason"],

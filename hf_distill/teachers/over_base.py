@@ -132,6 +132,7 @@ def load_over_base(
 
 
 def require_peft() -> Any:
+    """Import `peft`, or say how to install it."""
     try:
         import peft
     except ImportError as error:

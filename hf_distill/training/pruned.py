@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerCallback
 
-from ..evaluation.evaluating import EvaluationReport
-from ..evaluation.timing import take_turns
+from ..evaluation.cost import device_name, forwards_in_turns, made_inputs, weight_bytes
+from ..evaluation.results import EvaluationReport
 from ..markdown import markdown_table
-from ..rows.views import named_inputs, position_limit
 
 if TYPE_CHECKING:
     from .trainer import MultiTeacherDistillationTrainer
@@ -127,10 +125,8 @@ def pruning_report(stages: Mapping[str, Stage], notes: Iterable[str] = ()) -> st
         Markdown.
     """
     last = list(stages.values())[-1].report
-    forwards = {
-        name: functools.partial(_forward, stage.model, _inputs(stage.model)) for name, stage in stages.items()
-    }
-    times = take_turns(forwards, rounds=_ROUNDS)
+    models = {name: stage.model for name, stage in stages.items()}
+    times = forwards_in_turns(models, 1, _LENGTH, rounds=_ROUNDS)
     rows = {name: stage.report.systems["student"] for name, stage in stages.items()}
     rows |= {
         name: system for name, system in last.systems.items() if name not in ("student", "student+teachers")
@@ -147,9 +143,7 @@ def pruning_report(stages: Mapping[str, Stage], notes: Iterable[str] = ()) -> st
     ]
     table = markdown_table(["system", *metrics, "parameters", "not zero", "bytes", "p50 of 1 row"], cells)
     model = next(iter(stages.values())).model
-    device = next(model.parameters()).device
-    where = f"{device.type}, {torch.get_num_threads()} thread(s)" if device.type == "cpu" else str(device)
-    shape = next(iter(_inputs(model).values())).shape
+    where, shape = device_name(model.device), made_inputs(model, 1, _LENGTH)["input_ids"].shape
     lines = [
         f"# Pruning\n\n{last.task} on {last.dataset}: {last.rows} rows\n\n{table}",
         "Zeros are stored and multiplied as any other number, so bytes and time stay what they were: what is gained is what "
@@ -161,21 +155,8 @@ def pruning_report(stages: Mapping[str, Stage], notes: Iterable[str] = ()) -> st
 
 
 def _cost(model: PreTrainedModel, seconds: list[float]) -> list[str]:
-    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
-    return [f"{count_nonzero(model):,}", f"{size:,}", f"{1000 * float(np.median(seconds)):.2f} ms"]
-
-
-def _forward(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> None:
-    with torch.inference_mode():
-        model(**inputs)
-
-
-def _inputs(model: PreTrainedModel) -> dict[str, Tensor]:
-    token = next(i for i in range(model.config.vocab_size) if i != model.config.pad_token_id)
-    shape = (1, min(_LENGTH, position_limit(model) or _LENGTH))
-    device = next(model.parameters()).device
-    inputs = {
-        "input_ids": torch.full(shape, token, device=device),
-        "attention_mask": torch.ones(shape, dtype=torch.int64, device=device),
-    }
-    return {name: value for name, value in inputs.items() if name in named_inputs(model)}
+    return [
+        f"{count_nonzero(model):,}",
+        f"{weight_bytes(model):,}",
+        f"{1000 * float(np.median(seconds)):.2f} ms",
+    ]

@@ -1,4 +1,4 @@
-"""The pushes of a trainer: what stands behind `Trainer`'s own methods for the Hub, by the list of files of `hub.py`."""
+"""The pushes of a trainer: what stands behind `Trainer`'s own methods for the Hub, by the list of files of `pushed_files.py`."""
 
 from __future__ import annotations
 

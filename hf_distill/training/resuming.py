@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,48 @@ from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigurationError, CorruptStateError
-from ..fusion import FusionChoice, build_fusion
-from ..lookup import suggest
+from ..files import read_json, write_json
+from ..fusion import FUSIONS, FusionChoice, build_fusion
+from ..lookup import named, suggest
+from ..losses import HIDDEN_LOSSES, LOSSES
+from ..losses.row_weights import ROW_WEIGHTS
 from ..markdown import markdown_table
-from ..teachers.cache.build import teacher_key
+from ..teachers.cache.key import teacher_key
 from ..teachers.cache.reading import CachedTeacher
 from ..teachers.cache.settings import CacheSettings
-from ..teachers.held_out import FILE as FUSION_FILE
-from ..teachers.held_out import load_choice
+from ..teachers.held_out import FUSION_FILE, load_choice
 from ..teachers.teacher import Teacher
 from .callbacks import AdaptiveStrength, ScheduleCallback
+from .schedules import SCHEDULES
 
 RUN_FILE = "run_state.json"
 """Where a checkpoint says which run it is of."""
+
+FORMAT = 2
+"""Of `RUN_FILE`; the first, which had no number, named built-ins by the paths of their modules."""
+
+_TABLES = (LOSSES, HIDDEN_LOSSES, ROW_WEIGHTS, SCHEDULES, FUSIONS)
+
+# How the first format called what is in the tables: functions by the names they still have.
+_FORMER = {
+    **{name: name for table in (LOSSES, HIDDEN_LOSSES, ROW_WEIGHTS) for name in table},
+    "LinearPool": "linear_pool",
+    "LogPool": "log_pool",
+    "PoolThenTemper": "pool_then_temper",
+    "EntropyWeighted": "entropy_weighted",
+    "ConfidenceWeighted": "confidence_weighted",
+    "LikelihoodWeighted": "likelihood_weighted",
+    "GreedySelection": "greedy_selection",
+    "Stacking": "stacking",
+    "Gate": "gate",
+    "StochasticTeacher": "stochastic_teacher",
+    "MajorityVote": "majority_vote",
+    "BestTeacher": "best_teacher",
+    "Constant": "constant",
+    "Linear": "linear",
+    "Cosine": "cosine",
+    "WarmUp": "warm_up",
+}
 
 # What a config says of where it came from, or what saving and training write into it.
 _IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache", "problem_type"}
@@ -125,13 +154,7 @@ def resume(
         if PartialState().is_main_process:
             print(f"{checkpoint} has no {RUN_FILE}, so nothing says whether it is of this run.")
         return kept or choice
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(before, dict)
-    except (OSError, ValueError, AssertionError) as error:
-        raise CorruptStateError(
-            f"{path} cannot be read, so nothing says whether the checkpoint is of this run: resume from another one."
-        ) from error
+    before = load_run(path)
     if kept is not None and run["fusion"] == _fusion(kept):
         before = {**before, "fusion": run["fusion"]}  # given as it was fitted, instead of fitted again
     rows = [
@@ -152,18 +175,32 @@ def resume(
 
 def save_run(run: Mapping[str, Any], folder: Path) -> None:
     """Write what a run is into a checkpoint."""
-    unfinished = folder / f".{RUN_FILE}.unfinished"
-    unfinished.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(folder / RUN_FILE)
+    write_json(folder / RUN_FILE, {"format": FORMAT, **run}, indent=1)
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run, with today's names where it was written before they had a format.
+
+    Raises:
+        CorruptStateError: It cannot be read.
+    """
+    try:
+        run, found = read_json(path, FORMAT)
+    except (OSError, ValueError) as error:
+        raise CorruptStateError(
+            f"{path} cannot be read ({error}), so nothing says whether the checkpoint is of this run: resume from another "
+            "one."
+        ) from error
+    return _renamed(run) if found == 1 else run
 
 
 def described(value: Any) -> Any:
-    """An object of a run in plain words, the same in another process: no addresses.
+    """An object of a run in plain words, the same in another process and wherever its module lies: no addresses.
 
     Example:
         >>> from hf_distill.losses import forward_kl
         >>> described(forward_kl), described(functools.partial(forward_kl, temperature=2.0))
-        ('hf_distill.losses.distributions:forward_kl', ['hf_distill.losses.distributions:forward_kl', {'temperature': 2.0}])
+        ('forward_kl', ['forward_kl', {'temperature': 2.0}])
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -176,8 +213,17 @@ def described(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"use": described(type(value)), **fields}
-    named = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
-    return f"{named.__module__}:{named.__qualname__}"
+    return named(value, *_TABLES)
+
+
+def _renamed(value: Any) -> Any:
+    """What the first format said, in which built-ins had the paths of their modules, as `described` says it."""
+    if isinstance(value, dict):
+        return {key: _renamed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item) for item in value]
+    path = re.fullmatch(r"hf_distill\.[\w.]+:(\w+)", value) if isinstance(value, str) else None
+    return value if path is None else _FORMER.get(path[1], f"hf_distill:{path[1]}")
 
 
 def _teacher(teacher: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 
 from .. import __version__
 from ..fusion import summary
+from ..lookup import named
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import NO_LICENCE, Origin, RunFacts, licence_of
@@ -196,11 +197,7 @@ def method_name(method: Callable[..., Any], table: Mapping[str, Any]) -> str:
     if isinstance(method, functools.partial):
         options = ", ".join(f"{key}={value}" for key, value in method.keywords.items())
         return f"{method_name(method.func, table)}({options})"
-    for name, known in table.items():
-        if known is method:
-            return name
-    own = method if inspect.isroutine(method) or inspect.isclass(method) else type(method)
-    return f"{own.__module__}:{own.__qualname__}"
+    return named(method, table)
 
 
 def _methods(trainer: Any) -> list[Any]:

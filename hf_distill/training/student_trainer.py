@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..evaluation.evaluating import EvaluationReport
+from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.views import VIEWS, TokenView
 from .hidden import StudentWithProjections, bare

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
 
 from ..errors import ConfigurationError
-from ..evaluation.evaluating import EvaluationReport, evaluate_loader
+from ..evaluation.evaluating import evaluate_loader
+from ..evaluation.results import EvaluationReport
 from ..fusion import Fusion, FusionChoice, FusionRule, LinearPool, build_fusion
 from ..fusion.alignment import plan_table
 from ..fusion.targets import Draws, Targets, make_targets
@@ -33,7 +34,8 @@ from ..teachers.teacher import TeacherSource
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
-from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, open_run, student_pass, with_projections
+from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
+from .opening import open_teachers_for
 from .preparation import RowPreparation, one_dataset, overlap_notes
 from .pushes import check_for_all
 from .resuming import describe_run, find_checkpoint, resume, save_run
@@ -146,7 +148,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             peft_config=peft_config,
         )
         processing_class, self.student_labels = opened.view.tokenizer, opened.label_names
-        self.teachers, self._cache, self.hidden = open_run(
+        self.teachers, self._cache, self.hidden = open_teachers_for(
             teachers,
             cache_dir,
             cache_settings,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CorruptStateError, DataError
+from ..files import whole
 
 FOLDER = "verdict"
 """Where a run keeps its rows."""
@@ -74,7 +75,6 @@ class SavedRows:
             ('rows-student-3.npz', array([0]))
         """
         path = rows_file(run, self.part, self.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {} if self.lengths is None else {"lengths": self.lengths}
         systems: dict[str, list[str]] = {}
         for name, answers in (("rows", self.rows), ("validation", self.validation)):
@@ -91,10 +91,8 @@ class SavedRows:
             "facts": dict(self.facts),
             "systems": systems,
         }
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        with unfinished.open("wb") as file:
+        with whole(path, "wb") as file:
             np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
-        unfinished.replace(path)
         return path
 
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigurationError, DataError
+from ..evaluation.formats import interval, signed_points
+from ..evaluation.statistics import Difference, accuracy_interval, difference, spread
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .comparison import Compared, ComparedRun, RunComparison
 from .finding import OpenedRun, open_run
 from .judging import better_baseline
 from .numbers import Group
-from .sentences import detectable, interval, signed_points
-from .statistics import Difference, accuracy_interval, difference, spread
+from .sentences import detectable
 from .systems import (
     BEST,
     ENSEMBLE,

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..evaluation.audit.text import number
+from ..evaluation.cost import Cost
+from ..evaluation.formats import number, share, signed_points
 from ..evaluation.plots import shortened
-from ..evaluation.statistics import Interval
+from ..evaluation.statistics import Difference, Interval
 from ..markdown import escaped, markdown_table
 from ..markdown import plain as shown
 from .drawing import Point, class_gains, quality_against_latency
-from .numbers import Cost, Group
+from .numbers import Group
 from .pictures import Picture, kind_of
 from .report import Section, plain, write_files
-from .sentences import p_values, share, signed_points
-from .statistics import Difference
+from .sentences import p_values
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, is_small
 
 VERSION = 2

@@ -15,16 +15,15 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..evaluation.evaluating import SystemResult
+from ..evaluation.cost import Cost, overload, place
+from ..evaluation.formats import share, signed_points
+from ..evaluation.results import SystemResult
+from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows
 from .answers import Answers, SavedRows, in_order, load_rows, rows_file
-from .cost import overload, place
 from .finding import fitted_on, is_of
-from .numbers import Cost
 from .reading import load_report
 from .report import VerdictReport
-from .sentences import share, signed_points
-from .statistics import Difference, accuracy_interval, difference
-from .systems import ENSEMBLE, STUDENT, Measured, System, kl_rows, measure, metric_modules
+from .systems import ENSEMBLE, STUDENT, Measured, System, measure, metric_modules
 
 Value = TypeVar("Value")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import CorruptStateError, DataError
 from ..fusion.alignment import UNLABELLED
-from ..teachers.held_out import FILE as FUSION_FILE
+from ..teachers.held_out import FUSION_FILE
 from .answers import FOLDER, SavedRows, load_rows, rows_file
 from .reading import load_report
 from .report import VerdictReport

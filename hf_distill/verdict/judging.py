@@ -12,14 +12,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import DataError
-from ..evaluation.evaluating import EvaluationReport, SystemResult
+from ..evaluation.cost import Cost
 from ..evaluation.plots import shortened
+from ..evaluation.results import EvaluationReport, SystemResult
+from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows, spread
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
-from .numbers import Claim, Cost, Disagreement, Group, Training
+from .numbers import Claim, Disagreement, Group, Training
 from .report import VerdictReport
 from .sentences import headline, remarks
-from .statistics import Difference, accuracy_interval, difference, spread
 from .systems import (
     ALONE,
     BEST,
@@ -32,7 +33,6 @@ from .systems import (
     Measured,
     System,
     is_small,
-    kl_rows,
     means,
     measure,
     metric_modules,

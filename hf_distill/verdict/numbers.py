@@ -5,26 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..evaluation.statistics import Interval
-from .statistics import Difference
-
-
-class Cost(NamedTuple):
-    """What a system costs per answer; None where that is not known.
-
-    Attributes:
-        parameters: How many.
-        bytes: Of parameters and buffers in memory.
-        p50, p95: Median and 95th percentile of the latency of one row.
-        throughput: Rows per second in batches.
-    """
-
-    parameters: int | None = None
-    bytes: int | None = None
-    p50: float | None = None
-    p95: float | None = None
-    throughput: float | None = None
-
+from ..evaluation.statistics import Difference, Interval
 
 TRAINED = {"student": "distilled", "baseline": "fine-tuned", "single": "distilled from one teacher"}
 """What tables and figures call a training, by its part."""

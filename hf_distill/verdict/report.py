@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..durations import duration
-from ..evaluation.audit.text import number
-from ..evaluation.evaluating import EvaluationReport
-from ..evaluation.statistics import Interval, ReliabilityBin
+from ..evaluation.cost import Cost
+from ..evaluation.formats import number, share, signed_points
+from ..evaluation.results import EvaluationReport
+from ..evaluation.statistics import Difference, Interval, ReliabilityBin, spread
+from ..files import whole
 from ..markdown import escaped, markdown_table
-from .numbers import TRAINED, Claim, Cost, Disagreement, Group, Training
-from .sentences import p_values, share, signed_points
-from .statistics import Difference, spread
+from .numbers import TRAINED, Claim, Disagreement, Group, Training
+from .sentences import p_values
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST
 
 VERSION = 1
@@ -342,11 +343,8 @@ def write_files(folder: Path, files: Mapping[str, bytes], figures: Sequence[str]
         figures: Every name that a figure of such a report may have.
     """
     for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        with whole(folder / name, "wb") as file:
+            file.write(content)
     for name in set(figures) - set(files):
         (folder / name).unlink(missing_ok=True)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ..evaluation.statistics import Interval
+from ..evaluation.formats import interval, minus, share, signed_points
+from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim
-from .statistics import Difference
 from .systems import ALONE, BEST, CALIBRATED, LAST, STUDENT, TEACHER, Measured
 
 
@@ -147,18 +147,6 @@ def detectable(gain: Difference | None) -> str:
     return f"detectable from {100 * gain.detectable:.1f} points"
 
 
-def signed_points(value: Interval) -> tuple[str, str, str]:
-    """An accuracy difference and its bounds in points, with signs, fine enough to show on which side of zero they lie.
-
-    Example:
-        >>> signed_points(Interval(0.011, 0.006, 0.016)), signed_points(Interval(0.011, 0.0003, 0.02))
-        (('+1.1', '+0.6', '+1.6'), ('+1.10', '+0.03', '+2.00'))
-    """
-    points = [100 * part for part in value]
-    digits = 2 if any(0 < abs(point) < 0.05 for point in points) else 1
-    return tuple(minus(f"{round(point, digits) + 0.0:+.{digits}f}") for point in points)  # type: ignore[return-value]
-
-
 def p_values(d: Difference) -> str:
     """McNemar's p, or its range over the seeds: a cell of a table.
 
@@ -168,33 +156,6 @@ def p_values(d: Difference) -> str:
     """
     low, high = (f"{end(d.mcnemar, default=math.nan):.2g}" for end in (min, max))
     return "–" if not d.mcnemar else low if low == high else f"{low} to {high}"
-
-
-def interval(value: Interval) -> str:
-    """Its bounds, in points.
-
-    Example:
-        >>> interval(Interval(0.0, -0.004, 0.004))
-        '95 % interval −0.4 to +0.4'
-    """
-    _, low, high = signed_points(value)
-    return f"95 % interval {low} to {high}"
-
-
-def share(value: float) -> str:
-    """A ratio with two significant digits.
-
-    Example:
-        >>> share(0.2123), share(1.3), share(0.0345)
-        ('0.21', '1.3', '0.035')
-    """
-    digits = max(0, 1 - math.floor(math.log10(value))) if value > 0 else 1
-    return f"{value:.{digits}f}"
-
-
-def minus(text: str) -> str:
-    """A number with a minus sign in place of a hyphen."""
-    return text.replace("-", "−")
 
 
 def _nats(value: Interval) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..evaluation.metrics import compute_metric, load_metric
-from ..evaluation.statistics import ReliabilityBin, reliability_bins
+from ..evaluation.statistics import ReliabilityBin, brier_rows, nll_rows, reliability_bins
 from ..fusion import LinearPool, fit_temperature
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers
@@ -192,7 +192,7 @@ def measure(
         modules: Of `metric_modules`.
     """
     labelled = labels != UNLABELLED
-    truth, at = labels[labelled], np.arange(int(labelled.sum()))
+    truth = labels[labelled]
     metrics, predictions, correct, nll, brier, sure, right = [], [], [], [], [], [], []
     for training in system.trainings:
         logs = np.asarray(training(), dtype=np.float64)
@@ -207,10 +207,8 @@ def measure(
         predictions.append(logs.argmax(1))
         own = logs[labelled]
         correct.append(own.argmax(1) == truth)
-        nll.append(-own[at, truth])
-        errors = np.exp(own)
-        errors[at, truth] -= 1
-        brier.append(np.square(errors).sum(1))
+        nll.append(nll_rows(own, truth))
+        brier.append(brier_rows(own, truth))
         sure.append(own)
         right.append(truth)
     return Measured(
@@ -223,20 +221,6 @@ def measure(
         tuple(reliability_bins(np.concatenate(sure), np.concatenate(right))),
         system.temperatures,
     )
-
-
-def kl_rows(ensemble: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """(N,) KL(ensemble ‖ student) of each row, in nats.
-
-    Example:
-        >>> kl_rows(np.log([[0.2, 0.8]]), np.log([[0.3, 0.7]])).round(6)
-        array([0.025732])
-    """
-    p, q = np.asarray(ensemble, np.float64), np.asarray(student, np.float64)
-    terms = np.zeros_like(p)
-    possible = ~np.isneginf(p)
-    terms[possible] = np.exp(p[possible]) * (p[possible] - q[possible])
-    return terms.sum(1)
 
 
 def means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -15,8 +15,9 @@ from transformers import pipeline
 from conftest import make_bert, make_student
 from hf_distill import Ensemble, EvaluationReport, LinearPool, LogPool, Teacher, evaluate_ensemble
 from hf_distill.errors import ConfigurationError, DataError
-from hf_distill.evaluation.evaluating import SystemResult, compute_metrics_from
+from hf_distill.evaluation.evaluating import compute_metrics_from
 from hf_distill.evaluation.metrics import METRICS
+from hf_distill.evaluation.results import SystemResult
 
 LABELS = ["negative", "positive"]
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import binomtest, t
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 
 from hf_distill.errors import DataError
 from hf_distill.evaluation import statistics as comparison
 from hf_distill.evaluation.metrics import expected_calibration_error
 from hf_distill.evaluation.statistics import (
+    POWER,
+    Difference,
     Interval,
     above_guessing,
     bootstrap_means,
     common_errors,
+    difference,
     disagreement_matrix,
     label_permutation,
     mcnemar_exact,
@@ -25,6 +30,7 @@ from hf_distill.evaluation.statistics import (
     percentile_interval,
     q_statistics,
     reliability_bins,
+    resampled_means,
 )
 
 
@@ -180,3 +186,111 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(DataError):
             call()
+
+
+# ---- Rows and trainings, both drawn anew ----
+
+
+def test_one_seed_is_the_paired_bootstrap():
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, 2, (2, 1, 80)).astype(float)
+    found = difference("accuracy", ("a", "b"), first, second)
+    assert found.value == pytest.approx(paired_bootstrap(first[0], second[0]))
+    wins, losses = ((first > second).sum(), (second > first).sum())
+    assert found.mcnemar == (pytest.approx(binomtest(int(wins), int(wins + losses)).pvalue),)
+
+
+def test_seeds_and_rows_both_vary():
+    """The replicates' variance is that of a mean over rows, plus s²/S of the seeds, widened by Student's t."""
+    generator = np.random.default_rng(1)
+    effect, rows = np.array([-0.4, 0.1, 0.3, 0.6]), generator.normal(size=200)
+    for of_seeds, of_rows in ((effect, 0 * rows), (0 * effect, rows), (effect, rows), (effect / 20, rows)):
+        values = of_seeds[:, None] + of_rows[None, :]
+        parts = of_seeds.var(ddof=1) / 4, of_rows.var(ddof=1) / 200
+        freedom = sum(parts) ** 2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 199)
+        wide = (t.ppf(0.975, freedom) / 1.959964) ** 2
+        replicates = resampled_means(values[:, :, None])[:, 0]
+        assert replicates.var() == pytest.approx(wide * sum(parts), rel=0.1)
+        assert replicates.mean() == pytest.approx(values.mean(), abs=0.03)
+
+
+def test_runs_draw_their_seeds_apart():
+    """Two runs with the same seed effects: paired, these cancel; of different runs they do not."""
+    values = np.repeat(np.array([0.0, 0.5, 1.0])[:, None], 50, axis=1)
+    paired = difference("nll", ("a", "b"), values, values)
+    apart = difference("nll", ("a", "b"), values, values, paired_seeds=False)
+    assert paired.value == Interval(0.0, 0.0, 0.0)
+    assert apart.value.low < -0.3 and apart.value.high > 0.3
+    wide = t.ppf(0.975, 2) / 1.959964
+    assert apart.detectable == pytest.approx(POWER * wide * math.sqrt(2 * 0.25 / 3), rel=0.1)
+
+
+def test_a_single_row_has_no_spread():
+    assert resampled_means(np.array([[[1.0]], [[1.0]]])).tolist() == [[1.0]] * 4000
+
+
+def test_nothing_is_detectable_from_nothing():
+    same = np.ones((1, 500))
+    assert difference("accuracy", ("a", "b"), same, same).detectable == 4 / 500
+    with pytest.raises(DataError, match="a has 500 and b 3"):
+        difference("accuracy", ("a", "b"), same, np.ones((1, 3)))
+
+
+def test_a_label_held_impossible_leaves_no_interval():
+    found = difference("nll", ("a", "b"), np.array([[np.inf, 1.0]]), np.array([[np.inf, 1.0]]))
+    assert math.isnan(found.value.value) and not found.better and not found.worse
+
+
+@pytest.mark.parametrize(
+    ("student", "baseline", "seeds", "proven"),
+    [
+        (4, 0, 1, False),  # the interval leaves zero out, p = 0.125
+        (5, 0, 1, False),  # p = 0.063
+        (7, 1, 1, False),  # p = 0.070
+        (6, 0, 1, True),  # p = 0.031
+        (9, 1, 1, True),  # p = 0.021
+        (5, 0, 5, False),
+        (6, 0, 5, True),
+    ],
+)
+def test_few_rows_prove_nothing(student, baseline, seeds, proven):
+    right = np.ones((2, seeds, 500))
+    right[1, :, :student] = 0
+    right[0, :, student : student + baseline] = 0
+    found = difference("accuracy", ("a", "b"), *right)
+    assert found.value.beyond_chance
+    assert found.beyond_chance is found.better is proven and not found.worse
+    assert (found.mcnemar[0] < 0.05) is (student >= 6 and student != 7)
+
+
+def test_all_of_three_rows_prove_nothing():
+    found = difference("accuracy", ("a", "b"), np.ones((5, 3)), np.zeros((5, 3)))
+    assert found.value == (1.0, 1.0, 1.0) and not found.beyond_chance
+
+
+def test_less_nll_is_better():
+    down = Difference("nll", "a", "b", Interval(-0.2, -0.3, -0.1), 0.1)
+    assert down.better and not down.worse
+    assert down._replace(measure="accuracy").worse
+
+
+@pytest.mark.slow
+def test_intervals_hold_what_the_documentation_says():
+    """500 rows, differences that vary by two points between seeds: one seed is over-confident, five are not."""
+    generator = np.random.default_rng(0)
+
+    def share_held(seeds: int) -> float:
+        held = 0
+        for _ in range(200):
+            hard = generator.normal(1.5, 2, 500)
+            right = [
+                generator.logistic(size=(seeds, 500)) / 2 < hard + generator.normal(0, 0.1, (seeds, 1))
+                for _ in range(2)
+            ]
+            replicates = resampled_means((right[0] * 1.0 - right[1])[:, :, None], resamples=400)[:, 0]
+            low, high = np.quantile(replicates, [0.025, 0.975])
+            held += low <= 0 <= high
+        return held / 200
+
+    assert share_held(1) < 0.88
+    assert share_held(3) > 0.91 and share_held(5) > 0.92

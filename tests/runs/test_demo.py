@@ -192,7 +192,7 @@ def test_one_library_is_not_enough(tmp_path):
 
 
 def _report(**metrics):
-    from hf_distill.evaluation.evaluating import EvaluationReport, SystemResult
+    from hf_distill.evaluation.results import EvaluationReport, SystemResult
 
     systems = {name: SystemResult({"accuracy": a, "nll": n}, 1) for name, (a, n) in metrics.items()}
     return EvaluationReport("text-classification", "test", 10, systems)

@@ -32,7 +32,7 @@ from transformers import (
 from conftest import make_bert
 from hf_distill import Teacher
 from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
-from hf_distill.evaluation.student_speed import describe_student
+from hf_distill.evaluation.cost import describe_student
 from hf_distill.students.building import build_student, evenly_spaced
 
 LABELS = ["negative", "neutral", "positive"]

@@ -25,7 +25,8 @@ from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
 from hf_distill.students.adapters import add_adapter, merge_adapter
 from hf_distill.students.building import build_student
 from hf_distill.teachers import over_base as adapters
-from hf_distill.teachers.cache.build import TeacherCache, teacher_key
+from hf_distill.teachers.cache.build import TeacherCache
+from hf_distill.teachers.cache.key import teacher_key
 from hf_distill.teachers.cache.settings import CacheSettings
 from hf_distill.teachers.teacher import TeacherSpec
 

@@ -195,7 +195,7 @@ def begun(build, tmp_path_factory):
     ("options", "row"),
     [
         ({"temperature": 3.0}, r"losses.temperature +\| 2.0 +\| 3.0"),
-        ({"distillation_loss": "jsd"}, r"losses.distill +\| hf_distill.*forward_kl +\| hf_distill.*jsd"),
+        ({"distillation_loss": "jsd"}, r"losses.distill +\| forward_kl +\| jsd"),
         ({"row_weight": "teacher_confidence"}, r"losses.row_weight"),
         ({"callbacks": [ScheduleCallback(temperature=Linear(4, 1))]}, r"losses.schedules"),
         ({"seed": 7}, r"seed.0 +\| 42 +\| 7"),
@@ -288,6 +288,6 @@ def test_descriptions_hold_no_addresses():
 
     assert described(Own()) == described(Own())
     assert described([LinearPool((1, 3)), None]) == [
-        {"use": "hf_distill.fusion.linear_pool:LinearPool", "weights": [0.25, 0.75]},
+        {"use": "linear_pool", "weights": [0.25, 0.75]},
         None,
     ]

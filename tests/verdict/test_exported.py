@@ -18,13 +18,11 @@ from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import DataError
+from hf_distill.evaluation.cost import Cost, conditions, time_rows
 from hf_distill.evaluation.statistics import paired_bootstrap
-from hf_distill.evaluation.timing import time_rows
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
-from hf_distill.verdict.cost import conditions
 from hf_distill.verdict.exported import Judged, exported_name, with_exported
-from hf_distill.verdict.numbers import Cost
 from hf_distill.verdict.pictures import pictures
 from hf_distill.verdict.reading import load_report
 
@@ -253,8 +251,8 @@ def test_forwards_are_timed_on_the_same_rows_in_turns():
 def recipe(checkpoints, held_out, tmp_path, monkeypatch):
     """A recipe on tiny checkpoints that ends with a verdict, timed for moments."""
     import hf_distill.publishing.export as export
+    from hf_distill.evaluation import cost
     from hf_distill.runs.verdict import judgement
-    from hf_distill.verdict import cost
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the extra hf-distill[onnx] is not installed")

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from test_verdict import HOSTILE, judged, run  # noqa: F401 - the fixture of three seeds on 300 rows
 
+from hf_distill.evaluation.cost import Cost
 from hf_distill.evaluation.statistics import Interval
 from hf_distill.verdict.drawing import Point, learning_curves, measures_of, quality_against_latency
-from hf_distill.verdict.numbers import Cost, Training
+from hf_distill.verdict.numbers import Training
 from hf_distill.verdict.page import page
 from hf_distill.verdict.pictures import CLASSES, FILES, LEARNING, QUALITY, RELIABILITY, pictures
 

@@ -10,7 +10,7 @@ import pytest
 from test_verdict import judged, run  # noqa: F401 - the fixture of three seeds on 300 rows
 
 from hf_distill.errors import CorruptStateError
-from hf_distill.evaluation.evaluating import EvaluationReport, SystemResult
+from hf_distill.evaluation.results import EvaluationReport, SystemResult
 from hf_distill.evaluation.statistics import Interval
 from hf_distill.verdict.page import page
 from hf_distill.verdict.reading import load_report

@@ -6,8 +6,8 @@ attention in the layers 1 to L. Heads are counted from 1 too.
 
 from __future__ import annotations
 
-from .figures import attention_rows, plot_attention, plot_similarity, similarity_figure
 from .maps import AttentionMaps, attention_maps, eager_attention, read_attention, switched_to_eager
+from .pictures import attention_rows, plot_attention, plot_similarity, similarity_figure
 from .similarity import LayerSimilarity, compare_layers, layer_similarity, pooled_states
 
 __all__ = [

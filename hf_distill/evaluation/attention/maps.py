@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...errors import ConfigurationError
 from ...rows.views import TokenView, named_inputs, token_limit
+from ..cost import evaluating
 
 Text = str | tuple[str, str]
 """A row's text, or a pair."""
@@ -165,17 +166,6 @@ def switched_to_eager(replaced: Mapping[str, str]) -> str:
         "Attention probabilities are only known to the eager implementation, so these models were switched to it for "
         f"their maps, and back: {models}."
     )
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _readable(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, ...]:

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 
 from ...errors import ConfigurationError
 from ...losses import linear_cka
-from ...rows.views import TokenView, named_inputs
+from ...rows.views import TokenView, named_inputs, text_batches
 from ...rows.words import masked_mean
 from ...teachers.teacher import Teacher
-from .maps import Text, evaluating
+from ..cost import evaluating
+from .maps import Text
 
 
 class LayerSimilarity(NamedTuple):
@@ -90,21 +91,17 @@ def pooled_states(
             f"There are {len(texts)} texts to compare layers on, but any two of them always agree: give three or more, "
             "better hundreds."
         )
-    named, batches = named_inputs(model), []
-    for start in range(0, len(texts), batch_size):
-        some = texts[start : start + batch_size]
-        columns = [some] if isinstance(some[0], str) else list(zip(*some, strict=True))
-        encoded = view.encode([list(column) for column in columns])
-        rows = [{key: values[i] for key, values in encoded.items()} for i in range(len(some))]
-        batch = view.collate(rows, torch.zeros(len(some), dtype=torch.int64))
+    named, found = named_inputs(model), []
+    columns = [texts] if isinstance(texts[0], str) else list(zip(*texts, strict=True))
+    for batch in text_batches(view, columns, batch_size):
         inputs = {key: value.to(model.device) for key, value in batch.items() if key in named}
         with evaluating(model), torch.no_grad():
             states = getattr(model(**inputs, output_hidden_states=True), "hidden_states", None)
         if not states:
             raise ConfigurationError(f"{what} ({type(model).__name__}) gives no hidden states.")
         mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(model.device)
-        batches.append([masked_mean(state, mask) for state in states])
-    return [torch.cat(layer) for layer in zip(*batches, strict=True)]
+        found.append([masked_mean(state, mask) for state in states])
+    return [torch.cat(layer) for layer in zip(*found, strict=True)]
 
 
 def similarity(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """What teachers are worth before anything is trained: alone, in pairs, fused by every rule, and without each."""
 
 from .auditing import audit_held_out, audit_teachers
-from .figures import Advice, Cost, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
+from .numbers import Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
 from .report import AuditReport
 from .rules import RULES
 
@@ -9,7 +9,6 @@ __all__ = [
     "RULES",
     "Advice",
     "AuditReport",
-    "Cost",
     "Gains",
     "LeaveOneOut",
     "PairFigures",

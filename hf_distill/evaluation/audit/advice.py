@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigurationError
 from ...fusion import Fusion, FusionRule, HeldOut, describe
+from ..formats import percent
 from ..statistics import mcnemar_exact, reliability_bins
-from .figures import BEST_TEACHER, Advice
+from .numbers import BEST_TEACHER, Advice
 from .rules import (
     CalibratedTeacher,
     Scores,
@@ -21,12 +24,14 @@ from .rules import (
     score_rules,
     subset,
 )
-from .text import percent, recipe_lines
 
 # Longer settings are no lines to paste: the recipe then asks for the same fit.
 _LONGEST = 600
 # Teachers that one sentence of the verdict lists with their figures.
 _MOST = 4
+# What YAML of any version reads as text without quotes; it is JSON otherwise, which YAML reads too.
+_BARE = re.compile(r"(\.{0,2}/|[A-Za-z_])[\w./-]*", re.ASCII)
+_NO_TEXT = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
 def advise(
@@ -194,3 +199,40 @@ def _share(best: str, kept: Sequence[str], parameters: Mapping[str, int | None])
 def _listed(names: Sequence[str]) -> str:
     quoted = [repr(name) for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def recipe_lines(entries: Sequence[Any], fusion: Mapping[str, Any]) -> str:
+    """Teachers and fusion as a recipe writes them.
+
+    Args:
+        entries: A teacher's folder or id, or a mapping with ``model``.
+        fusion: ``{"use": name, **options}``.
+
+    Example:
+        >>> print(recipe_lines(["org/bert", {"model": "org/b", "name": "yes"}], {"use": "log_pool", "weights": [0.4, 0.6]}))
+        teachers:
+          models:
+            - org/bert
+            - {model: org/b, name: "yes"}
+        fusion: {use: log_pool, weights: [0.4, 0.6]}
+    """
+    rule = fusion["use"] if set(fusion) == {"use"} else fusion
+    return "\n".join(
+        [
+            "teachers:",
+            "  models:",
+            *(f"    - {_flow(entry)}" for entry in entries),
+            f"fusion: {_flow(rule)}",
+        ]
+    )
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, float):
+        return f"{value:.6g}" if "e" not in f"{value:.6g}" else f"{value:.10f}".rstrip("0")
+    bare = isinstance(value, str) and _BARE.fullmatch(value) and value.lower() not in _NO_TEXT
+    return value if bare else json.dumps(value, ensure_ascii=False)

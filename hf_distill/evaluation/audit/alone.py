@@ -17,6 +17,8 @@ from sklearn.metrics import f1_score
 from ...errors import DataError
 from ...fusion import HeldOut, fit_temperature, memorised
 from ...fusion.alignment import LabelMap
+from ..cost import Cost
+from ..formats import number, percent
 from ..metrics import brier_score, expected_calibration_error, negative_log_likelihood
 from ..statistics import (
     above_guessing,
@@ -27,9 +29,8 @@ from ..statistics import (
     q_statistics,
     reliability_bins,
 )
-from .figures import Cost, PairFigures, TeacherFigures
+from .numbers import PairFigures, TeacherFigures
 from .rules import half
-from .text import number, percent
 
 # z-score below which answers are not told from guessing: one teacher of a thousand that guess gets above it.
 _Z = 3.09
@@ -66,7 +67,11 @@ def teacher_figures(held: HeldOut, names: Sequence[str], costs: Mapping[str, Cos
         logits = held.logits[k].double()
         log_probs = torch.log_softmax(logits, -1).numpy()
         predictions = log_probs.argmax(1)
-        known = np.ones(len(labels), bool) if held.mask is None else held.mask[k].numpy()[_at(labels)]
+        known = (
+            np.ones(len(labels), bool)
+            if held.mask is None
+            else held.mask[k].numpy()[np.arange(len(labels)), labels]
+        )
         soft, of_known = log_probs[known], labels[known]
         by_class = f1_score(labels, predictions, labels=range(classes), average=None, zero_division=0)
         finite = bool(np.isfinite(soft).any(1).all()) and known.any()
@@ -89,10 +94,6 @@ def teacher_figures(held: HeldOut, names: Sequence[str], costs: Mapping[str, Cos
             )
         )
     return figures
-
-
-def _at(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.arange(len(labels)), labels
 
 
 def _temperature(held: HeldOut, k: int) -> float | None:
@@ -149,8 +150,7 @@ def suspicions(
         who = f"Teacher {own.name!r}"
         broken, warnings = _broken(held, k, own, label_map)
         warnings = [f"{who} {text}" for text in warnings]
-        memories = [text for text in remembered if text.startswith(f"{who} ")]
-        warnings += memories
+        warnings += [remembered[own.name]] if own.name in remembered else []
         if own.name in assumed:
             advice = (
                 "which nothing on these rows supports. Training refuses them: give it labels=."
@@ -165,7 +165,7 @@ def suspicions(
                 f"{who} lacks the classes {', '.join(label_map.missing)}: its NLL, Brier, ECE and temperature are those "
                 "on rows of its own classes, accuracy and F1 those on all."
             )
-        found[own.name] = Suspicion(broken, bool(memories), tuple(warnings))
+        found[own.name] = Suspicion(broken, own.name in remembered, tuple(warnings))
     return found
 
 

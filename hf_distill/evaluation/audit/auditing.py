@@ -9,7 +9,6 @@ import copy
 import dataclasses
 import itertools
 import os
-import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,13 +24,15 @@ from ...lookup import build
 from ...processes import once
 from ...rows.collator import MultiTeacherCollator
 from ...rows.preparing import prepare_dataset, resolve_label_names
+from ...rows.views import text_batches
 from ...tasks.task import TASKS, Task
 from ...teachers.held_out import collect
 from ...teachers.pool import TeacherPool
 from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
+from ..cost import Cost, device_name, rows_per_second, take_turns
 from .advice import advise, verdict
 from .alone import pair_figures, suspicions, teacher_figures, twins
-from .figures import BEST_TEACHER, Cost, LeaveOneOut
+from .numbers import BEST_TEACHER, LeaveOneOut
 from .report import AuditReport
 from .rules import LEFT_OUT, advised_rule, built_rules, half, leave_one_out, oracle, rule_figures, score_rules
 
@@ -286,44 +287,29 @@ def _with_labels(entry: Any, labels: Sequence[str]) -> dict[str, Any]:
 def _cost(
     teacher: TeacherSource, texts: Sequence[Sequence[str]], batch_size: int, accelerator: Accelerator
 ) -> Cost:
-    """Size, and rows per second of the forward alone, after one batch that is not counted."""
+    """Size, and rows per second of the forward alone."""
     if not isinstance(teacher, Teacher):
-        return Cost(getattr(teacher, "num_parameters", None), None, None)
+        return Cost(getattr(teacher, "num_parameters", None))
     size = sum(parameter.numel() * parameter.element_size() for parameter in teacher.model.parameters())
-    device = accelerator.device
-    teacher.to(device)
-    tokens = teacher.view.encode(texts)
-    encoded = [{key: tokens[key][i] for key in tokens} for i in range(len(texts[0]))]
-    waiting = []
-    for start in range(0, len(encoded), batch_size):
-        batch = teacher.view.collate(encoded[start : start + batch_size], torch.empty(0))
-        waiting.append({key: value.to(device) for key, value in batch.items()})
-    rows, seconds = 0, 0.0
+    teacher.to(accelerator.device)
+    batches = [
+        {key: value.to(accelerator.device) for key, value in batch.items()}
+        for batch in text_batches(teacher.view, texts, batch_size)
+    ]
     with torch.no_grad(), accelerator.autocast():
-        for i, inputs in enumerate([waiting[0], *waiting]):
-            began = time.perf_counter()
-            teacher(inputs, None)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if i:
-                rows, seconds = rows + len(next(iter(inputs.values()))), seconds + time.perf_counter() - began
-            if seconds > _TIMED_SECONDS:
-                break
-    return Cost(teacher.num_parameters, size, rows / seconds)
+        calls = {"": lambda inputs: teacher(inputs, None)}
+        times = take_turns(calls, batches, seconds=_TIMED_SECONDS, most=len(batches), least=1)[""]
+    return Cost(teacher.num_parameters, size, throughput=rows_per_second(times, batches))
 
 
 def _conditions(costs: Collection[Cost], accelerator: Accelerator, batch_size: int) -> str:
-    device, sentences = accelerator.device, []
-    if any(cost.rows_per_second for cost in costs):
-        where = (
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else f"{device.type}, {torch.get_num_threads()} thread(s)"
-        )
+    sentences = []
+    if any(cost.throughput for cost in costs):
+        where = device_name(accelerator.device)
         precision = {"no": "", "bf16": ", bf16 autocast", "fp16": ", fp16 autocast"}
         sentences.append(
             f"rows/s: forwards alone on {where}, batches of {batch_size}{precision.get(accelerator.mixed_precision, '')}."
         )
-    if not all(cost.rows_per_second for cost in costs):
+    if not all(cost.throughput for cost in costs):
         sentences.append("Teachers that were read from a cache, and not loaded, have no MB and no rows/s.")
     return " ".join(sentences)

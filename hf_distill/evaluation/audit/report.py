@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ...files import write_json, write_text
 from ...markdown import markdown_table
+from ..formats import nats, number, percent, points
 from ..plots import agreement_heat_map, reliability_diagram, rule_scores, save_figure
-from .figures import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
-from .text import nats, number, percent, points
+from .numbers import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
 
 # Tables of a terminal; audit.md has all rows.
 _MOST_ROWS = 15
@@ -68,7 +68,11 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in audit.json; a number that is not finite is None."""
-        return {"version": 1, **_plain(self)}
+        content = {"version": 1, **_plain(self)}
+        for teacher in content["teachers"]:
+            parameters, size, *_, pace = teacher["cost"].values()
+            teacher["cost"] = {"parameters": parameters, "bytes": size, "rows_per_second": pace}
+        return content
 
     def __str__(self) -> str:
         """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
@@ -90,11 +94,8 @@ class AuditReport:
         text = "\n\n".join(
             ["# Teacher audit", self._head(), *self._words(), *self._tables(None), "## Figures", *shown]
         )
-        content = {"audit.json": json.dumps(self.to_dict(), indent=2), "audit.md": text}
-        for name, written in content.items():
-            unfinished = folder / f".{name}.unfinished"
-            unfinished.write_text(written + "\n", encoding="utf-8")
-            unfinished.replace(folder / name)
+        write_json(folder / "audit.json", self.to_dict(), indent=2)
+        write_text(folder / "audit.md", text + "\n")
         return folder / "audit.md"
 
     def _figures(self, folder: Path) -> list[Path]:
@@ -163,7 +164,7 @@ class AuditReport:
             "fitted T": [number(t.temperature, 2) for t in self.teachers],
             "parameters": [_grouped(t.cost.parameters) for t in self.teachers],
             "MB": [_grouped(t.cost.bytes and t.cost.bytes / 1e6, 1) for t in self.teachers],
-            "rows/s": [_grouped(t.cost.rows_per_second) for t in self.teachers],
+            "rows/s": [_grouped(t.cost.throughput) for t in self.teachers],
         }
         known = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
         bound = f"Some teacher is right on {percent(self.oracle)} % of the rows: no choice between them does better."

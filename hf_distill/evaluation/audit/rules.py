@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
 from ...fusion import Fusion, FusionChoice, FusionRule, HeldOut, LogPool, build_fusion, fit_temperature
+from ...fusion.fitting import mean_nll
 from ..metrics import brier_score, expected_calibration_error
-from ..statistics import bootstrap_means, percentile_interval
-from .figures import BEST_TEACHER, Gains, RuleFigures
+from ..statistics import bootstrap_means, nll_rows, percentile_interval
+from .numbers import BEST_TEACHER, Gains, RuleFigures
 
 # From simple to involved: of rules that cannot be told apart by the rows, the first is advised.
 RULES: dict[str, Any] = {
@@ -85,7 +86,8 @@ class CalibratedTeacher:
             if not bool(torch.isfinite(logits if mask is None else logits[mask]).all()):
                 continue
             fitted = fit_temperature(logits, held_out.labels, mask=mask)
-            nll = {t: self._nll(logits, held_out.labels, t) for t in (1.0, fitted)}
+            log_probs = {t: torch.log_softmax(logits.double() / t, -1) for t in (1.0, fitted)}
+            nll = {t: mean_nll(own, held_out.labels) for t, own in log_probs.items()}
             temperature = fitted if (nll[1.0] - nll[fitted]) * len(held_out.labels) > 1 else 1.0
             found.append((nll[temperature], k, temperature))
         if not found:
@@ -94,11 +96,6 @@ class CalibratedTeacher:
         weights = tuple(float(k == best) for k in range(len(names)))
         fusion = LogPool(weights, (temperature,) * len(names))
         return FusionChoice(fusion, f"{names[best]} alone, at its temperature")
-
-    @staticmethod
-    def _nll(logits: torch.Tensor, labels: torch.Tensor, temperature: float) -> float:
-        log_probs = torch.log_softmax(logits.double() / temperature, -1)
-        return -log_probs.gather(-1, labels[:, None]).clamp(min=-27.63).mean().item()
 
     def without_rows(self, why: str) -> FusionChoice:
         """It cannot do without."""
@@ -179,9 +176,8 @@ def score_rules(
 
 def scored(systems: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Scores]:
     """Scores of log-probabilities (N, C) by name, all resampled at once."""
-    rows = np.arange(len(labels))
     measures = {
-        name: ((log_probs.argmax(1) == labels).astype(np.float64), -log_probs[rows, labels])
+        name: ((log_probs.argmax(1) == labels).astype(np.float64), nll_rows(log_probs, labels))
         for name, log_probs in systems.items()
     }
     if not measures:

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from ...errors import ConfigurationError
-from ...evaluation.evaluating import EvaluationReport, compute_metrics_from
+from ...evaluation.evaluating import compute_metrics_from
+from ...evaluation.results import EvaluationReport
 from ...teachers.teacher import Teacher
 from ...training.arguments import DistillationArguments
 from ...training.trainer import MultiTeacherDistillationTrainer

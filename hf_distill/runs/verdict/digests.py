@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
-import torch
 import xxhash
 from transformers import PreTrainedModel
 
 from ...recipe.sections import Recipe
+from ...teachers.cache.key import add_weights
 
 
 def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) -> str:
@@ -41,11 +41,8 @@ def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) ->
 def weights_digest(student: PreTrainedModel) -> str:
     """What weights are known by, in whichever floating type they are kept."""
     digest = xxhash.xxh3_128()
-    for name, tensor in student.state_dict().items():
-        tensor = tensor.detach().cpu()
-        values = tensor.float() if tensor.is_floating_point() else tensor
-        digest.update(name.encode())
-        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    weights = student.state_dict().items()
+    add_weights(digest, [(name, t.float() if t.is_floating_point() else t) for name, t in weights])
     return digest.hexdigest()
 
 

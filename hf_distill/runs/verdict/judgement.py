@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, TrainerState
 
 from ... import __version__
 from ...errors import DataError, HfDistillError
+from ...evaluation.cost import Cost, busy, conditions, measure_costs, time_model, timed_rows
 from ...evaluation.evaluating import report_notes
-from ...evaluation.timing import timed_rows
 from ...fusion import summary
 from ...processes import once, say
 from ...recipe.setup import Setup
@@ -28,9 +28,8 @@ from ...training.resuming import describe_run
 from ...training.trainer import MultiTeacherDistillationTrainer
 from ...verdict import SavedRows, VerdictReport, best_teacher, judge
 from ...verdict.answers import finished_rows, load_rows, rows_file
-from ...verdict.cost import busy, conditions, measure_costs, time_model
-from ...verdict.numbers import Cost
 from ...verdict.report import teacher_share
+from ...verdict.systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
 from .digests import module_digests, rows_digest, weights_digest
 from .jobs import Job, places, run_jobs
 from .trainings import (
@@ -257,10 +256,9 @@ class Verdict:
                 failed.append(f"Teacher {teacher.called!r} could not be timed on this machine: {reason}")
                 return None
 
-        waiting = {spec.called: (lambda spec=spec: timing(spec)) for spec in self.setup.teachers}
-        costs = measure_costs(
-            lambda: time_model(trainer.student, trainer.student_view, rows, device=device), waiting
-        )
+        own = {STUDENT: lambda: time_model(trainer.student, trainer.student_view, rows, device=device)}
+        each = {f"{TEACHER}{spec.called}": (lambda spec=spec: timing(spec)) for spec in self.setup.teachers}
+        costs = measure_costs({**own, **each}, {ENSEMBLE: [*each], TOGETHER: [*own, *each] if each else []})
         return costs, conditions(device, self.setup.split, len(rows)), busy(), failed
 
 

@@ -6,7 +6,6 @@ Shapes: N distinct rows, B rows of a batch, Ck classes of teacher k.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,66 +15,17 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import xxhash
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
 from ...rows.preparing import distinct_rows
 from ...tasks.task import TASKS, Task
-from ..teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
-from .key import folder_identity, recall, remember
+from ..teacher import Teacher, TeacherSpec, load_teacher
+from .key import folder_identity, key_facts, recall, remember, teacher_key
 from .reading import CachedTeacher, CachedView
 from .settings import AUTOCAST, STORED_AS, CacheSettings
-from .store import DESCRIPTION, RowReader, Store, read_description, shard_name
-
-# Raise whenever the same teacher and row would be stored as other numbers.
-_FORMAT = 1
-# What a config says of where it came from, or is changed by merely running the model; no output depends on it.
-_IRRELEVANT = {
-    "_name_or_path",
-    "_commit_hash",
-    "transformers_version",
-    "architectures",
-    "problem_type",
-    "use_cache",
-}
-_IRRELEVANT |= {
-    "dtype",
-    "torch_dtype",
-    "id2label",
-    "label2id",
-}  # the weights and the teacher's label names say these
-
-
-def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
-    """Hash of all that decides a teacher's stored outputs, and of nothing else.
-
-    Weights by name, type, shape and bytes; the class and config of the model; adapters; label names; what decides the
-    tokens; precision and storage type. Not where it was loaded from, what it is called, nor how rows are batched.
-
-    Args:
-        teacher: A live teacher.
-        settings: Of the cache.
-    """
-    digest = xxhash.xxh3_128()
-    config = {k: v for k, v in teacher.model.config.to_dict().items() if k not in _IRRELEVANT}
-    adapters = {
-        name: {k: str(v) for k, v in adapter.to_dict().items() if k != "base_model_name_or_path"}
-        for name, adapter in (getattr(teacher.model, "peft_config", None) or {}).items()
-    }
-    facts = [
-        _FORMAT, type(teacher).__qualname__, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
-        *settings.key_facts,
-    ]  # fmt: skip
-    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(teacher.model.state_dict().items()):
-        if ".original_module." in name:
-            continue  # what an adapter's own head replaces, drawn at random whenever the base has none
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+from .store import RowReader, Store, read_description, shard_name
 
 
 class TeacherCache:
@@ -138,7 +88,7 @@ class TeacherCache:
         spec = TeacherSpec(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
         identity = None
         if isinstance(spec, TeacherSpec):
-            identity = folder_identity(spec, [_FORMAT, self._task, *settings.key_facts])
+            identity = folder_identity(spec, key_facts(self._task, settings))
             known = recall(cache_dir, identity)
             if known is not None:
                 return {**known, "name": spec.called, "source": spec.source, "revision": None}
@@ -323,37 +273,6 @@ def _outputs(
     return fields
 
 
-def open_teachers(
-    teachers: Sequence[str | TeacherSource],
-    cache_dir: str | os.PathLike[str] | None,
-    settings: CacheSettings | Sequence[CacheSettings],
-    *,
-    task: Task,
-    device: torch.device | None,
-) -> tuple[list[TeacherSource], TeacherCache | None]:
-    """The teachers of a run: loaded, or read from their cache.
-
-    Args:
-        teachers: `Teacher`s, other `TeacherSource`s, or ids and folders.
-        cache_dir: Folder of the cache; None: they run live.
-        settings: How outputs are computed and stored; one for all teachers, or one for each.
-        task: Loads teachers given by id or folder.
-        device: Where they run; None: the process's own.
-
-    Returns:
-        The sources, and the cache to which datasets are to be added.
-
-    Raises:
-        ConfigurationError, DataError: Teachers that cannot be had.
-    """
-    if isinstance(teachers, (str, Teacher)):
-        raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
-    if cache_dir is None:
-        return [load_teacher(given, task) for given in teachers], None
-    cache = TeacherCache(teachers, cache_dir, settings, task=task, device=device)
-    return list(cache.teachers), cache
-
-
 def cache_teacher_outputs(
     teachers: Sequence[str | Teacher],
     dataset: datasets.Dataset,
@@ -396,39 +315,6 @@ def cache_teacher_outputs(
     cache = TeacherCache(teachers, cache_dir, settings, task=task, device=device)
     cache.add(dataset, text_columns)
     return cache.teachers
-
-
-def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """What a cache holds: per teacher its description, rows, bytes, and when it was last written.
-
-    Args:
-        cache_dir: Folder of the cache.
-
-    Returns:
-        Dicts with ``key, teacher, labels, parameters, dtype, precision, source, revision, rows, bytes, damaged,
-        written`` (seconds since 1970).
-
-    Raises:
-        DataError: There is no such folder.
-    """
-    folder = Path(cache_dir)
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}: name the cache_dir of a run or recipe.")
-    found = []
-    for place in sorted(path for path in folder.iterdir() if (path / DESCRIPTION).is_file()):
-        store = Store(place, place.name)
-        shards = store.shards()
-        found.append(
-            {
-                "key": place.name,
-                **read_description(place),
-                "rows": sum(len(shard.ids) for shard in shards),
-                "bytes": sum(path.stat().st_size for path in place.glob("*.npy")),
-                "damaged": sorted(store.damaged),
-                "written": max(path.stat().st_mtime for path in place.glob("*.json")),
-            }
-        )
-    return found
 
 
 def _bytes(count: float) -> str:

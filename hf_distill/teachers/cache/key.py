@@ -1,6 +1,6 @@
-"""Which teacher a folder holds, known again by the bytes of its files: no model is loaded to find that out.
+"""What a teacher is known by: the hash of what decides its outputs, and, of a folder, that of the bytes of its files.
 
-Loading a teacher only to compute its key would make the peak memory of cached training that of the largest teacher.
+For the latter no model is loaded: loading a teacher only to compute its key would make the peak memory of cached training that of the largest teacher.
 """
 
 from __future__ import annotations
@@ -8,18 +8,79 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 import xxhash
 
-from ..teacher import TeacherSpec
+from ...files import write_json
+from ...tasks.task import Task
+from ..teacher import Teacher, TeacherSpec
+from .settings import CacheSettings
 
+# Raise whenever the same teacher and row would be stored as other numbers.
+_FORMAT = 1
+# What a config says of where it came from, or is changed by merely running the model; no output depends on it.
+_IRRELEVANT = {
+    "_name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "architectures",
+    "problem_type",
+    "use_cache",
+}
+_IRRELEVANT |= {
+    "dtype",
+    "torch_dtype",
+    "id2label",
+    "label2id",
+}  # the weights and the teacher's label names say these
 # What `from_pretrained` reads of a folder: config, tokenizer, weights.
 _READ = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+
+
+def teacher_key(teacher: Teacher, settings: CacheSettings) -> str:
+    """Hash of all that decides a teacher's stored outputs, and of nothing else.
+
+    Weights by name, type, shape and bytes; the class and config of the model; adapters; label names; what decides the
+    tokens; precision and storage type. Not where it was loaded from, what it is called, nor how rows are batched.
+
+    Args:
+        teacher: A live teacher.
+        settings: Of the cache.
+    """
+    digest = xxhash.xxh3_128()
+    config = {k: v for k, v in teacher.model.config.to_dict().items() if k not in _IRRELEVANT}
+    adapters = {
+        name: {k: str(v) for k, v in adapter.to_dict().items() if k != "base_model_name_or_path"}
+        for name, adapter in (getattr(teacher.model, "peft_config", None) or {}).items()
+    }
+    facts = [
+        _FORMAT, type(teacher).__qualname__, type(teacher.model).__name__, config, adapters, list(teacher.label_names), teacher.view.key,
+        *settings.key_facts,
+    ]  # fmt: skip
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    # What an adapter's own head replaces is drawn at random whenever the base has none.
+    weights = teacher.model.state_dict().items()
+    add_weights(digest, [(name, tensor) for name, tensor in weights if ".original_module." not in name])
+    return digest.hexdigest()
+
+
+def add_weights(digest: Any, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Add weights to a hash, by name, type, shape and bytes.
+
+    Args:
+        digest: Of `xxhash`.
+        weights: Tensors with their names.
+    """
+    for name, tensor in sorted(weights):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy())
 
 
 def folder_identity(spec: TeacherSpec, facts: Any) -> str | None:
@@ -49,6 +110,11 @@ def folder_identity(spec: TeacherSpec, facts: Any) -> str | None:
     return digest.hexdigest()
 
 
+def key_facts(task: Task, settings: CacheSettings) -> list[Any]:
+    """What decides a teacher's key beside its files, for `folder_identity`: the task by its name, whatever it has learnt since."""
+    return [_FORMAT, task.name, task.auto_class, *settings.key_facts]
+
+
 def recall(cache_dir: str | os.PathLike[str], identity: str | None) -> dict[str, Any] | None:
     """What was remembered under an identity; None where nothing was, or nothing readable."""
     if identity is None:
@@ -64,7 +130,4 @@ def remember(cache_dir: str | os.PathLike[str], identity: str | None, teacher: M
     if identity is None:
         return
     with contextlib.suppress(OSError):
-        path = Path(cache_dir) / f"folder-{identity}.json"
-        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
-        unfinished.write_text(json.dumps(teacher, sort_keys=True), encoding="utf-8")
-        unfinished.replace(path)
+        write_json(Path(cache_dir) / f"folder-{identity}.json", teacher, sort_keys=True)

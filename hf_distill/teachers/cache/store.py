@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,8 @@ import filelock
 import numpy as np
 import xxhash
 
-from ...errors import CorruptStateError
+from ...errors import CorruptStateError, DataError
+from ...files import read_json, whole
 
 DESCRIPTION = "teacher.json"
 """What a person wants to know of a store; nothing depends on it."""
@@ -84,34 +84,20 @@ class Store:
         sums = {}
         for field, array in arrays.items():
             assert len(array) == len(ids), (field, array.shape, ids.shape)
-            sums[field] = self._replace(self.folder / f"{name}.{field}.npy", array)
+            sums[field] = self._write(self.folder / f"{name}.{field}.npy", array)
         manifest = {"format": _FORMAT, "key": self.key, "rows": len(ids), "xxh3_128": sums}
-        self._replace(self.folder / f"{name}.json", (json.dumps(manifest, sort_keys=True) + "\n").encode())
+        self._write(self.folder / f"{name}.json", (json.dumps(manifest, sort_keys=True) + "\n").encode())
 
-    def _replace(self, path: Path, content: bytes | np.ndarray) -> str:
-        """Write a file so that it is there whole or not at all; returns its checksum."""
-        temporary = None
-        try:
-            with self._explained("write to"):
-                with tempfile.NamedTemporaryFile(
-                    dir=self.folder, prefix=".unfinished-", delete=False
-                ) as file:
-                    temporary = file.name
-                    if isinstance(content, bytes):
-                        file.write(content)
-                    else:
-                        np.save(file, content, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
-                digest = _checksum(temporary)
-                os.replace(temporary, path)
-                _sync_folder(self.folder)
-                return digest
-        except BaseException:
-            if temporary is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-            raise
+    def _write(self, path: Path, content: bytes | np.ndarray) -> str:
+        """Write a whole file, its name synced too; returns its checksum."""
+        with self._explained("write to"):
+            with whole(path, "wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    np.save(file, content, allow_pickle=False)
+            _sync_folder(self.folder)
+            return _checksum(path)
 
     @contextlib.contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
@@ -147,14 +133,17 @@ class Store:
 
     def sweep(self) -> None:
         """Remove the temporary files of writers that were killed; those of the last hour may belong to a live one."""
-        for path in self.folder.glob(".unfinished-*"):
+        for path in self.folder.glob(".*.unfinished*"):
             with contextlib.suppress(OSError):
                 if path.stat().st_mtime < time.time() - 3600:
                     path.unlink()
 
     def write_description(self, description: Mapping[str, Any]) -> None:
         """Write teacher.json: what a person wants to know of the store; nothing depends on it."""
-        self._replace(self.folder / DESCRIPTION, (json.dumps(description, sort_keys=True) + "\n").encode())
+        self._write(
+            self.folder / DESCRIPTION,
+            (json.dumps({"format": _FORMAT, **description}, sort_keys=True) + "\n").encode(),
+        )
 
     # ---- Reading ----
 
@@ -303,8 +292,41 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What the description of a store says; empty where it is missing or unreadable."""
+    """What the description of a store says; empty where it is missing or unreadable, or a later version wrote it."""
     try:
-        return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        return read_json(folder / DESCRIPTION, _FORMAT)[0]
     except (OSError, ValueError):
         return {}
+
+
+def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """What a cache holds: per teacher its description, rows, bytes, and when it was last written.
+
+    Args:
+        cache_dir: Folder of the cache.
+
+    Returns:
+        Dicts with ``key, teacher, labels, parameters, dtype, precision, source, revision, rows, bytes, damaged,
+        written`` (seconds since 1970).
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    folder = Path(cache_dir)
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {folder}: name the cache_dir of a run or recipe.")
+    found = []
+    for place in sorted(path for path in folder.iterdir() if (path / DESCRIPTION).is_file()):
+        store = Store(place, place.name)
+        shards = store.shards()
+        found.append(
+            {
+                "key": place.name,
+                **read_description(place),
+                "rows": sum(len(shard.ids) for shard in shards),
+                "bytes": sum(path.stat().st_size for path in place.glob("*.npy")),
+                "damaged": sorted(store.damaged),
+                "written": max(path.stat().st_mtime for path in place.glob("*.json")),
+            }
+        )
+    return found

@@ -1,11 +1,10 @@
 """Knowledge below the logits: which layers of the student learn from which of each teacher, in which units, by which loss.
 
 A loss is asked for as a `HiddenLoss`; `plan.py` decides for every teacher and pair of layers what it amounts to, before
-anything runs; `terms.py` turns the states of a batch into terms of the loss; `student.py` holds the projections.
+anything runs; `terms.py` turns the states of a batch into terms of the loss; `projections.py` holds the projections.
 """
 
 from .hidden_loss import HiddenLoss, build_hidden_losses
-from .opening import open_run
 from .plan import HiddenPlan
 from .projections import StudentWithProjections, bare, student_pass, with_projections
 from .terms import hidden_terms
@@ -17,7 +16,6 @@ __all__ = [
     "bare",
     "build_hidden_losses",
     "hidden_terms",
-    "open_run",
     "student_pass",
     "with_projections",
 ]

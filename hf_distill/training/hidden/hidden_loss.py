@@ -14,25 +14,12 @@ from torch import Tensor
 
 from ...errors import ConfigurationError
 from ...lookup import build, suggest
-from ...losses import (
-    HIDDEN_LOSSES,
-    hidden_cosine,
-    hidden_mse,
-    linear_cka,
-    minilm_relations,
-    rkd_angle,
-    rkd_distance,
-    similarity_preserving,
-)
+from ...losses import HIDDEN_LOSSES
+from ...losses.properties import LossProperties, properties_of
 from ...teachers.states import UNITS
 from .layer_map import LAYER_MAPS
 
 PROJECTIONS = ("each", "shared", "none")
-
-# They compare the rows of a batch with each other.
-_BETWEEN_ROWS = (rkd_distance, rkd_angle, similarity_preserving, linear_cka)
-# A weighted mean of their values is, up to a constant, the value for one weighted mean of targets.
-_FUSED_EXACTLY = (hidden_mse, hidden_cosine)
 
 
 @dataclass(frozen=True)
@@ -103,15 +90,19 @@ class HiddenLoss:
             )
         if not callable(self.function):
             raise ConfigurationError(f"{self}: {self.loss!r} is no function.")
-        if self.compares_rows and self.units not in ("auto", "mean", "first"):
+        compares = self.properties.compares
+        if compares == "rows" and self.units not in ("auto", "mean", "first"):
             raise ConfigurationError(
                 f"{self}: it compares rows by one state each, so units is mean or first, found {self.units!r}."
             )
-        if self.compares_relations and self.units not in ("auto", "tokens"):
+        if compares == "relations" and self.units not in ("auto", "tokens"):
             raise ConfigurationError(f"{self}: it compares tokens, so units is auto, found {self.units!r}.")
-        if self.projection == "shared" and not self.fuses:
+        if self.projection == "shared" and self.properties.one_target is None:
+            exact = [
+                name for name, known in HIDDEN_LOSSES.items() if properties_of(known).one_target is not None
+            ]
             raise ConfigurationError(
-                f"{self}: one target for all teachers is exact for hidden_mse and hidden_cosine alone, so only they can "
+                f"{self}: one target for all teachers is exact for {' and '.join(exact)} alone, so only they can "
                 'have projection="shared"; choose "each".'
             )
 
@@ -127,24 +118,14 @@ class HiddenLoss:
         return next(known, getattr(self.function, "__name__", type(self.function).__name__))
 
     @property
-    def compares_rows(self) -> bool:
-        """Whether a batch has one value, which depends on all of its rows."""
-        return self.function in _BETWEEN_ROWS
-
-    @property
-    def compares_relations(self) -> bool:
-        """Whether it takes queries, keys and values instead of states."""
-        return self.function is minilm_relations
+    def properties(self) -> LossProperties:
+        """What the loss says of itself."""
+        return properties_of(self.function)
 
     @property
     def projects(self) -> bool:
         """Whether the student's states are brought into the teacher's space first."""
-        return self.projection != "none" and not self.compares_rows and not self.compares_relations
-
-    @property
-    def fuses(self) -> bool:
-        """Whether one target can stand for all teachers."""
-        return self.function in _FUSED_EXACTLY
+        return self.projection != "none" and self.properties.compares == "states"
 
     def __str__(self) -> str:
         return f"Hidden loss {self.name if callable(self.loss) else self.loss!r}"

@@ -217,11 +217,11 @@ def _links(index: int, loss: HiddenLoss, student: Body, teachers: Sequence[Body]
     links = []
     for k in chosen:
         teacher = teachers[k]
-        if not loss.projects and not loss.compares_rows and not loss.compares_relations:
+        if not loss.projects and loss.properties.compares == "states":
             _refuse_other_width(loss, student, teacher)
         for pair, (ours, theirs) in enumerate(maps[k]):
             what, why = units[k]
-            if loss.compares_relations:
+            if loss.properties.compares == "relations":
                 _refuse_undividable(loss, ours, student, theirs, teacher)
             projection = f"{index}-{'shared' if shared else k}-{pair}" if loss.projects else None
             taken = _stored_as(loss, teacher, Wanted(theirs, what))
@@ -233,8 +233,12 @@ def _units(loss: HiddenLoss, student: Body, teacher: Body) -> tuple[str, str]:
     """In which units a loss compares student and teacher, and why."""
     where = f"{loss}, teacher {teacher.name!r}"
     if teacher.view is None:
-        if loss.compares_relations or loss.units in ("tokens", "words"):
-            asked = "queries, keys and values" if loss.compares_relations else f"states of {loss.units}"
+        if loss.properties.compares == "relations" or loss.units in ("tokens", "words"):
+            asked = (
+                "queries, keys and values"
+                if loss.properties.compares == "relations"
+                else f"states of {loss.units}"
+            )
             raise ConfigurationError(
                 f"{where}: its outputs are read from a cache, which keeps one state per row and no {asked}: run the "
                 'teachers live (no cache_dir), or ask for units="mean" of another loss.'
@@ -243,7 +247,7 @@ def _units(loss: HiddenLoss, student: Body, teacher: Body) -> tuple[str, str]:
     assert student.view is not None
     same_tokens = teacher.view.tokens_key == student.view.tokens_key
     differs = _token_difference(student.view, teacher.view)
-    if loss.compares_relations:
+    if loss.properties.compares == "relations":
         if not same_tokens:
             raise ConfigurationError(
                 f"{where}: {differs}, so its tokens have no relations that the student's could be compared with: name the "
@@ -264,7 +268,7 @@ def _units(loss: HiddenLoss, student: Body, teacher: Body) -> tuple[str, str]:
         )
     if loss.units != "auto":
         return loss.units, "as asked"
-    if loss.compares_rows:
+    if loss.properties.compares == "rows":
         return "mean", "it compares rows"
     if same_tokens:
         return "tokens", "same tokens"

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ...fusion import Fusion
 from ...fusion.alignment import TeacherBatch
-from ...losses import hidden_cosine
-from ...losses.representations import mean_unit_cosine, unit
 from ...rows.views import WORD_MASK
 from ...teachers.states import RELATIONS, Wanted, token_mask
 from ..accounting import LossTerm
@@ -112,7 +110,7 @@ def _value(
     if link.ours.units == RELATIONS:
         theirs = [_fitted(part, own, plan) for part, own in zip(theirs, ours, strict=True)]
         return loss.function(ours, theirs, token_mask(inputs), relation_heads=loss.relation_heads)
-    if loss.compares_rows:
+    if loss.properties.compares == "rows":
         return loss.function(ours, theirs)
     return loss.function(ours, _fitted(theirs, ours, plan), _mask(link.ours.units, inputs))
 
@@ -128,13 +126,13 @@ def _one_target(
     """(N,): one layer of the student and the weighted mean of the teachers' states; see docs/hidden_states.md."""
     loss, first = plan.losses[links[0].loss], links[0]
     ours, mask = student[first.projection], _mask(first.ours.units, inputs)
-    by_direction = loss.function is hidden_cosine
-    target = 0.0
+    exact, target = loss.properties.one_target, 0.0
+    assert exact is not None
     for link in links:
         if link.teacher in shares:
             state = _fitted(teachers[link.teacher][link.theirs], ours, plan).float()
-            target = target + shares[link.teacher] * (unit(state) if by_direction else state)
-    return (mean_unit_cosine if by_direction else loss.function)(ours, target, mask)
+            target = target + shares[link.teacher] * (exact.of(state) if exact.of else state)
+    return (exact.loss or loss.function)(ours, target, mask)
 
 
 def _mask(units: str, inputs: Mapping[str, Any]) -> Tensor | None:

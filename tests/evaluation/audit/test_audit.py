@@ -18,9 +18,9 @@ from hf_distill import LinearPool, Teacher, cache_teacher_outputs
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.evaluation.audit import Gains, audit_held_out, audit_teachers
-from hf_distill.evaluation.audit.advice import verdict
+from hf_distill.evaluation.audit.advice import recipe_lines, verdict
 from hf_distill.evaluation.audit.rules import RULES, CalibratedTeacher, out_of_fold
-from hf_distill.evaluation.audit.text import recipe_lines
+from hf_distill.evaluation.cost import Cost
 from hf_distill.evaluation.statistics import Interval
 from hf_distill.fusion import FUSIONS, FusionChoice, HeldOut, LogPool, build_fusion, describe
 from hf_distill.fusion.alignment import LabelMap
@@ -400,7 +400,7 @@ def test_audit_of_live_teachers(teachers, rows):
     for teacher, figures in zip(teachers, report.teachers, strict=True):
         assert figures.cost.parameters == teacher.num_parameters
         assert figures.cost.bytes == 4 * teacher.num_parameters
-        assert figures.cost.rows_per_second > 0
+        assert figures.cost.throughput > 0
     assert "| 0 negative | 0 'negative' | 1 'NEGATIVE' | 1 'Negative' |" in report.alignment
     assert report.rows == 64 and sum(report.halves) == 64
     assert "batches of 8" in report.conditions
@@ -487,5 +487,5 @@ def test_the_command_keeps_off_the_rows_of_the_report(run, recipe):
 def test_cached_teachers_that_nobody_says_how_to_load_are_not_timed(teachers, rows, tmp_path):
     cached = cache_teacher_outputs(teachers[:1], rows, cache_dir=tmp_path / "cache")
     report = audit_teachers(cached, rows, fusions=FEW)
-    assert report.teachers[0].cost == (teachers[0].num_parameters, None, None)
+    assert report.teachers[0].cost == Cost(teachers[0].num_parameters)
     assert "have no MB and no rows/s" in report.conditions

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..cost import Cost
+from ..formats import nats, points
 from ..statistics import Interval, ReliabilityBin
-from .text import nats, points
 
 BEST_TEACHER = "best teacher, calibrated"
 """What the report calls the single teacher that an ensemble has to beat."""
@@ -64,20 +65,6 @@ class Gains(NamedTuple):
     def __str__(self) -> str:
         """As in the verdict: marked * where beyond chance."""
         return f"accuracy {points(self.accuracy)} points, NLL {nats(self.nll)}"
-
-
-class Cost(NamedTuple):
-    """What a teacher costs; None where that is not known, as of one that is read from a cache.
-
-    Attributes:
-        parameters: How many.
-        bytes: Of the parameters in memory.
-        rows_per_second: Of its forward.
-    """
-
-    parameters: int | None = None
-    bytes: int | None = None
-    rows_per_second: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,18 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from ...rows.views import TokenView
-from ...tasks.task import Task
-from ...teachers.cache.build import TeacherCache, open_teachers
-from ...teachers.cache.reading import CachedTeacher
-from ...teachers.cache.settings import CacheSettings
-from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
-from .hidden_loss import HiddenLoss
-from .plan import Body, HiddenPlan
+from ..errors import ConfigurationError
+from ..rows.views import TokenView
+from ..tasks.task import Task
+from ..teachers.cache.build import TeacherCache
+from ..teachers.cache.reading import CachedTeacher
+from ..teachers.cache.settings import CacheSettings
+from ..teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
+from .hidden.hidden_loss import HiddenLoss
+from .hidden.plan import Body, HiddenPlan
 
 
-def open_run(
+def open_teachers_for(
     teachers: Sequence[str | TeacherSource],
     cache_dir: str | os.PathLike[str] | None,
     settings: CacheSettings,
@@ -31,29 +32,39 @@ def open_run(
     task: Task,
     device: torch.device | None,
 ) -> tuple[list[TeacherSource], TeacherCache | None, HiddenPlan | None]:
-    """The teachers of a run and what is taken of them.
+    """Load the teachers of a run, or open their cache, and plan what its hidden losses take of them.
 
     Args:
-        teachers, cache_dir, settings, task, device: As for `open_teachers`.
+        teachers: `Teacher`s, other `TeacherSource`s, or ids and folders.
+        cache_dir: Folder of the cache; None: they run live.
+        settings: How outputs are computed and stored.
         losses: The hidden losses.
         student: The student.
         view: How it reads text.
+        task: Loads teachers given by id or folder.
+        device: Where they run; None: the process's own.
 
     Returns:
-        The sources; the cache, which keeps the states that the losses need; the plan, None where there are no losses.
+        The sources; the cache to which datasets are to be added, which keeps the states that the losses need; the plan,
+        None where there are no losses.
 
     Raises:
         ConfigurationError, DataError: Teachers that cannot be had, or losses that they cannot have.
     """
-    if not losses:
-        return *open_teachers(teachers, cache_dir, settings, task=task, device=device), None
-    own = _of_config("student", student.config)._replace(view=view, model=student)
+    if isinstance(teachers, (str, Teacher)):
+        raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
+
+    def plan(bodies: Sequence[Body]) -> HiddenPlan:
+        own = _of_config("student", student.config)._replace(view=view, model=student)
+        return HiddenPlan.of(losses, own, bodies)
+
     if cache_dir is None:
-        sources, cache = open_teachers(teachers, None, settings, task=task, device=device)
-        return sources, cache, HiddenPlan.of(losses, own, [_body(source) for source in sources])
-    plan = HiddenPlan.of(losses, own, [_stored_body(given, task) for given in teachers])
-    also = [settings.also(wanted) for wanted in plan.wanted_of_teachers]
-    return *open_teachers(teachers, cache_dir, also, task=task, device=device), plan
+        sources = [load_teacher(given, task) for given in teachers]
+        return sources, None, plan([_body(source) for source in sources]) if losses else None
+    planned = plan([_stored_body(given, task) for given in teachers]) if losses else None
+    kept = settings if planned is None else [settings.also(wanted) for wanted in planned.wanted_of_teachers]
+    cache = TeacherCache(teachers, cache_dir, kept, task=task, device=device)
+    return list(cache.teachers), cache, planned
 
 
 def cache_settings_for(

@@ -1,0 +1,104 @@
+"""How numbers are written, wherever a report or a sentence names them."""
+
+from __future__ import annotations
+
+import math
+
+from .statistics import Interval
+
+
+def minus(text: str) -> str:
+    """A number with a minus sign in place of a hyphen."""
+    return text.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share as percent.
+
+    Example:
+        >>> percent(0.9145)
+        '91.5'
+    """
+    return f"{100 * share:.1f}" if math.isfinite(share) else "–"
+
+
+def number(value: float | None, digits: int = 3, *, sign: str = "") -> str:
+    """A number, ∞, or a dash where there is none.
+
+    Example:
+        >>> number(0.25, 2), number(math.inf), number(None)
+        ('0.25', '∞', '–')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    # + 0.0: no minus before a zero.
+    return minus(f"{round(value, digits) + 0.0:{sign}.{digits}f}") if math.isfinite(value) else "∞"
+
+
+def share(value: float) -> str:
+    """A ratio with two significant digits.
+
+    Example:
+        >>> share(0.2123), share(1.3), share(0.0345)
+        ('0.21', '1.3', '0.035')
+    """
+    digits = max(0, 1 - math.floor(math.log10(value))) if value > 0 else 1
+    return f"{value:.{digits}f}"
+
+
+def points(interval: Interval, *, sign: str = "+") -> str:
+    """An accuracy in percent, or a difference of two in points, with half of its interval.
+
+    Args:
+        interval: As shares of one.
+        sign: "+" for differences, which are marked * where beyond chance; "" for an accuracy.
+
+    Example:
+        >>> points(Interval(0.012, 0.004, 0.02))
+        '+1.2 ± 0.8*'
+    """
+    return _with_half(Interval(*(100 * value for value in interval)), 1, sign)
+
+
+def nats(interval: Interval, *, sign: str = "+") -> str:
+    """An NLL, or a difference of two, with half of its interval; see `points`.
+
+    Example:
+        >>> nats(Interval(0.31, 0.29, 0.33), sign="")
+        '0.310 ± 0.020'
+    """
+    return _with_half(interval, 3, sign)
+
+
+def _with_half(interval: Interval, digits: int, sign: str) -> str:
+    value, low, high = interval
+    if not math.isfinite(value):
+        return "∞" if value > 0 and not sign else "–"
+    shown = number(value, digits, sign=sign)
+    if not math.isfinite(high - low):
+        return shown
+    mark = "*" if sign and interval.beyond_chance and round(value, digits) else ""
+    return f"{shown} ± {(high - low) / 2:.{digits}f}{mark}"
+
+
+def signed_points(value: Interval) -> tuple[str, str, str]:
+    """An accuracy difference and its bounds in points, with signs, fine enough to show on which side of zero they lie.
+
+    Example:
+        >>> signed_points(Interval(0.011, 0.006, 0.016)), signed_points(Interval(0.011, 0.0003, 0.02))
+        (('+1.1', '+0.6', '+1.6'), ('+1.10', '+0.03', '+2.00'))
+    """
+    points = [100 * part for part in value]
+    digits = 2 if any(0 < abs(point) < 0.05 for point in points) else 1
+    return tuple(number(point, digits, sign="+") for point in points)  # type: ignore[return-value]
+
+
+def interval(value: Interval) -> str:
+    """Its bounds, in points.
+
+    Example:
+        >>> interval(Interval(0.0, -0.004, 0.004))
+        '95 % interval −0.4 to +0.4'
+    """
+    _, low, high = signed_points(value)
+    return f"95 % interval {low} to {high}"
