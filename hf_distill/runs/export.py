@@ -113,11 +113,12 @@ def _add(report: ExportReport, judged: Judged, recipe: Recipe, folder: str | os.
     from ..publishing.pushed_files import section_of_one_row
     from ..tasks.task import TASKS
     from ..verdict import Answers
-    from ..verdict.exported import exported_name, with_exported
+    from ..verdict.exported import with_exported
+    from ..verdict.systems import Role
 
     assert report.answers is not None
     parameters = judged.report.evaluation.systems["student"].parameters
-    called = {"student": "student", report.format: exported_name(report.format)}
+    called = {"student": "student", report.format: Role("exported", report.format).name}
     training = recipe.training
     cut = any(training.get(f"{kind}{when}") for kind in ("bf16", "fp16") for when in ("", "_full_eval"))
     extended = with_exported(

@@ -15,10 +15,20 @@ from test_verdict import HOSTILE, judged, run  # noqa: F401 - the fixture of thr
 
 from hf_distill.evaluation.cost import Cost
 from hf_distill.evaluation.statistics import Interval
-from hf_distill.verdict.drawing import Point, learning_curves, measures_of, quality_against_latency
 from hf_distill.verdict.numbers import Training
-from hf_distill.verdict.page import page
-from hf_distill.verdict.pictures import CLASSES, FILES, LEARNING, QUALITY, RELIABILITY, pictures
+from hf_distill.verdict.pictures import (
+    CLASSES,
+    FILES,
+    LEARNING,
+    QUALITY,
+    RELIABILITY,
+    Point,
+    learning_curves,
+    measures_of,
+    pictures,
+    quality_against_latency,
+)
+from hf_distill.verdict.systems import Role
 
 LOG = ({"step": 10, "loss_task": 1.0, "eval_nll": 0.7}, {"step": 20, "loss_task": 0.5, "eval_nll": 0.6})
 
@@ -87,7 +97,11 @@ def test_without_texts_nothing_of_a_row_is_left_but_its_answers(report):
         assert re.search(rf"\b{words}\b".encode(), whole["report.md"])
     assert [row[1:] for row in hidden.disagreements] == [row[1:] for row in report.disagreements]
     note = "Texts of rows are not published"
-    assert note in hidden.markdown() and note in page(hidden) and note not in report.markdown()
+    assert (
+        note in hidden.document().markdown()
+        and note in hidden.document().html()
+        and note not in report.document().markdown()
+    )
     section = hidden.sections()[-1]
     assert section.header == ["label", "ensemble", "student", "KL"] and len(section.rows) == 20
     assert all(len(row) == 4 for row in section.rows)
@@ -101,6 +115,7 @@ def test_names_with_signs_of_mathematics_are_shown_as_they_are(report):
     odd = dataclasses.replace(
         report,
         accuracies={name: Interval(0.5, 0.4, 0.6), "student": Interval(0.6, 0.5, 0.7)},
+        roles={**report.roles, name: Role("given", name)},
         costs={name: Cost(p50=0.002), "student": Cost(p50=0.001)},
         reliability={name: report.reliability["student"]},
         per_class=tuple(group._replace(name=name) for group in report.per_class),
@@ -109,6 +124,15 @@ def test_names_with_signs_of_mathematics_are_shown_as_they_are(report):
 
 
 def test_every_kind_of_system_has_its_place(report):
+    kinds = {
+        "student": "",
+        "exported": "int8",
+        "single": "bert",
+        "baseline": "last",
+        "ensemble": "",
+        "teacher": "big",
+    }
+    roles = {role.name: role for kind, of in kinds.items() if (role := Role(kind, of))}
     names = [
         "student",
         "student, int8",
@@ -117,10 +141,12 @@ def test_every_kind_of_system_has_its_place(report):
         "ensemble",
         "teacher:big",
     ]
+    assert list(roles) == names
     interval = Interval(0.5, 0.4, 0.6)
     shown = dataclasses.replace(
         report,
         accuracies=dict.fromkeys(names, interval),
+        roles={**report.roles, **roles},
         costs={name: Cost(p50=0.001 * (i + 1)) for i, name in enumerate(names) if "of bert" not in name},
     )
     (points,) = pictures(shown)[0].arguments
@@ -172,4 +198,4 @@ def test_learning_curves_have_a_panel_for_each_thing_that_was_logged():
 def test_a_log_without_numbers_draws_no_learning_curves(report):
     odd = dataclasses.replace(report, trainings=(Training("student", 4, 2, 1.0, None, ({"epoch": 1.0},)),))
     assert LEARNING not in {picture.file for picture in pictures(odd)}
-    assert HOSTILE not in page(odd)
+    assert HOSTILE not in odd.document().html()

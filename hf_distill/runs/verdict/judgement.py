@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,6 @@ class Verdict:
             restored: whether the student was there before.
         """
         from ...processes import once
-        from ...verdict.answers import rows_file
 
         own = self._own_rows(trainer, restored)
         teachers = answers_of_all(trainer, self.rows, self.split, self.key, given)
@@ -123,8 +121,6 @@ class Verdict:
         found = self._trainings(trainer, own, teachers)
 
         def judged() -> VerdictReport:
-            # Whoever compares runs later takes the rows of the one that was judged last.
-            os.utime(rows_file(self.folder, "student", self.seeds[0]))
             report = self._report(trainer, found, teachers)
             report.save(self.folder)
             return report
@@ -201,8 +197,6 @@ class Verdict:
         found: Mapping[tuple[str, int], SavedRows],
         teachers: SavedRows,
     ) -> VerdictReport:
-        import numpy as np
-
         from ...evaluation.evaluating import report_notes
         from ...fusion import summary
         from ...rows.preparing import distinct_rows
@@ -216,11 +210,7 @@ class Verdict:
         prepared = trainer.get_eval_dataloader(self.rows[self.split]).dataset
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
-        fitted = choice.fitted_on.numpy()
-        seen = int(np.isin(teachers.rows.example_ids, fitted).sum())
         notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
-        if seen:
-            notes.append(f"{seen} of {len(prepared)} rows fitted the fusion and are left out.")
         baselines, singles = (
             [found[part, seed] for part, seed in sorted(found) if part == name]
             for name in ("baseline", "single")
@@ -247,7 +237,7 @@ class Verdict:
             metrics=recipe.evaluation.metrics or TASKS[recipe.task].metrics,
             fusion=summary(choice.fusion),
             texts=texts,
-            left_out=fitted if seen else None,
+            left_out=choice.fitted_on.numpy(),
             costs=costs,
             conditions=conditions,
             teachers_share=share,
