@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import re
 import warnings
@@ -151,28 +150,19 @@ class Document(NamedTuple):
 
     def text(self) -> str:
         """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
-        parts = [self.head]
-        for section in self.sections:
-            if not section.in_files:
-                more = len(section.rows) - _MOST_ROWS
-                note = section.note if more <= 0 else f"{more} more rows are in the report."
-                rows = section.rows[:_MOST_ROWS]
-                parts += [f"## {section.title}", table(section.header, rows, plain), plain(note)]
-        parts += listed(self.notes, plain, "## Notes")
+        shown = [_shortened(section) for section in self.sections if not section.in_files]
+        parts = [self.head, *rendered(shown, plain), *listed(self.notes, plain, "Notes")]
         parts += ["## Verdict", plain(self.sentences[0]), *listed(self.sentences[1:], plain)]
-        return "\n\n".join(filter(None, parts))
+        return "\n\n".join(parts)
 
     def markdown(self) -> str:
         """All of it, with the pictures behind the first table."""
         parts = [f"# {self.kind}", f"**{escaped(self.sentences[0])}**", *listed(self.sentences[1:])]
-        parts.append(f"{escaped(self.head)}. On one page: [{self.page}]({self.page})")
-        tables = [
-            [f"## {section.title}", table(section.header, section.rows), escaped(section.note)]
-            for section in self.sections
-        ]
-        shown = [[f"## {own.title}", f"![{own.title}]({own.file})", own.caption] for own in self.pictures]
-        parts += [part for block in (*tables[:1], *shown, *tables[1:]) for part in block]
-        return "\n\n".join(filter(None, [*parts, *listed(self.notes, escaped, "## Notes")]))
+        parts += [f"{escaped(self.head)}. On one page: [{self.page}]({self.page})"]
+        parts += rendered(self.sections[:1])
+        for own in self.pictures:
+            parts += [f"## {own.title}", f"![{own.title}]({own.file})", own.caption]
+        return "\n\n".join([*parts, *rendered(self.sections[1:]), *listed(self.notes, heading="Notes")])
 
     def html(self) -> str:
         """All of it as one page."""
@@ -212,27 +202,40 @@ class Document(NamedTuple):
         }
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], shown: Callable[[str], str] = escaped) -> str:
-    """A Markdown table of texts that may be others'.
+def rendered(sections: Iterable[Section], shown: Callable[[str], str] = escaped) -> list[str]:
+    """Sections as paragraphs of Markdown.
 
     Args:
-        header: The column names.
-        rows: The cells.
-        shown: How a text is written: `escaped` or `plain`.
+        sections: One without a header has no table, and one without a title goes on with what was before.
+        shown: How a text is written: `escaped` or `plain`; `str` for texts of our own, or for what is Markdown already.
+
+    Example:
+        >>> print("\\n".join(rendered([Section("By <class>", ["a"], [["1"]], "All of them.")])))
+        ## By &lt;class&gt;
+        | a |
+        |---|
+        | 1 |
+        All of them.
     """
-    head, *cells = ([shown(cell) for cell in row] for row in (header, *rows))
-    return markdown_table(head, cells)
+    parts = []
+    for title, header, rows, note, *_ in sections:
+        parts.append(f"## {shown(title)}" if title else "")
+        if header:
+            head, *cells = ([shown(cell) for cell in row] for row in (header, *rows))
+            parts.append(markdown_table(head, cells))
+        parts.append(shown(note))
+    return [part for part in parts if part]
 
 
 def listed(sentences: Iterable[str], shown: Callable[[str], str] = escaped, heading: str = "") -> list[str]:
     """A list with its heading, or nothing where there are no sentences.
 
     Example:
-        >>> listed(["one", "two"], plain, "## Notes")
+        >>> listed(["one", "two"], plain, "Notes")
         ['## Notes', '- one\\n- two']
     """
     lines = "\n".join(f"- {shown(sentence)}" for sentence in sentences)
-    return [*([heading] if heading else []), lines] if lines else []
+    return [*([f"## {heading}"] if heading else []), lines] if lines else []
 
 
 def write_files(
@@ -250,24 +253,6 @@ def write_files(
             file.write(content)
     for name in set(pictures) - set(files):
         Path(folder, name).unlink(missing_ok=True)
-
-
-def as_json(value: Any) -> Any:
-    """What json.dumps takes; a number that is not finite is None.
-
-    Example:
-        >>> as_json({3: (Section("By class", [], [])._replace(words=2)[4], float("nan"), "text")})
-        {'3': [2, None, 'text']}
-    """
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
@@ -315,6 +300,13 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
     )
     style = f"max-width:{float(width.group(1)) * 4 / 3:.0f}px" if width else ""
     return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1).strip()
+
+
+def _shortened(section: Section) -> Section:
+    more = len(section.rows) - _MOST_ROWS
+    if more <= 0:
+        return section
+    return section._replace(rows=section.rows[:_MOST_ROWS], note=f"{more} more rows are in the report.")
 
 
 def _html_section(section: Section, *, folds: bool) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.cost import Cost
-from ..evaluation.document import Document, Picture, Section, as_json, write_files
-from ..evaluation.formats import number
+from ..evaluation.document import Document, Picture, Section, write_files
+from ..evaluation.formats import as_json, number
 from ..evaluation.plots import shortened
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Group

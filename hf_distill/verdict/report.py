@@ -11,8 +11,8 @@ from typing import Any
 
 from ..durations import duration
 from ..evaluation.cost import Cost
-from ..evaluation.document import Document, Section, as_json, write_files
-from ..evaluation.formats import number, share, signed_points
+from ..evaluation.document import Document, Section, write_files
+from ..evaluation.formats import as_json, grouped, number, share, signed_points
 from ..evaluation.results import EvaluationReport
 from ..evaluation.statistics import Difference, Interval, ReliabilityBin, spread
 from .numbers import TRAINED, Claim, Disagreement, Export, Group, Training
@@ -250,11 +250,11 @@ def cost_cells(cost: Cost, base: float | None) -> list[str]:
         base: The latency that its own is a share of; None where nobody knows.
     """
     return [
-        _grouped(cost.parameters),
-        _grouped(None if cost.bytes is None else cost.bytes / 1e6, 1),
+        grouped(cost.parameters),
+        grouped(None if cost.bytes is None else cost.bytes / 1e6, 1),
         _milliseconds(cost.p50),
         _milliseconds(cost.p95),
-        _grouped(cost.throughput, 0 if (cost.throughput or 0) >= 10 else 2),
+        grouped(cost.throughput, 0 if (cost.throughput or 0) >= 10 else 2),
         "–" if base is None or cost.p50 is None else f"{share(cost.p50 / base)}×",
     ]
 
@@ -350,10 +350,6 @@ def _with_spread(value: float | None, deviation: float | None, digits: int = 3) 
         return "–"
     varies = "" if deviation is None else f" ± {number(deviation, digits)}"
     return number(value, digits) + varies
-
-
-def _grouped(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def _milliseconds(seconds: float | None) -> str:
