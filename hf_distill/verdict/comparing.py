@@ -18,8 +18,8 @@ from ..evaluation.statistics import Difference, accuracy_interval, difference
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .comparison import Compared, ComparedRun, RunComparison
-from .finding import OpenedRun, open_run
-from .judging import better_baseline
+from .finding import FoundRun, find_run
+from .judging import better_baseline, group_of
 from .numbers import Group
 from .sentences import detectable
 from .systems import (
@@ -51,7 +51,7 @@ class _Run:
     """A run's systems on the rows of all runs, by their names in a verdict."""
 
     name: str
-    opened: OpenedRun
+    opened: FoundRun
     systems: Mapping[str, System]
     found: Mapping[str, Measured]
     teacher: str | None
@@ -85,7 +85,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
     if len({folder.resolve() for folder in folders}) < len(folders):
         named = ", ".join(map(str, folders))
         raise ConfigurationError(f"A run is named twice, and would equal itself: {named}.")
-    opened = [open_run(folder) for folder in folders]
+    opened = [find_run(folder) for folder in folders]
     first = opened[0].students[0]
     for run in opened[1:]:
         if run.students[0].split != first.split:
@@ -128,7 +128,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     return last if all(last) and len(set(last)) == len(last) else [str(folder) for folder in folders]
 
 
-def _measured(name: str, run: OpenedRun, first: SavedRows, kept: np.ndarray) -> _Run:
+def _measured(name: str, run: FoundRun, first: SavedRows, kept: np.ndarray) -> _Run:
     """A run's systems and what they are worth on the kept ones of the first run's rows."""
     students, baselines = (
         [_ordered(saved, run, first, kept) for saved in own] for own in (run.students, run.baselines)
@@ -157,7 +157,7 @@ def _measured(name: str, run: OpenedRun, first: SavedRows, kept: np.ndarray) -> 
     return _Run(name, run, by_name, found, teacher)
 
 
-def _ordered(saved: SavedRows, run: OpenedRun, first: SavedRows, kept: np.ndarray) -> Answers:
+def _ordered(saved: SavedRows, run: FoundRun, first: SavedRows, kept: np.ndarray) -> Answers:
     """Answers in the order of the first run's rows, without those that are left out."""
     rows = first.rows
     own = in_order(saved, rows.example_ids, first.label_names, str(run.folder), rows.labels)
@@ -273,18 +273,12 @@ def _facts(run: _Run) -> ComparedRun:
 
 def _classes(found: Sequence[_Run], labels: np.ndarray, names: Sequence[str]) -> list[Group]:
     """What the second run's student gains in each class over the first's."""
-    truth, groups = labels[labels != UNLABELLED], []
-    for c, name in enumerate(names):
-        inside = truth == c
-        right = {run.name: run.found[STUDENT].correct[:, inside] for run in found}
-        accuracy = {run: float(values.mean()) if inside.any() else 0.0 for run, values in right.items()}
-        group = Group(name, int(inside.sum()), accuracy, None, {})
-        if inside.any():
-            (first, one), (second, other) = right.items()
-            gain = difference("accuracy", (second, first), other, one, paired_seeds=False)
-            group = group._replace(gain=gain.value, beyond_chance=gain.beyond_chance)
-        groups.append(group)
-    return groups
+    truth, students = labels[labels != UNLABELLED], {run.name: run.found[STUDENT] for run in found}
+    first, second = students
+    return [
+        group_of(name, truth == c, students, (second, first), paired_seeds=False)
+        for c, name in enumerate(names)
+    ]
 
 
 def _notes(found: Sequence[_Run], rows: int, left_out: int) -> list[str]:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from ..evaluation.cost import Cost
 from ..evaluation.document import Document, Picture, Section, write_files
-from ..evaluation.formats import as_json, number
+from ..evaluation.formats import as_json
 from ..evaluation.plots import shortened
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Group
 from .pictures import Point, class_gains, quality_against_latency
-from .report import COSTS, cost_cells, differences_section, groups_section
+from .report import COSTS, cost_cells, differences_section, groups_section, with_spread
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, Role
 
 VERSION = 2
@@ -24,7 +24,7 @@ VERSION = 2
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"
 """For programs, for people, and the page beside them."""
 
-QUALITY, CLASSES = FILES = (
+QUALITY, CLASSES = PICTURE_FILES = (
     "figures/compared_quality_against_latency.png",
     "figures/compared_gains_by_class.png",
 )
@@ -133,7 +133,7 @@ class RunComparison:
         Returns:
             The path of comparison.html.
         """
-        write_files(folder, self.document().files(JSON, MARKDOWN, self.to_dict()), FILES)
+        write_files(folder, self.document().files(JSON, MARKDOWN, self.to_dict()), PICTURE_FILES)
         return Path(folder, HTML)
 
     def document(self) -> Document:
@@ -213,9 +213,7 @@ class RunComparison:
         names = list(dict.fromkeys(metric for system in self.systems for metric in system.metrics))
         rows = []
         for system in self.systems:
-            cells = [number(system.metrics.get(metric)) for metric in names]
-            varies = [system.spread.get(metric) for metric in names]
-            cells = [c if v is None else f"{c} ± {number(v)}" for c, v in zip(cells, varies, strict=True)]
+            cells = [with_spread(system.metrics.get(metric), system.spread.get(metric)) for metric in names]
             runs = "all" if self._everywhere(system) else ", ".join(system.runs)
             rows.append([system.system, runs, *cells])
         seeds = ", ".join(f"{len(run.seeds)} of {name}" for name, run in self.runs.items())

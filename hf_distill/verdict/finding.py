@@ -1,4 +1,4 @@
-"""A finished run, opened: what its students, their baselines and its teachers answered, and the verdict on them.
+"""A finished run, found in its folder: what its students, their baselines and its teachers answered, and the verdict on them.
 
 Shapes: N rows, n rows that fitted the fusion.
 """
@@ -23,7 +23,7 @@ from .systems import STUDENT
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedRun:
+class FoundRun:
     """A run with a verdict.
 
     Attributes:
@@ -64,7 +64,7 @@ def saved_verdict(run: str | os.PathLike[str]) -> VerdictReport:
     return report
 
 
-def open_run(run: str | os.PathLike[str]) -> OpenedRun:
+def find_run(run: str | os.PathLike[str]) -> FoundRun:
     """Read what a run answered: of files of several recipes those that its verdict is on, or that its teachers are of.
 
     Args:
@@ -110,7 +110,7 @@ def open_run(run: str | os.PathLike[str]) -> OpenedRun:
             sorted((s for s in own if s.seed in place), key=lambda saved: place[saved.seed])
             for own in (students, baselines)
         )
-    return OpenedRun(
+    return FoundRun(
         folder,
         tuple(students),
         tuple(s for s in baselines if s.seed in both),

@@ -130,7 +130,8 @@ def judge(
     seeds = tuple(int(saved.seed or 0) for saved in students)
     trainings = tuple(_training(saved) for saved in (*students, *baselines, *singles))
     shown = [STUDENT, *([claim.baseline] if claim.baseline else []), ENSEMBLE]
-    lengths = None if first.lengths is None else first.lengths[kept]
+    parts = {name: found[name] for name in shown if name in found}
+    pair = None if claim.baseline is None else (STUDENT, claim.baseline)
     return VerdictReport(
         key=first.key,
         evaluation=report,
@@ -152,8 +153,8 @@ def judge(
         conditions=conditions,
         trainings=trainings,
         teachers_share=teachers_share,
-        per_class=tuple(_classes(found, shown, labels, names, claim.baseline)),
-        per_length=tuple(_lengths(found, shown, labels, lengths, claim.baseline)),
+        per_class=tuple(_classes(parts, pair, labels, names)),
+        per_length=() if first.lengths is None else tuple(_lengths(parts, pair, labels, first.lengths[kept])),
         reliability={name: found[name].reliability for name in _drawn(found, claim.baseline)},
         accuracies={
             name: accuracy_interval(own.correct) for name, own in found.items() if not own.role.calibrated
@@ -246,60 +247,58 @@ def _training(saved: SavedRows) -> Training:
     )
 
 
-def _group(
-    name: str, inside: np.ndarray, found: Mapping[str, Measured], shown: Sequence[str], baseline: str | None
+def group_of(
+    name: str,
+    inside: np.ndarray,
+    systems: Mapping[str, Measured],
+    pair: tuple[str, str] | None,
+    *,
+    paired_seeds: bool = True,
 ) -> Group:
-    """What the systems are worth on some of the labelled rows."""
-    right = {system: found[system].correct[:, inside] for system in shown if system in found}
-    gain, beyond_chance = None, False
-    if baseline is not None and inside.any():
-        found_gain = difference("accuracy", (STUDENT, baseline), right[STUDENT], right[baseline])
-        gain, beyond_chance = found_gain.value, found_gain.beyond_chance
+    """What systems are worth on some of the labelled rows.
+
+    Args:
+        name: Of the rows.
+        inside: (n,) bool, which they are.
+        systems: By what tables call them.
+        pair: The one whose gain is of interest, and over which; None where there is no other.
+        paired_seeds: As of `difference`.
+    """
+    right = {system: own.correct[:, inside] for system, own in systems.items()}
     accuracy = {system: float(values.mean()) if inside.any() else 0.0 for system, values in right.items()}
-    return Group(name, int(inside.sum()), accuracy, gain, {}, beyond_chance)
+    if pair is None or not inside.any():
+        return Group(name, int(inside.sum()), accuracy, None, {})
+    gain = difference("accuracy", pair, right[pair[0]], right[pair[1]], paired_seeds=paired_seeds)
+    return Group(name, int(inside.sum()), accuracy, gain.value, {}, gain.beyond_chance)
 
 
 def _classes(
-    found: Mapping[str, Measured],
-    shown: Sequence[str],
-    labels: np.ndarray,
-    names: Sequence[str],
-    baseline: str | None,
+    systems: Mapping[str, Measured], pair: tuple[str, str] | None, labels: np.ndarray, names: Sequence[str]
 ) -> list[Group]:
     """Per class: the share of its rows that is right (recall), and F1, which also counts rows wrongly given to it."""
     labelled = labels != UNLABELLED
     truth, groups = labels[labelled], []
     for c, name in enumerate(names):
-        group = _group(name, truth == c, found, shown, baseline)
         f1 = {}
-        for system in group.accuracy:
-            answered = found[system].predictions[:, labelled] == c
+        for system, own in systems.items():
+            answered = own.predictions[:, labelled] == c
             hits, given = (answered & (truth == c)).sum(1), answered.sum(1) + (truth == c).sum()
             f1[system] = float(np.mean(np.divide(2 * hits, given, where=given > 0, out=np.zeros(len(given)))))
-        groups.append(group._replace(f1=f1))
+        groups.append(group_of(name, truth == c, systems, pair)._replace(f1=f1))
     return groups
 
 
 def _lengths(
-    found: Mapping[str, Measured],
-    shown: Sequence[str],
-    labels: np.ndarray,
-    lengths: np.ndarray | None,
-    baseline: str | None,
+    systems: Mapping[str, Measured], pair: tuple[str, str] | None, labels: np.ndarray, lengths: np.ndarray
 ) -> list[Group]:
     """Quarters of the rows by how many tokens the student reads."""
-    if lengths is None:
-        return []
     own = lengths[labels != UNLABELLED]
     edges = np.unique(np.quantile(own, np.linspace(0, 1, _BUCKETS + 1), method="higher")).astype(int)
-    if len(edges) < 2:
-        return [_group(f"{edges[0]}", np.ones(len(own), bool), found, shown, baseline)]
-    groups = []
-    for i, high in enumerate(edges[1:]):
-        low = int(edges[i]) + (i > 0)
-        inside = (own >= low) & (own <= high)
-        groups.append(_group(f"{low} to {high}" if low < high else f"{high}", inside, found, shown, baseline))
-    return groups
+    lows = [edges[0], *(edges[1:-1] + 1)] if len(edges) > 1 else edges
+    return [
+        group_of(f"{low} to {high}" if low < high else f"{high}", (own >= low) & (own <= high), systems, pair)
+        for low, high in zip(lows, edges[-len(lows) :], strict=True)
+    ]
 
 
 def _drawn(found: Mapping[str, Measured], baseline: str | None) -> list[str]:

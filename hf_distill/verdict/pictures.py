@@ -51,7 +51,7 @@ class Point(NamedTuple):
     kind: str
 
 
-QUALITY, RELIABILITY, LEARNING, CLASSES = FILES = (
+QUALITY, RELIABILITY, LEARNING, CLASSES = PICTURE_FILES = (
     "figures/quality_against_latency.png",
     "figures/reliability.png",
     "figures/learning_curves.png",

@@ -16,7 +16,7 @@ from ..evaluation.formats import as_json, grouped, number, share, signed_points
 from ..evaluation.results import EvaluationReport
 from ..evaluation.statistics import Difference, Interval, ReliabilityBin, spread
 from .numbers import TRAINED, Claim, Disagreement, Export, Group, Training
-from .pictures import FILES, pictures
+from .pictures import PICTURE_FILES, pictures
 from .sentences import p_values
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Role
 
@@ -121,7 +121,7 @@ class VerdictReport:
         Returns:
             The path of report.html.
         """
-        write_files(folder, self.files(), FILES)
+        write_files(folder, self.files(), PICTURE_FILES)
         return Path(folder, HTML)
 
     def files(self) -> dict[str, bytes]:
@@ -169,11 +169,11 @@ class VerdictReport:
         rows = []
         for name, system in systems.items():
             cells = [
-                _with_spread(system.metrics.get(metric), self.spread[name].get(metric)) for metric in names
+                with_spread(system.metrics.get(metric), self.spread[name].get(metric)) for metric in names
             ]
             temperatures = self.temperatures.get(name, ())
             mean = sum(temperatures) / len(temperatures) if temperatures else None
-            rows.append([name, *cells, _with_spread(mean, spread(temperatures), 2)])
+            rows.append([name, *cells, with_spread(mean, spread(temperatures), 2)])
         seeds = "" if len(self.seeds) == 1 else f"Mean ± standard deviation over {len(self.seeds)} seeds. "
         explained = (
             f"NLL in nats; brier summed over the classes; ece over 15 bins; agreement with the ensemble's first answer; "
@@ -345,11 +345,9 @@ def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | 
     )
 
 
-def _with_spread(value: float | None, deviation: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "–"
-    varies = "" if deviation is None else f" ± {number(deviation, digits)}"
-    return number(value, digits) + varies
+def with_spread(value: float | None, deviation: float | None, digits: int = 3) -> str:
+    """A mean, and what it varies by over the seeds where there are several."""
+    return number(value, digits) + ("" if deviation is None else f" ± {number(deviation, digits)}")
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -18,8 +18,8 @@ from hf_distill.evaluation.statistics import Interval
 from hf_distill.verdict.numbers import Training
 from hf_distill.verdict.pictures import (
     CLASSES,
-    FILES,
     LEARNING,
+    PICTURE_FILES,
     QUALITY,
     RELIABILITY,
     Point,
@@ -41,7 +41,9 @@ def report(run):  # noqa: F811
 def test_the_page_and_the_folder_have_the_same_figures(report, tmp_path):
     report.save(tmp_path)
     made = pictures(report)
-    assert [picture.file for picture in made] == [QUALITY, RELIABILITY, LEARNING, CLASSES] == list(FILES)
+    assert (
+        [picture.file for picture in made] == [QUALITY, RELIABILITY, LEARNING, CLASSES] == list(PICTURE_FILES)
+    )
     text, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     assert html.count("<svg") == len(made)
     places = []
@@ -51,7 +53,7 @@ def test_the_page_and_the_folder_have_the_same_figures(report, tmp_path):
         places.append(text.index(picture.file))
     assert text.index("## Systems") < places[0] and sorted(places) == places
     assert places[-1] < text.index("## Differences")
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")} == set(FILES)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")} == set(PICTURE_FILES)
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
@@ -106,8 +108,8 @@ def test_without_texts_nothing_of_a_row_is_left_but_its_answers(report):
     assert section.header == ["label", "ensemble", "student", "KL"] and len(section.rows) == 20
     assert all(len(row) == 4 for row in section.rows)
     assert hidden.without_texts() == hidden
-    kept = [name for name in FILES if files[name] == whole[name]]
-    assert kept == list(FILES)
+    kept = [name for name in PICTURE_FILES if files[name] == whole[name]]
+    assert kept == list(PICTURE_FILES)
 
 
 def test_names_with_signs_of_mathematics_are_shown_as_they_are(report):
@@ -120,7 +122,7 @@ def test_names_with_signs_of_mathematics_are_shown_as_they_are(report):
         reliability={name: report.reliability["student"]},
         per_class=tuple(group._replace(name=name) for group in report.per_class),
     )
-    assert set(FILES) < set(odd.files())
+    assert set(PICTURE_FILES) < set(odd.files())
 
 
 def test_every_kind_of_system_has_its_place(report):
