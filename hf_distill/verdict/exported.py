@@ -135,16 +135,15 @@ def with_exported(
     said = Export(
         _sentence(format, seed, differences[0], exported, same, costs[name], costs[STUDENT]),
         _when(name, costs[STUDENT]),
-        tuple(_notes(report.conditions)),
+        tuple(_notes(report.place)),
     )
+
+    family = {key for key, own in report.roles.items() if own.kind in ("student", "exported")}
 
     def beside(entries: Mapping[str, Value], value: Value) -> dict[str, Value]:
         """The entries with one more behind the student and what is made of it, in the place of an earlier one."""
         others = {key: entry for key, entry in entries.items() if key != name}
-        family = {
-            key: own for key, own in others.items() if report.roles[key].kind in ("student", "exported")
-        }
-        return {**family, name: value, **others}
+        return {**{key: own for key, own in others.items() if key in family}, name: value, **others}
 
     return dataclasses.replace(
         report,
@@ -217,10 +216,10 @@ def _when(name: str, student: Cost) -> str:
     )
 
 
-def _notes(conditions: str) -> list[str]:
+def _notes(elsewhere: str) -> list[str]:
     """Why the latency of the exported student does not compare with those of the other systems."""
     found, here = [], place(torch.device("cpu"))
-    if f" on {here}:" not in conditions:
+    if here != elsewhere:
         found.append(
             f"it was timed on {here}, the other systems elsewhere (see Cost), so that latencies compare only with the "
             "student's of that time."

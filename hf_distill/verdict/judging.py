@@ -52,6 +52,7 @@ def judge(
     left_out: np.ndarray | None = None,
     costs: Mapping[str, Cost] | None = None,
     conditions: str = "",
+    place: str = "",
     teachers_share: str = "",
     busy: str = "",
     sizes: Mapping[str, int] | None = None,
@@ -73,6 +74,7 @@ def judge(
         left_out: Ids of rows that are not reported on, such as those that fitted the fusion.
         costs: Of the systems, by name.
         conditions: Under what they were measured.
+        place: Where, as `evaluation.cost.place` says it; empty where they were not.
         teachers_share: What the teachers took of the training, as a sentence.
         busy: Why latencies are not to be trusted; empty where they are.
         sizes: How many parameters answer one row, by system.
@@ -151,6 +153,7 @@ def judge(
         temperatures={name: own.temperatures for name, own in found.items() if own.temperatures},
         costs=dict(costs),
         conditions=conditions,
+        place=place,
         trainings=trainings,
         teachers_share=teachers_share,
         per_class=tuple(_classes(parts, pair, labels, names)),

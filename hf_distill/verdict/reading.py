@@ -61,6 +61,7 @@ def _report(content: Mapping[str, Any]) -> VerdictReport:
         "by_seed": {name: system["by_seed"] for name, system in systems.items()},
         "costs": content["cost"]["systems"],
         "conditions": content["cost"]["conditions"],
+        "place": content["cost"]["place"],
         "accuracies": content["accuracy_intervals"],
     }
     return _read(VerdictReport, {**content, **moved})

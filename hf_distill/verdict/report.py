@@ -45,6 +45,7 @@ class VerdictReport:
         temperatures: Fitted on the validation rows, by calibrated system, one per seed.
         costs: By system.
         conditions: Under what they were measured.
+        place: Where.
         trainings: How they went.
         teachers_share: What the teachers took of it, as a sentence.
         per_class, per_length: Student, better baseline and ensemble on parts of the rows.
@@ -67,6 +68,7 @@ class VerdictReport:
     temperatures: Mapping[str, tuple[float, ...]]
     costs: Mapping[str, Cost]
     conditions: str
+    place: str
     trainings: tuple[Training, ...]
     teachers_share: str
     per_class: tuple[Group, ...]
@@ -96,7 +98,7 @@ class VerdictReport:
                 "claim": self.claim,
                 "differences": [{**d._asdict(), "beyond_chance": d.beyond_chance} for d in self.differences],
                 "temperatures": self.temperatures,
-                "cost": {"conditions": self.conditions, "systems": self.costs},
+                "cost": {"conditions": self.conditions, "place": self.place, "systems": self.costs},
                 "trainings": self.trainings,
                 "teachers_share": self.teachers_share,
                 "accuracy_intervals": self.accuracies,

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import DataError
-from hf_distill.evaluation.cost import Cost, conditions, time_rows
+from hf_distill.evaluation.cost import Cost, conditions, place, time_rows
 from hf_distill.evaluation.statistics import paired_bootstrap
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
@@ -76,10 +76,12 @@ def judged(answered, *, seeds=1, left_out=(), where=None):
 
     students = [saved("student", 4 + i, "student") for i in range(seeds)]
     teachers = saved("teachers", None, "ensemble", "teacher:big")
-    where = conditions(torch.device("cpu"), "test", 200) if where is None else where
+    cpu = torch.device("cpu")
+    said, where = conditions(cpu, "test", 200), place(cpu) if where is None else where
     gone = np.array(left_out, np.int64)
     report = judge(
-        students, [], teachers, task="text-classification", metrics=["f1"], costs=COSTS, conditions=where, left_out=gone,
+        students, [], teachers, task="text-classification", metrics=["f1"], costs=COSTS, conditions=said, place=where,
+        left_out=gone,
     )  # fmt: skip
     return Judged(report, students[0], teachers, gone)
 
@@ -227,9 +229,8 @@ def test_other_rows_labels_or_students_are_refused(answered):
 
 
 def test_other_conditions_are_noted(answered, monkeypatch):
-    elsewhere = "Forward passes alone, without tokenizing, on NVIDIA H200: latency of single rows."
     monkeypatch.setattr("hf_distill.verdict.exported.overload", lambda: "load 9.0 on 2 cores")
-    once = added(judged(answered, where=elsewhere), answered)
+    once = added(judged(answered, where="NVIDIA H200"), answered)
     assert [note.split(" on ")[0] for note in once.document().notes[-2:]] == [
         "student, int8: it was timed",
         "student, int8: the machine was busy with other work when it was timed (load 9.0",

@@ -197,6 +197,7 @@ class Verdict:
         found: Mapping[tuple[str, int], SavedRows],
         teachers: SavedRows,
     ) -> VerdictReport:
+        from ...evaluation.cost import place
         from ...evaluation.evaluating import report_notes
         from ...fusion import summary
         from ...rows.preparing import distinct_rows
@@ -240,6 +241,7 @@ class Verdict:
             left_out=choice.fitted_on.numpy(),
             costs=costs,
             conditions=conditions,
+            place=place(trainer.args.device) if costs else "",
             teachers_share=share,
             busy=crowded,
             sizes=dict(teachers.facts["sizes"]),
