@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from .statistics import Interval
 
@@ -33,6 +36,16 @@ def number(value: float | None, digits: int = 3, *, sign: str = "") -> str:
         return "–"
     # + 0.0: no minus before a zero.
     return minus(f"{round(value, digits) + 0.0:{sign}.{digits}f}") if math.isfinite(value) else "∞"
+
+
+def grouped(value: float | None, digits: int = 0) -> str:
+    """A large number with separators, or a dash where there is none.
+
+    Example:
+        >>> grouped(1234567), grouped(17.31, 1), grouped(None)
+        ('1,234,567', '17.3', '–')
+    """
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def share(value: float) -> str:
@@ -102,3 +115,23 @@ def interval(value: Interval) -> str:
     """
     _, low, high = signed_points(value)
     return f"95 % interval {low} to {high}"
+
+
+def as_json(value: Any) -> Any:
+    """What json.dumps takes; a number that is not finite is None.
+
+    Example:
+        >>> as_json({3: (Interval(1.0, float("nan"), 2.0), "text")})
+        {'3': [{'value': 1.0, 'low': None, 'high': 2.0}, 'text']}
+    """
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 # Okabe, Ito: Color Universal Design, 2008.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN, GREY, GRID = "#0072b2", "#d55e00", "#009e73", "#666666", "#dddddd"
+PURPLE = "#b5588c"  # theirs is too light for words on white
+BACK = "#fffffe"  # that no colour of a text is taken for it
+
+STYLE = {"text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
+"""Of figures in a document, on its page and as PNG. A $ in a name is no formula."""
 
 
 def save_figure(draw: Callable[..., Figure], path: Path, *arguments: Any) -> Path:
@@ -86,12 +91,12 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
     for axes, (name, bins) in zip(grid, systems.items(), strict=False):
         confidence, accuracy, counts = (np.array(values, float) for values in zip(*bins, strict=True))
         share = counts / counts.sum()
-        axes.bar(confidence, share, width=0.05, color=_ORANGE, alpha=0.35, label="share of the rows")
-        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="calibrated")
-        axes.plot(confidence, accuracy, color=_BLUE, linewidth=0.8, alpha=0.5)
+        axes.bar(confidence, share, width=0.05, color=ORANGE, alpha=0.35, label="share of the rows")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+        axes.plot(confidence, accuracy, color=BLUE, linewidth=0.8, alpha=0.5)
         # Area by rows: a bin of two rows is no evidence and must not look like any.
         sizes = 8 + 130 * share
-        axes.scatter(confidence, accuracy, sizes, color=_BLUE, zorder=3)
+        axes.scatter(confidence, accuracy, sizes, color=BLUE, zorder=3)
         _plainly(axes.set_title(shortened(name, 34), fontsize=9))
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.04), aspect="equal")
         axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
@@ -102,7 +107,7 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
     for i, axes in enumerate(grid[: len(systems)]):
         axes.xaxis.set_tick_params(labelbottom=i + columns >= len(systems))
     handles, labels = grid[0].get_legend_handles_labels()
-    handles += grid[0].plot([], [], color=_BLUE, marker="o", markersize=5, linewidth=0.8)
+    handles += grid[0].plot([], [], color=BLUE, marker="o", markersize=5, linewidth=0.8)
     labels.append("share of them right")
     figure.legend(
         handles, labels, loc="outside upper center", ncols=min(3, columns), fontsize=8, frameon=False
@@ -180,28 +185,28 @@ def rule_scores(
         for y, name in enumerate(order):
             interval = [scale * bound for bound in (scores[name][part].low, scores[name][part].high)]
             if low <= values[name] <= high:
-                axes.plot(interval, [y, y], color=_BLUE, linewidth=1.4)
-                axes.plot(values[name], y, color=_BLUE, marker="o", markersize=5)
+                axes.plot(interval, [y, y], color=BLUE, linewidth=1.4)
+                axes.plot(values[name], y, color=BLUE, marker="o", markersize=5)
             elif not math.isnan(values[name]):  # far off: its number, so that the others can be told apart
                 beyond = values[name] > high
                 number = f"{values[name]:.3g}" if math.isfinite(values[name]) else "∞"
                 text = f"{number} →" if beyond else f"← {number}"
                 side, edge = ("right", 0.99) if beyond else ("left", 0.01)
                 across = axes.get_yaxis_transform()
-                axes.text(edge, y, text, transform=across, ha=side, va="center", fontsize=8, color=_BLUE)
-        axes.axvline(scale * best_teacher[part], color=_ORANGE, linestyle="--", linewidth=1.2)
+                axes.text(edge, y, text, transform=across, ha=side, va="center", fontsize=8, color=BLUE)
+        axes.axvline(scale * best_teacher[part], color=ORANGE, linestyle="--", linewidth=1.2)
         axes.set_xlabel(title, fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axes.grid(axis="x", color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
-    left.axvline(100 * oracle, color=_GREEN, linestyle=":", linewidth=1.6)
+    left.axvline(100 * oracle, color=GREEN, linestyle=":", linewidth=1.6)
     left.set_yticks(range(len(order)), [shortened(name, 34) for name in order], fontsize=8)
     left.set_ylim(-0.6, len(order) - 0.4)
     _plain_ticks(left)
     marks = [
-        left.plot([], [], color=_BLUE, marker="o", markersize=5, linewidth=1.4)[0],
-        left.plot([], [], color=_ORANGE, linestyle="--", linewidth=1.2)[0],
-        left.plot([], [], color=_GREEN, linestyle=":", linewidth=1.6)[0],
+        left.plot([], [], color=BLUE, marker="o", markersize=5, linewidth=1.4)[0],
+        left.plot([], [], color=ORANGE, linestyle="--", linewidth=1.2)[0],
+        left.plot([], [], color=GREEN, linestyle=":", linewidth=1.6)[0],
     ]
     words = [
         "fusion rule, 95 % interval",
@@ -265,7 +270,7 @@ def attention_grid(models: Sequence[AttentionRow], most_tokens: int = 40) -> Fig
                 _plainly(axes.set_ylabel(f"{shortened(row.name, 30)}{cut}", fontsize=10, fontweight="bold"))
             if weights is None:
                 axes.set(xticks=[], yticks=[], frame_on=False)
-                axes.text(0.5, 0.5, title, ha="center", va="center", fontsize=9, color=_GREY)
+                axes.text(0.5, 0.5, title, ha="center", va="center", fontsize=9, color=GREY)
                 continue
             axes.set_title(title, fontsize=9)
             image = axes.imshow(weights[:count, :count], cmap="Blues", norm=norm)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..files import write_json, write_text
 from ..markdown import markdown_table
+from .formats import as_json
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,7 @@ class EvaluationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in report.json; a value that is not finite is None."""
-        content = asdict(self)
-        for system in content["systems"].values():
-            system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
-        return content
+        return as_json(self)
 
     def table(self) -> str:
         """The systems as a Markdown table."""

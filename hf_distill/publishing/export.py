@@ -8,12 +8,11 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedMode
 from ..errors import ConfigurationError, CorruptStateError
 from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
+from ..evaluation.formats import as_json
 from ..files import write_json, write_text
 from ..fusion.alignment import UNLABELLED
 from ..lookup import build, suggest
@@ -125,10 +125,7 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in export.json; a value that is not finite is None."""
         content = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "answers"}
-        systems = {name: asdict(system) for name, system in self.systems.items()}
-        for system in systems.values():
-            system["metrics"] = {k: v if math.isfinite(v) else None for k, v in system["metrics"].items()}
-        return {"version": 1, **content, "systems": systems}
+        return as_json({"version": 1, **content})
 
     def table(self) -> str:
         """Student and exported student as a Markdown table."""

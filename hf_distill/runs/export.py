@@ -21,7 +21,8 @@ from ..recipe.sections import Recipe
 from ..recipe.setup import Setup
 from ..rows.preparing import example_id
 from ..verdict import Answers
-from ..verdict.exported import Judged, exported_name, open_judged, with_exported
+from ..verdict.exported import Judged, open_judged, with_exported
+from ..verdict.systems import Role
 
 # By how many nats per row (KL, a mean) one student answers otherwise on another device, or cut to 16 bits in between.
 # Two trainings of one student differ by 0.1.
@@ -108,7 +109,7 @@ def _add(report: ExportReport, judged: Judged, setup: Setup, folder: str | os.Pa
     """Write the verdict anew, with the exported student as a further system."""
     assert report.answers is not None
     parameters = judged.report.evaluation.systems["student"].parameters
-    called = {"student": "student", report.format: exported_name(report.format)}
+    called = {"student": "student", report.format: Role("exported", report.format).name}
     training = setup.recipe.training
     cut = any(training.get(f"{kind}{when}") for kind in ("bf16", "fp16") for when in ("", "_full_eval"))
     extended = with_exported(

@@ -14,24 +14,22 @@ import numpy as np
 
 from ..errors import ConfigurationError, DataError
 from ..evaluation.formats import interval, signed_points
-from ..evaluation.statistics import Difference, accuracy_interval, difference, spread
+from ..evaluation.statistics import Difference, accuracy_interval, difference
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .comparison import Compared, ComparedRun, RunComparison
-from .finding import OpenedRun, open_run
-from .judging import better_baseline
+from .finding import FoundRun, find_run
+from .judging import better_baseline, group_of
 from .numbers import Group
 from .sentences import detectable
 from .systems import (
-    BEST,
     ENSEMBLE,
-    LAST,
     STUDENT,
-    TEACHER,
     Measured,
+    Role,
     System,
     best_teacher,
-    is_small,
+    fixed_systems,
     means,
     measure,
     metric_modules,
@@ -53,7 +51,7 @@ class _Run:
     """A run's systems on the rows of all runs, by their names in a verdict."""
 
     name: str
-    opened: OpenedRun
+    opened: FoundRun
     systems: Mapping[str, System]
     found: Mapping[str, Measured]
     teacher: str | None
@@ -87,7 +85,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
     if len({folder.resolve() for folder in folders}) < len(folders):
         named = ", ".join(map(str, folders))
         raise ConfigurationError(f"A run is named twice, and would equal itself: {named}.")
-    opened = [open_run(folder) for folder in folders]
+    opened = [find_run(folder) for folder in folders]
     first = opened[0].students[0]
     for run in opened[1:]:
         if run.students[0].split != first.split:
@@ -130,33 +128,36 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     return last if all(last) and len(set(last)) == len(last) else [str(folder) for folder in folders]
 
 
-def _measured(name: str, run: OpenedRun, first: SavedRows, kept: np.ndarray) -> _Run:
+def _measured(name: str, run: FoundRun, first: SavedRows, kept: np.ndarray) -> _Run:
     """A run's systems and what they are worth on the kept ones of the first run's rows."""
     students, baselines = (
         [_ordered(saved, run, first, kept) for saved in own] for own in (run.students, run.baselines)
     )
-    systems = student_systems(STUDENT, students, [None], STUDENT)
+    systems = student_systems(Role("student"), students, [None], STUDENT)
     validation = [saved.validation for saved in run.baselines]
-    for called, kind in ((LAST, "last"), (BEST, "best")):
-        if baselines and all(kind in own.log_probs for own in baselines):
-            systems += student_systems(called, baselines, validation, kind)
+    for step in ("last", "best"):
+        if baselines and all(step in own.log_probs for own in baselines):
+            systems += student_systems(Role("baseline", step), baselines, validation, step)
     teacher = None
     if run.teachers is not None:
         answers = _ordered(run.teachers, run, first, kept)
-        best, several = best_teacher(answers), sum(own.startswith(TEACHER) for own in answers.log_probs) > 1
-        teacher = None if best is None or not several else TEACHER + best
-        given = [own for own in (ENSEMBLE, teacher) if own in answers.log_probs]
-        systems += [system for own in given for system in student_systems(own, [answers], [None], own)]
-    by_name = {system.name: system for system in systems}
-    if {LAST, BEST} <= by_name.keys() and _same(by_name[LAST], by_name[BEST]):
-        by_name = {own: system for own, system in by_name.items() if not own.startswith(BEST)}
+        fixed = {own.role: own for own in fixed_systems(answers)}
+        best = Role("teacher", best_teacher(answers) or "")
+        several = sum(role.kind == "teacher" for role in fixed) > 1
+        teacher = best.name if several and best in fixed else None
+        given = (Role("ensemble"), *([best] if teacher else []))
+        systems += [fixed[role] for role in given if role in fixed]
+    by_name = {system.role.name: system for system in systems}
+    last, best = (Role("baseline", step).name for step in ("last", "best"))
+    if {last, best} <= by_name.keys() and _same(by_name[last], by_name[best]):
+        by_name = {name: own for name, own in by_name.items() if own.role.of != "best"}
     ensemble = by_name[ENSEMBLE].trainings[0]() if ENSEMBLE in by_name else None
     labels, modules = first.rows.labels[kept], metric_modules(["accuracy", "f1"])
     found = {own: measure(system, labels, ensemble, modules) for own, system in by_name.items()}
     return _Run(name, run, by_name, found, teacher)
 
 
-def _ordered(saved: SavedRows, run: OpenedRun, first: SavedRows, kept: np.ndarray) -> Answers:
+def _ordered(saved: SavedRows, run: FoundRun, first: SavedRows, kept: np.ndarray) -> Answers:
     """Answers in the order of the first run's rows, without those that are left out."""
     rows = first.rows
     own = in_order(saved, rows.example_ids, first.label_names, str(run.folder), rows.labels)
@@ -191,8 +192,8 @@ def _merged(found: Sequence[_Run]) -> list[Compared]:
             else:
                 groups.append((name, [run]))
     ensembles = {run.name: i for i, (name, own) in enumerate(groups) if name == ENSEMBLE for run in own}
-    kinds = (lambda name: name == STUDENT, is_small, lambda name: name == ENSEMBLE, lambda _: True)
-    groups.sort(key=lambda group: next(i for i, kind in enumerate(kinds) if kind(group[0])))
+    order = ("student", "baseline", "ensemble", "teacher")
+    groups.sort(key=lambda group: order.index(group[1][0].found[group[0]].role.kind))
     return [
         _compared(
             name, own, everywhere=len(own) == len(found), one=len({ensembles.get(r.name) for r in own}) == 1
@@ -215,14 +216,14 @@ def _compared(name: str, runs: Sequence[_Run], *, everywhere: bool, one: bool) -
         {metric: value for metric, value in each.items() if one or metric not in _OF_THE_ENSEMBLE}
         for each in own.metrics
     ]
-    spreads = {metric: spread([each[metric] for each in metrics]) for metric in metrics[0]}
     return Compared(
         name=name if everywhere else f"{', '.join(named)}: {name}",
         system=name,
+        role=own.role,
         runs=named,
-        seeds=len(metrics) if is_small(name) else None,
+        seeds=len(metrics) if own.role.small else None,
         metrics=means(metrics),
-        spread={metric: value for metric, value in spreads.items() if value is not None},
+        spread={metric: value for metric, value in own.spread().items() if metric in metrics[0]},
         accuracy=accuracy_interval(own.correct),
     )
 
@@ -266,25 +267,18 @@ def _facts(run: _Run) -> ComparedRun:
         seeds=tuple(int(saved.seed or 0) for saved in run.opened.students),
         baseline=better_baseline(run.found, "accuracy"),
         costs={name: known[name] for name in run.shown() if name in known},
-        # What was measured later, such as an exported student, stands in further lines.
-        conditions=report.conditions.partition("\n")[0] if report is not None else "",
+        conditions="" if report is None else report.conditions,
     )
 
 
 def _classes(found: Sequence[_Run], labels: np.ndarray, names: Sequence[str]) -> list[Group]:
     """What the second run's student gains in each class over the first's."""
-    truth, groups = labels[labels != UNLABELLED], []
-    for c, name in enumerate(names):
-        inside = truth == c
-        right = {run.name: run.found[STUDENT].correct[:, inside] for run in found}
-        accuracy = {run: float(values.mean()) if inside.any() else 0.0 for run, values in right.items()}
-        group = Group(name, int(inside.sum()), accuracy, None, {})
-        if inside.any():
-            (first, one), (second, other) = right.items()
-            gain = difference("accuracy", (second, first), other, one, paired_seeds=False)
-            group = group._replace(gain=gain.value, beyond_chance=gain.beyond_chance)
-        groups.append(group)
-    return groups
+    truth, students = labels[labels != UNLABELLED], {run.name: run.found[STUDENT] for run in found}
+    first, second = students
+    return [
+        group_of(name, truth == c, students, (second, first), paired_seeds=False)
+        for c, name in enumerate(names)
+    ]
 
 
 def _notes(found: Sequence[_Run], rows: int, left_out: int) -> list[str]:
@@ -299,11 +293,7 @@ def _notes(found: Sequence[_Run], rows: int, left_out: int) -> list[str]:
         report = run.opened.report
         own = [] if report is None else report.evaluation.notes
         for note in (*run.opened.notes, *own):
-            # Exported students are not compared here, and what was left out of one run was said of all.
-            if not note.startswith(f"{STUDENT}, ") and not note.endswith(
-                "fitted the fusion and are left out."
-            ):
-                said.setdefault(note, []).append(run.name)
+            said.setdefault(note, []).append(run.name)
     for note, runs in said.items():
         notes.append(note if len(runs) == len(found) else f"{', '.join(runs)}: {note}")
     return notes

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..evaluation.cost import Cost
-from ..evaluation.formats import number, share, signed_points
+from ..evaluation.document import Document, Picture, Section, write_files
+from ..evaluation.formats import as_json
 from ..evaluation.plots import shortened
 from ..evaluation.statistics import Difference, Interval
-from ..markdown import escaped, markdown_table
-from ..markdown import plain as shown
-from .drawing import Point, class_gains, quality_against_latency
 from .numbers import Group
-from .pictures import Picture, kind_of
-from .report import Section, plain, write_files
-from .sentences import p_values
-from .systems import CALIBRATED, ENSEMBLE, STUDENT, is_small
+from .pictures import Point, class_gains, quality_against_latency
+from .report import COSTS, cost_cells, differences_section, groups_section, with_spread
+from .systems import CALIBRATED, ENSEMBLE, STUDENT, Role
 
 VERSION = 2
 """Of comparison.json; raised whenever a key changes its meaning or goes away."""
@@ -29,7 +24,7 @@ VERSION = 2
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"
 """For programs, for people, and the page beside them."""
 
-QUALITY, CLASSES = FILES = (
+QUALITY, CLASSES = PICTURE_FILES = (
     "figures/compared_quality_against_latency.png",
     "figures/compared_gains_by_class.png",
 )
@@ -60,6 +55,7 @@ class Compared(NamedTuple):
     Attributes:
         name: What tables and sentences call it; with its runs, unless all have it.
         system: Its name in the runs' own verdicts.
+        role: What it is.
         runs: Which have it.
         seeds: How many trainings; None for ensemble and teachers.
         metrics: Means over the seeds.
@@ -69,6 +65,7 @@ class Compared(NamedTuple):
 
     name: str
     system: str
+    role: Role
     runs: tuple[str, ...]
     seeds: int | None
     metrics: Mapping[str, float]
@@ -106,7 +103,7 @@ class RunComparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in comparison.json; a number that is not finite is None."""
-        return plain(
+        return as_json(
             {
                 "version": VERSION,
                 "split": self.split,
@@ -125,15 +122,7 @@ class RunComparison:
 
     def __str__(self) -> str:
         """The tables, and what came of it last, where a terminal ends."""
-        parts = [self.head()]
-        for section in self.sections():
-            header, *rows = ([shown(cell) for cell in row] for row in (section.header, *section.rows))
-            parts += [f"## {section.title}", markdown_table(header, rows), shown(section.note)]
-        if self.notes:
-            parts += ["## Notes", "\n".join(f"- {shown(note)}" for note in self.notes)]
-        first, *others = map(shown, self.sentences)
-        parts += ["## Verdict", first, "\n".join(f"- {text}" for text in others)]
-        return "\n\n".join(part for part in parts if part)
+        return self.document().text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write comparison.json, comparison.md with its figures, and comparison.html, which needs no other file.
@@ -144,48 +133,22 @@ class RunComparison:
         Returns:
             The path of comparison.html.
         """
-        from .page import document
+        write_files(folder, self.document().files(JSON, MARKDOWN, self.to_dict()), PICTURE_FILES)
+        return Path(folder, HTML)
 
-        folder, pictures = Path(folder), self.pictures()
+    def document(self) -> Document:
+        """What it says."""
         gain = self.differences[0] if len(self.runs) == 2 else None
-        html = document(
-            title=f"Comparison: {', '.join(self.runs)}",
-            head=self.head(),
+        return Document(
+            kind="Comparison",
+            window=f"Comparison: {', '.join(self.runs)}",
+            head=f"{len(self.runs)} runs on {self.split}: {self.rows:,} labelled rows, {len(self.labels)} classes",
             outcome="gain" if gain and gain.better else "loss" if gain and gain.worse else "no",
             sentences=self.sentences,
             sections=self.sections(),
-            pictures=pictures,
+            pictures=self.pictures(),
             notes=self.notes,
-        )
-        texts = {
-            JSON: json.dumps(self.to_dict(), indent=1, allow_nan=False),
-            MARKDOWN: self.markdown(),
-            HTML: html,
-        }
-        files = {picture.file: picture.png() for picture in pictures}
-        files |= {name: f"{text}\n".encode() for name, text in texts.items()}
-        write_files(folder, files, FILES)
-        return folder / HTML
-
-    def markdown(self) -> str:
-        """The whole comparison."""
-        parts = ["# Comparison", f"**{escaped(self.sentences[0])}**"]
-        parts += ["\n".join(f"- {escaped(text)}" for text in self.sentences[1:])]
-        parts += [f"{escaped(self.head())}. On one page: [{HTML}]({HTML})"]
-        figures = [part for picture in self.pictures() for part in picture.markdown()]
-        for section in self.sections():
-            rows = [[escaped(cell) for cell in row] for row in section.rows]
-            table = markdown_table([escaped(name) for name in section.header], rows)
-            parts += [f"## {section.title}", table, escaped(section.note)]
-            parts, figures = [*parts, *figures], []  # behind the first table, as on the page
-        if self.notes:
-            parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in self.notes)]
-        return "\n\n".join(part for part in parts if part)
-
-    def head(self) -> str:
-        """What was compared."""
-        return (
-            f"{len(self.runs)} runs on {self.split}: {self.rows:,} labelled rows, {len(self.labels)} classes"
+            page=HTML,
         )
 
     def sections(self) -> list[Section]:
@@ -198,7 +161,7 @@ class RunComparison:
         """The figures that there are numbers for; nothing is drawn yet."""
         made = []
         points = [
-            Point(self._label(system), 1000 * seconds, system.accuracy, kind_of(system.system))
+            Point(self._label(system), 1000 * seconds, system.accuracy, system.role.kind)
             for system in self.systems
             if self._drawn(system) and (seconds := self._latency(system)) is not None
         ]
@@ -227,7 +190,7 @@ class RunComparison:
 
     def _label(self, system: Compared) -> str:
         """A short name: which run it is must be read, and which step of its fine-tuning is in the table."""
-        what = system.system if system.system in (STUDENT, ENSEMBLE) else "fine-tuned"
+        what = "fine-tuned" if system.role.kind == "baseline" else system.system
         return what if self._everywhere(system) else f"{shortened(', '.join(system.runs), 14)}: {what}"
 
     def _everywhere(self, system: Compared) -> bool:
@@ -235,8 +198,7 @@ class RunComparison:
 
     def _latency(self, system: Compared) -> float | None:
         """Of one row, in seconds: of several runs' figures the least, which other work disturbed least."""
-        name = STUDENT if is_small(system.system) else system.system
-        costs = (self.runs[run].costs.get(name, Cost()) for run in system.runs)
+        costs = (self.runs[run].costs.get(system.role.costs, Cost()) for run in system.runs)
         return min((cost.p50 for cost in costs if cost.p50 is not None), default=None)
 
     def _conditions(self) -> dict[str, list[str]]:
@@ -251,9 +213,7 @@ class RunComparison:
         names = list(dict.fromkeys(metric for system in self.systems for metric in system.metrics))
         rows = []
         for system in self.systems:
-            cells = [number(system.metrics.get(metric)) for metric in names]
-            varies = [system.spread.get(metric) for metric in names]
-            cells = [c if v is None else f"{c} ± {number(v)}" for c, v in zip(cells, varies, strict=True)]
+            cells = [with_spread(system.metrics.get(metric), system.spread.get(metric)) for metric in names]
             runs = "all" if self._everywhere(system) else ", ".join(system.runs)
             rows.append([system.system, runs, *cells])
         seeds = ", ".join(f"{len(run.seeds)} of {name}" for name, run in self.runs.items())
@@ -261,89 +221,41 @@ class RunComparison:
             f"Mean ± standard deviation over seeds: {seeds}. NLL in nats; brier summed over the classes; ece over 15 bins; "
             "agreement with the first answer of the run's own ensemble, and KL(its ensemble ‖ system) in nats: none where runs "
             "share a system and not the ensemble. Of the fine-tuned students those that are hardest to beat, in accuracy or, "
-            f"{CALIBRATED.lstrip(', ')} on the validation rows or not, in NLL or Brier score."
+            f"{CALIBRATED} on the validation rows or not, in NLL or Brier score."
         )
-        return Section("Systems", ["system", "run", *names], rows, note, words=2)
+        return Section("Systems", ["system", "run", *names], rows, note, words=2, marked=STUDENT)
 
     def _differences(self) -> Section:
-        rows = []
-        for d in self.differences:
-            points = d.measure == "accuracy"
-            value = signed_points(d.value) if points else [number(part, sign="+") for part in d.value]
-            seen = (
-                f"{100 * d.detectable:.1f}"
-                if points and math.isfinite(d.detectable)
-                else number(d.detectable)
-            )
-            rows.append(
-                [
-                    d.measure + (", points" if points else ""),
-                    d.first,
-                    d.second.removeprefix(d.first.removesuffix(STUDENT)),  # the run's own
-                    value[0],
-                    f"{value[1]} to {value[2]}",
-                    seen,
-                    p_values(d),
-                    "better" if d.better else "worse" if d.worse else "no different",
-                ]
-            )
-        header = [
-            "measure",
-            "of",
-            "minus",
-            "difference",
-            "95 % interval",
-            "detectable from",
-            "McNemar p",
-            "the first is",
-        ]
+        by_name = {system.name: system for system in self.systems}
+
+        def second(d: Difference) -> str:
+            own, other = by_name[d.first], by_name[d.second]
+            return other.system if own.runs == other.runs else other.name
+
         note = (
             "Percentile intervals of 4,000 bootstrap resamples of rows, the same for both systems, and of seeds: those of "
             "different runs independently of each other, student and baseline of one run together. McNemar's exact test: "
             "between runs of the first seeds, within a run one per seed."
         )
-        return Section("Differences", header, rows, note, words=3)
+        return differences_section([(d, second(d)) for d in self.differences], note)
 
     def _costs(self) -> Section:
         rows = []
         for name in dict.fromkeys(name for run in self.runs.values() for name in run.costs):
             for called, run in self.runs.items():
                 if (cost := run.costs.get(name)) is not None:
-                    rows.append([name, called, *_cost_cells(cost, run.costs.get(ENSEMBLE, Cost()).p50)])
-        header = [
-            "system", "run", "parameters", "MB", "latency p50, ms", "latency p95, ms", "rows/s", "latency / own ensemble",
-        ]  # fmt: skip
+                    rows.append([name, called, *cost_cells(cost, run.costs.get(ENSEMBLE, Cost()).p50)])
+        header = ["system", "run", *COSTS, "latency / own ensemble"]
         conditions = self._conditions()
         if len(conditions) == 1:
             note = f"As each run measured them when it was judged. {next(iter(conditions))}"
         else:
             each = " ".join(f"{', '.join(runs)}: {text}" for text, runs in conditions.items())
             note = f"Measured under different conditions, so that latencies of different runs do not compare. {each}"
-        return Section(
-            "Cost", header, rows, f"{note} A fine-tuned student costs what the distilled one does.", words=2
-        )
+        note += " A fine-tuned student costs what the distilled one does."
+        return Section("Cost", header, rows, note, words=2, marked=STUDENT)
 
     def _classes(self) -> Section:
-        rows = []
-        for group in self.per_class:
-            right = [f"{100 * value:.1f}" if group.rows else "–" for value in group.accuracy.values()]
-            gain = "–" if group.gain is None else "{} ({} to {})".format(*signed_points(group.gain))
-            rows.append([group.name, f"{group.rows:,}", *right, gain])
-        header = ["class", "rows", *(f"{run}, right %" for run in self.runs), "gain, points"]
         first, second = self.runs
         note = f"Gain: the student of {second} minus that of {first}, with its 95 % interval; of many, some leave zero out by chance."
-        return Section("By class", header, rows, note)
-
-
-def _cost_cells(cost: Cost, ensemble: float | None) -> Sequence[str]:
-    def grouped(value: float | None, digits: int = 0) -> str:
-        return "–" if value is None else f"{value:,.{digits}f}"
-
-    times = [None if seconds is None else 1000 * seconds for seconds in (cost.p50, cost.p95)]
-    return [
-        grouped(cost.parameters),
-        grouped(None if cost.bytes is None else cost.bytes / 1e6, 1),
-        *(grouped(time, 2 if time is not None and time < 100 else 0) for time in times),
-        grouped(cost.throughput, 0 if (cost.throughput or 0) >= 10 else 2),
-        "–" if ensemble is None or cost.p50 is None else f"{share(cost.p50 / ensemble)}×",
-    ]
+        return groups_section("By class", "class", self.per_class, note)

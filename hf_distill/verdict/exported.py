@@ -21,9 +21,10 @@ from ..evaluation.results import SystemResult
 from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows
 from .answers import Answers, SavedRows, in_order, load_rows, rows_file
 from .finding import fitted_on, is_of
+from .numbers import Export
 from .reading import load_report
 from .report import VerdictReport
-from .systems import ENSEMBLE, STUDENT, Measured, System, measure, metric_modules
+from .systems import ENSEMBLE, STUDENT, Measured, Role, System, measure, metric_modules
 
 Value = TypeVar("Value")
 
@@ -46,16 +47,6 @@ class Judged:
     student: SavedRows
     teachers: SavedRows
     left_out: np.ndarray
-
-
-def exported_name(format: str) -> str:
-    """What the verdict calls an exported student.
-
-    Example:
-        >>> exported_name("int8")
-        'student, int8'
-    """
-    return f"{STUDENT}, {format}"
 
 
 def open_judged(run: str | os.PathLike[str]) -> Judged:
@@ -107,7 +98,7 @@ def with_exported(
     Args:
         judged: Of `open_judged`.
         format: What was exported to.
-        answers: What the student (``student``) and the exported one (`exported_name`) say of the verdict's rows now.
+        answers: What the student (``student``) and the exported one (by its `Role`'s name) say of the verdict's rows now.
         label_names: The C classes of the answers.
         metrics: What is reported besides what always is, as for `judge`.
         costs: Of both, measured in turns on the CPU.
@@ -117,7 +108,8 @@ def with_exported(
     Raises:
         DataError: They are answers on other rows, with other labels, or of another student.
     """
-    report, seed, name = judged.report, judged.report.seeds[0], exported_name(format)
+    report, seed, role = judged.report, judged.report.seeds[0], Role("exported", format)
+    name = role.name
     kept, names = _kept(judged), judged.student.label_names
     labels, student = judged.student.rows.labels[kept], judged.student.rows.log_probs[STUDENT][kept]
     now = _in_place(judged, answers, label_names)
@@ -131,8 +123,8 @@ def with_exported(
         )
     teachers = in_order(judged.teachers, judged.student.rows.example_ids, names, "the ensemble").log_probs
     ensemble = teachers[ENSEMBLE][kept] if ENSEMBLE in teachers else None
-    exported = _measured(name, now.log_probs[name], labels, ensemble, metric_modules(metrics))
-    own = _measured(STUDENT, student, labels, None, [])
+    exported = _measured(role, now.log_probs[name], labels, ensemble, metric_modules(metrics))
+    own = _measured(Role("student"), student, labels, None, [])
     # With several seeds, a row called "student" is a mean over all of them.
     differences = _differences(
         (name, STUDENT if len(report.seeds) == 1 else f"{STUDENT}, seed {seed}"), exported, own
@@ -140,22 +132,30 @@ def with_exported(
     same = float((exported.predictions == own.predictions).mean())
     evaluation = report.evaluation
     result = SystemResult(exported.metrics[0], evaluation.systems[STUDENT].parameters)
-    notes = [note for note in evaluation.notes if not note.startswith(f"{name}: ")]
+    said = Export(
+        _sentence(format, seed, differences[0], exported, same, costs[name], costs[STUDENT]),
+        _when(name, costs[STUDENT]),
+        tuple(_notes(report.place)),
+    )
+
+    family = {key for key, own in report.roles.items() if own.kind in ("student", "exported")}
+
+    def beside(entries: Mapping[str, Value], value: Value) -> dict[str, Value]:
+        """The entries with one more behind the student and what is made of it, in the place of an earlier one."""
+        others = {key: entry for key, entry in entries.items() if key != name}
+        return {**{key: own for key, own in others.items() if key in family}, name: value, **others}
+
     return dataclasses.replace(
         report,
-        evaluation=dataclasses.replace(
-            evaluation,
-            systems=_beside(evaluation.systems, name, result),
-            notes=(*notes, *(f"{name}: {note}" for note in _notes(report.conditions))),
-        ),
-        spread=_beside(report.spread, name, {}),
-        by_seed=_beside(report.by_seed, name, {seed: exported.metrics[0]}),
-        sentences=_replaced(report.sentences, _opening(format), _sentence(format, seed, differences[0], exported, same, costs)),
+        evaluation=dataclasses.replace(evaluation, systems=beside(evaluation.systems, result)),
+        roles=beside(report.roles, role),
+        spread=beside(report.spread, {}),
+        by_seed=beside(report.by_seed, {seed: exported.metrics[0]}),
         differences=(*(d for d in report.differences if d.first != name), *differences),
-        costs=_beside(report.costs, name, costs[name]),
-        conditions="\n".join(_replaced(report.conditions.splitlines(), f"{name}: ", _when(name, costs))),
-        accuracies=_beside(report.accuracies, name, accuracy_interval(exported.correct)),
-    )  # fmt: skip
+        costs=beside(report.costs, costs[name]),
+        accuracies=beside(report.accuracies, accuracy_interval(exported.correct)),
+        exports={**{key: own for key, own in report.exports.items() if key != name}, name: said},
+    )
 
 
 def _kept(judged: Judged) -> np.ndarray:
@@ -180,47 +180,20 @@ def _differences(names: tuple[str, str], exported: Measured, own: Measured) -> l
 
 
 def _measured(
-    name: str, log_probs: np.ndarray, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any]
+    role: Role, log_probs: np.ndarray, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any]
 ) -> Measured:
-    return measure(System(name, (lambda: log_probs,)), labels, ensemble, modules)
-
-
-def _beside(entries: Mapping[str, Value], name: str, value: Value) -> dict[str, Value]:
-    """The entries with one more behind the student and what is made of it, in the place of an earlier one.
-
-    Example:
-        >>> _beside({"student": 1, "student, calibrated": 2, "ensemble": 3}, "student, int8", 4)
-        {'student': 1, 'student, calibrated': 2, 'student, int8': 4, 'ensemble': 3}
-    """
-    others = {key: own for key, own in entries.items() if key != name}
-    own = {key: other for key, other in others.items() if key == STUDENT or key.startswith(f"{STUDENT}, ")}
-    return {**own, name: value, **others}
-
-
-def _replaced(texts: Sequence[str], beginning: str, text: str) -> tuple[str, ...]:
-    """Texts with one more at the end, without the one that began as it does."""
-    return (*(own for own in texts if not own.startswith(beginning)), text)
-
-
-def _opening(format: str) -> str:
-    return f"Exported as {format}: "
+    return measure(System(role, (lambda: log_probs,)), labels, ensemble, modules)
 
 
 def _sentence(
-    format: str, seed: int, gain: Difference, exported: Measured, same: float, costs: Mapping[str, Cost]
+    format: str, seed: int, gain: Difference, exported: Measured, same: float, own: Cost, student: Cost
 ) -> str:
-    own, other = costs[exported_name(format)], costs[STUDENT]
-    sizes = [_megabytes(cost.bytes) for cost in (own, other)]
+    assert own.p50 is not None and student.p50
     return (
-        f"{_opening(format)}accuracy {100 * exported.mean('accuracy'):.1f} ({signed_points(gain.value)[0]} against the float "
-        f"student of seed {seed}), {100 * same:.1f} % same answers, {sizes[0]} MB in place of {sizes[1]}, "
-        f"{_ratio(own.p50, other.p50)}× its latency."
+        f"Exported as {format}: accuracy {100 * exported.mean('accuracy'):.1f} ({signed_points(gain.value)[0]} against the float "
+        f"student of seed {seed}), {100 * same:.1f} % same answers, {_megabytes(own.bytes)} MB in place of "
+        f"{_megabytes(student.bytes)}, {share(own.p50 / student.p50)}× its latency."
     )
-
-
-def _ratio(first: float | None, second: float | None) -> str:
-    assert first is not None and second
-    return share(first / second)
 
 
 def _megabytes(size: int | None) -> str:
@@ -234,20 +207,19 @@ def _megabytes(size: int | None) -> str:
     return f"{size / 1e6:.1f}" if size >= 1e6 else share(size / 1e6)
 
 
-def _when(name: str, costs: Mapping[str, Cost]) -> str:
+def _when(name: str, student: Cost) -> str:
     """What was measured later than the rest, beside what."""
-    p50, throughput = costs[STUDENT].p50, costs[STUDENT].throughput
-    assert p50 is not None and throughput is not None
+    assert student.p50 is not None and student.throughput is not None
     return (
         f"{name}: measured later, when it was exported, on {place(torch.device('cpu'))}, in turns with the student itself, "
-        f"which then took {1000 * p50:.2f} ms (p50) and gave {throughput:,.0f} rows/s."
+        f"which then took {1000 * student.p50:.2f} ms (p50) and gave {student.throughput:,.0f} rows/s."
     )
 
 
-def _notes(conditions: str) -> list[str]:
+def _notes(elsewhere: str) -> list[str]:
     """Why the latency of the exported student does not compare with those of the other systems."""
     found, here = [], place(torch.device("cpu"))
-    if f" on {here}:" not in conditions:
+    if here != elsewhere:
         found.append(
             f"it was timed on {here}, the other systems elsewhere (see Cost), so that latencies compare only with the "
             "student's of that time."

@@ -1,4 +1,4 @@
-"""A finished run, opened: what its students, their baselines and its teachers answered, and the verdict on them.
+"""A finished run, found in its folder: what its students, their baselines and its teachers answered, and the verdict on them.
 
 Shapes: N rows, n rows that fitted the fusion.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from .systems import STUDENT
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedRun:
+class FoundRun:
     """A run with a verdict.
 
     Attributes:
@@ -63,14 +64,14 @@ def saved_verdict(run: str | os.PathLike[str]) -> VerdictReport:
     return report
 
 
-def open_run(run: str | os.PathLike[str]) -> OpenedRun:
-    """Read what a run's last training left; files of an earlier recipe may lie beside it.
+def find_run(run: str | os.PathLike[str]) -> FoundRun:
+    """Read what a run answered: of files of several recipes those that its verdict is on, or that its teachers are of.
 
     Args:
         run: Output folder of `hf-distill train`.
 
     Raises:
-        DataError: It has no answers of students, or says nowhere which rows fitted its fusion.
+        DataError: It has no answers of students, or says nowhere which are its own, or which rows fitted its fusion.
         CorruptStateError: One of its files cannot be read.
     """
     folder, notes = Path(run), []
@@ -80,20 +81,18 @@ def open_run(run: str | os.PathLike[str]) -> OpenedRun:
             f"{folder} has no {FOLDER}/rows-student-*.npz, which `hf-distill train` writes with evaluation.verdict=true: "
             "name the output folder of such a run."
         )
-    # All files of one run have one key, and the run was judged last whose student was written last.
-    newest = max(students, key=lambda saved: rows_file(folder, STUDENT, saved.seed).stat().st_mtime)
-    students, baselines = ([s for s in own if s.key == newest.key] for own in (students, baselines))
+    file, report = rows_file(folder, "teachers", None), load_report(folder)
+    teachers = load_rows(file) if file.is_file() else None
+    key = _own_key(folder, students, teachers, report)
+    students, baselines = ([s for s in own if s.key == key] for own in (students, baselines))
     both = {s.seed for s in students} & {s.seed for s in baselines}
     if both and len(both) < len(students):
         notes.append(f"{len(students) - len(both)} seeds have no fine-tuned student yet and are left out.")
         students = [s for s in students if s.seed in both]
-    file = rows_file(folder, "teachers", None)
-    teachers = load_rows(file) if file.is_file() else None
-    if teachers is None or teachers.key != newest.key:
+    if teachers is None or teachers.key != key:
         teachers = None
         notes.append("what its teachers answered is not there.")
-    fitted, report = fitted_on(folder), load_report(folder)
-    ids = newest.rows.example_ids
+    fitted, ids = fitted_on(folder), students[0].rows.example_ids
     if fitted is None and report is not None and report.evaluation.rows < len(ids):
         raise DataError(
             f"The verdict of {folder} is on {report.evaluation.rows} of {len(ids)} rows, and {FUSION_FILE}, which names the "
@@ -111,7 +110,7 @@ def open_run(run: str | os.PathLike[str]) -> OpenedRun:
             sorted((s for s in own if s.seed in place), key=lambda saved: place[saved.seed])
             for own in (students, baselines)
         )
-    return OpenedRun(
+    return FoundRun(
         folder,
         tuple(students),
         tuple(s for s in baselines if s.seed in both),
@@ -120,6 +119,23 @@ def open_run(run: str | os.PathLike[str]) -> OpenedRun:
         report,
         tuple(notes),
     )
+
+
+def _own_key(
+    folder: Path, students: Sequence[SavedRows], teachers: SavedRows | None, report: VerdictReport | None
+) -> str:
+    """What decided the trainings that are compared: of its verdict, else of the training that its teachers answered for."""
+    keys = {saved.key for saved in students}
+    if report is not None and any((s.key, s.seed) == (report.key, report.seeds[0]) for s in students):
+        return report.key
+    if teachers is not None and teachers.key in keys:
+        return teachers.key
+    if len(keys) > 1:
+        raise DataError(
+            f"{folder} has answers of students of {len(keys)} recipes, and no verdict that says which are its own: finish "
+            "that run, or remove the others."
+        )
+    return keys.pop()
 
 
 def _seeds(folder: Path, part: str) -> list[SavedRows]:
@@ -156,7 +172,7 @@ def fitted_on(folder: Path) -> np.ndarray | None:
 
 
 def is_of(report: VerdictReport, student: SavedRows, fitted: np.ndarray) -> bool:
-    """Whether a verdict is on these answers: on as many rows, and with this NLL of the run's own seed.
+    """Whether a verdict is on these answers: of this training, on as many rows, with this NLL of the run's own seed.
 
     Args:
         report: The verdict.
@@ -166,7 +182,7 @@ def is_of(report: VerdictReport, student: SavedRows, fitted: np.ndarray) -> bool
     kept = ~np.isin(student.rows.example_ids, fitted)
     rows = np.flatnonzero(kept & (student.rows.labels != UNLABELLED))
     said = report.by_seed.get(STUDENT, {}).get(student.seed or 0, {}).get("nll")
-    if report.evaluation.rows != kept.sum() or said is None or not len(rows):
+    if report.key != student.key or report.evaluation.rows != kept.sum() or said is None or not len(rows):
         return False
     nll = -student.rows.log_probs[STUDENT][rows, student.rows.labels[rows]].astype(np.float64).mean()
     # In the file, a number that is not finite is not a number.

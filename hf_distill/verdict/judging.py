@@ -22,20 +22,14 @@ from .numbers import Claim, Disagreement, Group, Training
 from .report import VerdictReport
 from .sentences import headline, remarks
 from .systems import (
-    ALONE,
-    BEST,
-    CALIBRATED,
     ENSEMBLE,
-    LAST,
     STUDENT,
-    TEACHER,
-    TOGETHER,
     Measured,
-    System,
-    is_small,
+    Role,
     means,
     measure,
     metric_modules,
+    of_kind,
     student_systems,
     teacher_systems,
 )
@@ -58,6 +52,7 @@ def judge(
     left_out: np.ndarray | None = None,
     costs: Mapping[str, Cost] | None = None,
     conditions: str = "",
+    place: str = "",
     teachers_share: str = "",
     busy: str = "",
     sizes: Mapping[str, int] | None = None,
@@ -79,6 +74,7 @@ def judge(
         left_out: Ids of rows that are not reported on, such as those that fitted the fusion.
         costs: Of the systems, by name.
         conditions: Under what they were measured.
+        place: Where, as `evaluation.cost.place` says it; empty where they were not.
         teachers_share: What the teachers took of the training, as a sentence.
         busy: Why latencies are not to be trusted; empty where they are.
         sizes: How many parameters answer one row, by system.
@@ -107,25 +103,18 @@ def judge(
         )
     modules = metric_modules(metrics)
     found: dict[str, Measured] = {}
-    systems = [
-        *student_systems(STUDENT, own, [saved.validation for saved in students], STUDENT),
-        *(
-            system
-            for name, kind in ((LAST, "last"), (BEST, "best"))
-            if other and (kind == "last" or _differs_from_last(other))
-            for system in student_systems(name, other, [saved.validation for saved in baselines], kind)
-        ),
-        *(
-            system
-            for name in {ALONE + str(saved.facts["teacher"]) for saved in singles}
-            for system in student_systems(name, alone, [saved.validation for saved in singles], STUDENT)
-        ),
-        *_given_systems(fixed),
-        *teacher_systems(own, fixed),
-    ]
+    steps = [kind for kind in ("last", "best") if other and (kind == "last" or _differs_from_last(other))]
+    systems = student_systems(Role("student"), own, [saved.validation for saved in students], STUDENT)
+    for kind in steps:
+        held = [saved.validation for saved in baselines]
+        systems += student_systems(Role("baseline", kind), other, held, kind)
+    for teacher in {str(saved.facts["teacher"]) for saved in singles}:
+        held = [saved.validation for saved in singles]
+        systems += student_systems(Role("single", teacher), alone, held, STUDENT)
+    systems += teacher_systems(own, fixed)
     ensemble = fixed.log_probs.get(ENSEMBLE)
     for system in tqdm(systems, desc="Judging", leave=False):
-        found[system.name] = measure(system, labels, ensemble, modules)
+        found[system.role.name] = measure(system, labels, ensemble, modules)
     differences = _differences(found)
     claim = _claim(found, differences, {} if busy else costs, int((labels != UNLABELLED).sum()))
     report = EvaluationReport(
@@ -133,7 +122,8 @@ def judge(
         dataset=first.split,
         rows=len(labels),
         systems={
-            name: SystemResult(means(own.metrics), _size(name, sizes, costs)) for name, own in found.items()
+            name: SystemResult(means(own.metrics), _size(own.role, sizes, costs))
+            for name, own in found.items()
         },
         labels=tuple(names),
         fusion=fusion,
@@ -142,20 +132,19 @@ def judge(
     seeds = tuple(int(saved.seed or 0) for saved in students)
     trainings = tuple(_training(saved) for saved in (*students, *baselines, *singles))
     shown = [STUDENT, *([claim.baseline] if claim.baseline else []), ENSEMBLE]
-    lengths = None if first.lengths is None else first.lengths[kept]
+    parts = {name: found[name] for name in shown if name in found}
+    pair = None if claim.baseline is None else (STUDENT, claim.baseline)
     return VerdictReport(
+        key=first.key,
         evaluation=report,
+        left_out=len(ids) - len(labels),
+        roles={name: own.role for name, own in found.items()},
         seeds=seeds,
-        spread={
-            name: {
-                metric: value
-                for metric in own.metrics[0]
-                if (value := spread([each[metric] for each in own.metrics])) is not None
-            }
-            for name, own in found.items()
-        },
+        spread={name: own.spread() for name, own in found.items()},
         by_seed={
-            name: dict(zip(seeds, own.metrics, strict=True)) if is_small(name) or name == TOGETHER else {}
+            name: dict(zip(seeds, own.metrics, strict=True))
+            if own.role.small or own.role.kind == "together"
+            else {}
             for name, own in found.items()
         },
         claim=claim,
@@ -164,24 +153,17 @@ def judge(
         temperatures={name: own.temperatures for name, own in found.items() if own.temperatures},
         costs=dict(costs),
         conditions=conditions,
+        place=place,
         trainings=trainings,
         teachers_share=teachers_share,
-        per_class=tuple(_classes(found, shown, labels, names, claim.baseline)),
-        per_length=tuple(_lengths(found, shown, labels, lengths, claim.baseline)),
+        per_class=tuple(_classes(parts, pair, labels, names)),
+        per_length=() if first.lengths is None else tuple(_lengths(parts, pair, labels, first.lengths[kept])),
         reliability={name: found[name].reliability for name in _drawn(found, claim.baseline)},
         accuracies={
-            name: accuracy_interval(own.correct)
-            for name, own in found.items()
-            if not name.endswith(CALIBRATED)
+            name: accuracy_interval(own.correct) for name, own in found.items() if not own.role.calibrated
         },
         disagreements=tuple(_disagreements(own[0], ensemble, texts, names)),
     )
-
-
-def _given_systems(fixed: Answers) -> list[System]:
-    """Checkpoints that somebody wants the student compared with, which have no seeds of ours."""
-    others = [name for name in fixed.log_probs if name != ENSEMBLE and not name.startswith(TEACHER)]
-    return [system for name in others for system in student_systems(name, [fixed], [None], name)]
 
 
 def _differs_from_last(baselines: Sequence[Answers]) -> bool:
@@ -197,38 +179,38 @@ def better_baseline(found: Mapping[str, Measured], measure: str) -> str | None:
 
     Picked on the rows of the report themselves, which favours the baseline.
     """
-    own = [name for name in (LAST, BEST, LAST + CALIBRATED, BEST + CALIBRATED) if name in found]
-    if not own:
-        return None
-    if measure == "accuracy":  # temperatures change no answer
-        raw = [name for name in own if not name.endswith(CALIBRATED)]
-        return max(raw, key=lambda name: (found[name].mean("accuracy"), -found[name].mean("nll")))
-    return min(own, key=lambda name: found[name].mean(measure))
+    # Temperatures change no answer.
+    own = of_kind(found, "baseline", calibrated=measure != "accuracy")
+    if measure == "accuracy":
+        best = max(own, key=lambda one: (one.mean("accuracy"), -one.mean("nll")), default=None)
+    else:
+        best = min(
+            sorted(own, key=lambda one: one.role.calibrated), key=lambda one: one.mean(measure), default=None
+        )
+    return None if best is None else best.name
+
+
+def _best(systems: Sequence[Measured]) -> list[str]:
+    """The name of the most accurate of the systems, the first of equals; nothing where there is none."""
+    return [max(systems, key=lambda own: own.mean("accuracy")).name] if systems else []
 
 
 def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     """What the report compares: the student, as it is and calibrated, with the better baselines, then with others."""
-    wanted: list[tuple[str, str, str]] = []
-
-    def compare(measure: str, first: str, second: str | None) -> None:
-        if first in found and second in found:
-            wanted.append((measure, first, second))
-
+    wanted: list[tuple[str, str, str | None]] = []
     for name in ("accuracy", "nll", "brier"):
         baseline = better_baseline(found, name)
-        compare(name, STUDENT, baseline)
+        wanted.append((name, STUDENT, baseline))
         if name != "accuracy":
-            compare(name, STUDENT + CALIBRATED, baseline)
-    teachers = [name for name in found if name.startswith(TEACHER)]
-    given = [name for name in found if name == "baseline"]
-    given += [name for name in found if name.startswith(ALONE) and not name.endswith(CALIBRATED)]
-    best = [max(teachers, key=lambda name: found[name].mean("accuracy"))] if len(teachers) > 1 else []
-    for other in (*given, ENSEMBLE, *best):
-        for name in ("accuracy", "nll"):
-            compare(name, STUDENT, other)
+            wanted.append((name, Role("student", calibrated=True).name, baseline))
+    others = [own.name for own in (*of_kind(found, "given"), *of_kind(found, "single"))]
+    teachers = of_kind(found, "teacher")
+    others += [ENSEMBLE, *(_best(teachers) if len(teachers) > 1 else [])]
+    wanted += [(name, STUDENT, other) for other in others for name in ("accuracy", "nll")]
+    there = [own for own in wanted if own[1] in found and own[2] in found]
     return [
         difference(measure, (first, second), found[first].values(measure), found[second].values(measure))
-        for measure, first, second in tqdm(wanted, desc="Resampling", leave=False)
+        for measure, first, second in tqdm(there, desc="Resampling", leave=False)
     ]
 
 
@@ -247,14 +229,13 @@ def _claim(
         baseline=baseline,
         gain=gain,
         keeps=student.mean("accuracy") / ensemble if ensemble else None,
-        teachers=sum(name.startswith(TEACHER) for name in found),
+        teachers=len(of_kind(found, "teacher")),
         latency=times[0] / times[1] if times[0] and times[1] else None,
     )
 
 
-def _size(name: str, sizes: Mapping[str, int], costs: Mapping[str, Cost]) -> int | None:
-    alone = STUDENT if is_small(name) else name.removesuffix(CALIBRATED)
-    return sizes.get(alone) or (costs[alone].parameters if alone in costs else None)
+def _size(role: Role, sizes: Mapping[str, int], costs: Mapping[str, Cost]) -> int | None:
+    return sizes.get(role.costs) or (costs[role.costs].parameters if role.costs in costs else None)
 
 
 def _training(saved: SavedRows) -> Training:
@@ -269,69 +250,66 @@ def _training(saved: SavedRows) -> Training:
     )
 
 
-def _group(
-    name: str, inside: np.ndarray, found: Mapping[str, Measured], shown: Sequence[str], baseline: str | None
+def group_of(
+    name: str,
+    inside: np.ndarray,
+    systems: Mapping[str, Measured],
+    pair: tuple[str, str] | None,
+    *,
+    paired_seeds: bool = True,
 ) -> Group:
-    """What the systems are worth on some of the labelled rows."""
-    right = {system: found[system].correct[:, inside] for system in shown if system in found}
-    gain, beyond_chance = None, False
-    if baseline is not None and inside.any():
-        found_gain = difference("accuracy", (STUDENT, baseline), right[STUDENT], right[baseline])
-        gain, beyond_chance = found_gain.value, found_gain.beyond_chance
+    """What systems are worth on some of the labelled rows.
+
+    Args:
+        name: Of the rows.
+        inside: (n,) bool, which they are.
+        systems: By what tables call them.
+        pair: The one whose gain is of interest, and over which; None where there is no other.
+        paired_seeds: As of `difference`.
+    """
+    right = {system: own.correct[:, inside] for system, own in systems.items()}
     accuracy = {system: float(values.mean()) if inside.any() else 0.0 for system, values in right.items()}
-    return Group(name, int(inside.sum()), accuracy, gain, {}, beyond_chance)
+    if pair is None or not inside.any():
+        return Group(name, int(inside.sum()), accuracy, None, {})
+    gain = difference("accuracy", pair, right[pair[0]], right[pair[1]], paired_seeds=paired_seeds)
+    return Group(name, int(inside.sum()), accuracy, gain.value, {}, gain.beyond_chance)
 
 
 def _classes(
-    found: Mapping[str, Measured],
-    shown: Sequence[str],
-    labels: np.ndarray,
-    names: Sequence[str],
-    baseline: str | None,
+    systems: Mapping[str, Measured], pair: tuple[str, str] | None, labels: np.ndarray, names: Sequence[str]
 ) -> list[Group]:
     """Per class: the share of its rows that is right (recall), and F1, which also counts rows wrongly given to it."""
     labelled = labels != UNLABELLED
     truth, groups = labels[labelled], []
     for c, name in enumerate(names):
-        group = _group(name, truth == c, found, shown, baseline)
         f1 = {}
-        for system in group.accuracy:
-            answered = found[system].predictions[:, labelled] == c
+        for system, own in systems.items():
+            answered = own.predictions[:, labelled] == c
             hits, given = (answered & (truth == c)).sum(1), answered.sum(1) + (truth == c).sum()
             f1[system] = float(np.mean(np.divide(2 * hits, given, where=given > 0, out=np.zeros(len(given)))))
-        groups.append(group._replace(f1=f1))
+        groups.append(group_of(name, truth == c, systems, pair)._replace(f1=f1))
     return groups
 
 
 def _lengths(
-    found: Mapping[str, Measured],
-    shown: Sequence[str],
-    labels: np.ndarray,
-    lengths: np.ndarray | None,
-    baseline: str | None,
+    systems: Mapping[str, Measured], pair: tuple[str, str] | None, labels: np.ndarray, lengths: np.ndarray
 ) -> list[Group]:
     """Quarters of the rows by how many tokens the student reads."""
-    if lengths is None:
-        return []
     own = lengths[labels != UNLABELLED]
     edges = np.unique(np.quantile(own, np.linspace(0, 1, _BUCKETS + 1), method="higher")).astype(int)
-    if len(edges) < 2:
-        return [_group(f"{edges[0]}", np.ones(len(own), bool), found, shown, baseline)]
-    groups = []
-    for i, high in enumerate(edges[1:]):
-        low = int(edges[i]) + (i > 0)
-        inside = (own >= low) & (own <= high)
-        groups.append(_group(f"{low} to {high}" if low < high else f"{high}", inside, found, shown, baseline))
-    return groups
+    lows = [edges[0], *(edges[1:-1] + 1)] if len(edges) > 1 else edges
+    return [
+        group_of(f"{low} to {high}" if low < high else f"{high}", (own >= low) & (own <= high), systems, pair)
+        for low, high in zip(lows, edges[-len(lows) :], strict=True)
+    ]
 
 
 def _drawn(found: Mapping[str, Measured], baseline: str | None) -> list[str]:
     """Whose reliability is drawn: student and better baseline, as they are and calibrated, ensemble, best teacher."""
-    teachers = [name for name in found if name.startswith(TEACHER)]
-    best = [max(teachers, key=lambda name: found[name].mean("accuracy"))] if teachers else []
-    wanted = [STUDENT, STUDENT + CALIBRATED]
-    wanted += [] if baseline is None else [baseline, baseline + CALIBRATED]
-    return [name for name in (*wanted, ENSEMBLE, *best) if name in found and found[name].reliability]
+    raw = [STUDENT] if baseline is None else [STUDENT, baseline]
+    wanted = [name for own in raw for name in (own, found[own].role._replace(calibrated=True).name)]
+    shown = [*wanted, ENSEMBLE, *_best(of_kind(found, "teacher"))]
+    return [name for name in shown if name in found and found[name].reliability]
 
 
 def _disagreements(

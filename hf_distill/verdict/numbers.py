@@ -99,3 +99,17 @@ class Disagreement(NamedTuple):
     ensemble: tuple[str, float]
     student: tuple[str, float]
     kl: float
+
+
+class Export(NamedTuple):
+    """What was measured later of the exported student, in words.
+
+    Attributes:
+        sentence: What it is worth and what it saves.
+        conditions: When and beside what it was timed.
+        notes: Why its latency does not compare with those of other systems.
+    """
+
+    sentence: str
+    conditions: str
+    notes: tuple[str, ...]

@@ -25,7 +25,7 @@ def load_report(folder: str | os.PathLike[str]) -> VerdictReport | None:
         None where there is no report, or a plain one of `evaluate_ensemble`, which has no verdict.
 
     Raises:
-        CorruptStateError: The report is damaged, or of a newer version.
+        CorruptStateError: The report is damaged, or of another version.
 
     Example:
         >>> load_report(getfixture("tmp_path")) is None
@@ -40,10 +40,9 @@ def load_report(folder: str | os.PathLike[str]) -> VerdictReport | None:
             raise ValueError(f"expected an object, found {type(content).__name__}")
         if "version" not in content and "claim" not in content:
             return None
-        if content["version"] > VERSION:
-            raise ValueError(
-                f"version {content['version']} is newer than this package, which knows {VERSION}"
-            )
+        if (found := content["version"]) != VERSION:
+            age = "newer" if found > VERSION else "older"
+            raise ValueError(f"version {found} is {age} than this package, which knows {VERSION}")
         return _report(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -57,10 +56,12 @@ def _report(content: Mapping[str, Any]) -> VerdictReport:
     systems = content["systems"]
     moved = {
         "evaluation": content,
+        "roles": {name: system["role"] for name, system in systems.items()},
         "spread": {name: system["std"] for name, system in systems.items()},
         "by_seed": {name: system["by_seed"] for name, system in systems.items()},
         "costs": content["cost"]["systems"],
         "conditions": content["cost"]["conditions"],
+        "place": content["cost"]["place"],
         "accuracies": content["accuracy_intervals"],
     }
     return _read(VerdictReport, {**content, **moved})

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..durations import duration
 from ..evaluation.cost import Cost
-from ..evaluation.formats import number, share, signed_points
+from ..evaluation.document import Document, Section, write_files
+from ..evaluation.formats import as_json, grouped, number, share, signed_points
 from ..evaluation.results import EvaluationReport
 from ..evaluation.statistics import Difference, Interval, ReliabilityBin, spread
-from ..files import whole
-from ..markdown import escaped, markdown_table
-from .numbers import TRAINED, Claim, Disagreement, Group, Training
+from .numbers import TRAINED, Claim, Disagreement, Export, Group, Training
+from .pictures import PICTURE_FILES, pictures
 from .sentences import p_values
-from .systems import BEST, CALIBRATED, ENSEMBLE, LAST
+from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Role
 
-VERSION = 1
+VERSION = 2
 """Of report.json; raised whenever a key changes its meaning or goes away."""
 
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
 """For programs, for people, and the page beside them."""
-
-# Tables of a terminal; the files have all rows.
-_MOST_ROWS = 12
-
-
-class Section(NamedTuple):
-    """One table of the report.
-
-    Attributes:
-        title: Its heading.
-        header, rows: Its cells, as text.
-        note: How to read it.
-        words: How many columns hold words, from the left.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    words: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +32,10 @@ class VerdictReport:
     """Whether distillation was worth it; ``str()`` is tables and a verdict, `save` writes files.
 
     Attributes:
+        key: What decided the trainings whose answers were judged, as of `SavedRows`.
         evaluation: Every system's metrics, means over the seeds, as `evaluate_ensemble` reports them.
+        left_out: How many rows besides fitted the fusion.
+        roles: What each system is.
         seeds: Of student and baseline; the first seed's student is the one in the run's folder.
         spread: Standard deviation over seeds by system and metric; empty where there is one seed.
         by_seed: Metrics by system and seed, of the systems that have seeds.
@@ -63,15 +45,20 @@ class VerdictReport:
         temperatures: Fitted on the validation rows, by calibrated system, one per seed.
         costs: By system.
         conditions: Under what they were measured.
+        place: Where.
         trainings: How they went.
         teachers_share: What the teachers took of it, as a sentence.
         per_class, per_length: Student, better baseline and ensemble on parts of the rows.
         reliability: Confidence against accuracy of some systems.
         accuracies: With intervals over rows and seeds, by system.
         disagreements: The rows where the first seed's student is furthest from the ensemble.
+        exports: What was said later of exported students, by system.
     """
 
+    key: str
     evaluation: EvaluationReport
+    left_out: int
+    roles: Mapping[str, Role]
     seeds: tuple[int, ...]
     spread: Mapping[str, Mapping[str, float]]
     by_seed: Mapping[str, Mapping[int, Mapping[str, float]]]
@@ -81,6 +68,7 @@ class VerdictReport:
     temperatures: Mapping[str, tuple[float, ...]]
     costs: Mapping[str, Cost]
     conditions: str
+    place: str
     trainings: tuple[Training, ...]
     teachers_share: str
     per_class: tuple[Group, ...]
@@ -88,17 +76,21 @@ class VerdictReport:
     reliability: Mapping[str, tuple[ReliabilityBin, ...]]
     accuracies: Mapping[str, Interval]
     disagreements: tuple[Disagreement, ...]
+    exports: Mapping[str, Export] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in report.json; a number that is not finite is None."""
         content = self.evaluation.to_dict()
         for name, system in content["systems"].items():
+            system["role"] = self.roles[name]
             system["std"] = self.spread[name]
             system["by_seed"] = {str(seed): values for seed, values in self.by_seed[name].items()}
-        return plain(
+        return as_json(
             {
                 "version": VERSION,
+                "key": self.key,
                 **content,
+                "left_out": self.left_out,
                 "verdict": self.sentences[0],
                 "outcome": self.claim.outcome,
                 "sentences": self.sentences,
@@ -106,7 +98,7 @@ class VerdictReport:
                 "claim": self.claim,
                 "differences": [{**d._asdict(), "beyond_chance": d.beyond_chance} for d in self.differences],
                 "temperatures": self.temperatures,
-                "cost": {"conditions": self.conditions, "systems": self.costs},
+                "cost": {"conditions": self.conditions, "place": self.place, "systems": self.costs},
                 "trainings": self.trainings,
                 "teachers_share": self.teachers_share,
                 "accuracy_intervals": self.accuracies,
@@ -114,22 +106,13 @@ class VerdictReport:
                 "per_length": self.per_length,
                 "reliability": self.reliability,
                 "disagreements": self.disagreements,
+                "exports": self.exports,
             }
         )
 
     def __str__(self) -> str:
         """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
-        parts = [self.head()]
-        for section in self.sections():
-            if section.header[0] == "text":
-                continue
-            rows, note = section.rows, section.note
-            if len(rows) > _MOST_ROWS:
-                rows, note = rows[:_MOST_ROWS], f"{len(rows) - _MOST_ROWS} more rows are in the report."
-            parts += [f"## {section.title}", markdown_table(section.header, rows), *([note] if note else [])]
-        if self.evaluation.notes:
-            parts += ["## Notes", "\n".join(f"- {note}" for note in self.evaluation.notes)]
-        return "\n\n".join([*parts, "## Verdict", self.sentences[0], *_listed(self.sentences[1:])])
+        return self.document().text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write report.json, report.md with its figures, and report.html, which needs no other file.
@@ -140,50 +123,36 @@ class VerdictReport:
         Returns:
             The path of report.html.
         """
-        from .pictures import FILES
-
-        folder, files = Path(folder), self.files()
-        write_files(folder, files, FILES)
-        return folder / HTML
+        write_files(folder, self.files(), PICTURE_FILES)
+        return Path(folder, HTML)
 
     def files(self) -> dict[str, bytes]:
         """What `save` writes, by the names in the run's folder."""
-        from .page import page
-        from .pictures import pictures
-
-        content = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        texts = {JSON: content, MARKDOWN: self.markdown(), HTML: page(self)}
-        return {
-            **{picture.file: picture.png() for picture in pictures(self)},
-            **{name: f"{text}\n".encode() for name, text in texts.items()},
-        }
+        return self.document().files(JSON, MARKDOWN, self.to_dict())
 
     def without_texts(self) -> VerdictReport:
         """The report as it may be published: no row's text, which may be private, only what was answered to it."""
         return replace(self, disagreements=tuple(row._replace(text="") for row in self.disagreements))
 
-    def markdown(self) -> str:
-        """The whole report."""
-        from .pictures import pictures
-
-        parts = ["# Verdict", f"**{escaped(self.sentences[0])}**", *_listed(map(escaped, self.sentences[1:]))]
-        parts.append(f"{self.head()}. On one page: [{HTML}]({HTML})")
-        figures = [part for picture in pictures(self) for part in picture.markdown()]
-        for section in self.sections():
-            rows = [[escaped(cell) for cell in row] for row in section.rows]
-            parts += [f"## {section.title}", markdown_table([escaped(name) for name in section.header], rows)]
-            parts += [section.note] if section.note else []
-            parts, figures = [*parts, *figures], []  # behind the first table, as on the page
-        if self.evaluation.notes:
-            parts += ["## Notes", "\n".join(f"- {escaped(note)}" for note in self.evaluation.notes)]
-        return "\n\n".join(parts)
-
-    def head(self) -> str:
-        """What was evaluated."""
-        report = self.evaluation
+    def document(self) -> Document:
+        """What it says, with what was said later of exported students."""
+        report, exports = self.evaluation, self.exports.values()
         seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
-        return (
-            f"{report.task} on {report.dataset}: {report.rows:,} rows, {len(report.labels)} classes, {seeds}"
+        fitted = f"{self.left_out} of {report.rows + self.left_out} rows fitted the fusion and are left out."
+        return Document(
+            kind="Verdict",
+            window=f"Verdict: {report.dataset}, {self.claim.outcome}",
+            head=f"{report.task} on {report.dataset}: {report.rows:,} rows, {len(report.labels)} classes, {seeds}",
+            outcome=self.claim.outcome.split()[0],
+            sentences=[*self.sentences, *(export.sentence for export in exports)],
+            sections=self.sections(),
+            pictures=pictures(self),
+            notes=[
+                *([fitted] if self.left_out else []),
+                *report.notes,
+                *(f"{name}: {note}" for name, export in self.exports.items() for note in export.notes),
+            ],
+            page=HTML,
         )
 
     def sections(self) -> list[Section]:
@@ -202,87 +171,34 @@ class VerdictReport:
         rows = []
         for name, system in systems.items():
             cells = [
-                _with_spread(system.metrics.get(metric), self.spread[name].get(metric)) for metric in names
+                with_spread(system.metrics.get(metric), self.spread[name].get(metric)) for metric in names
             ]
             temperatures = self.temperatures.get(name, ())
             mean = sum(temperatures) / len(temperatures) if temperatures else None
-            rows.append([name, *cells, _with_spread(mean, spread(temperatures), 2)])
+            rows.append([name, *cells, with_spread(mean, spread(temperatures), 2)])
         seeds = "" if len(self.seeds) == 1 else f"Mean ± standard deviation over {len(self.seeds)} seeds. "
         explained = (
             f"NLL in nats; brier summed over the classes; ece over 15 bins; agreement with the ensemble's first answer; "
             f"kl_to_ensemble is KL(ensemble ‖ system) in nats. {LAST!r} and {BEST!r}: the same student from the same "
-            f"start, as many optimizer steps on the labelled rows, no teachers. {CALIBRATED.lstrip(', ')!r}: divided by the "
+            f"start, as many optimizer steps on the labelled rows, no teachers. {CALIBRATED!r}: divided by the "
             "temperature T that fits the validation rows."
         )
-        return Section("Systems", ["system", *names, "T"], rows, seeds + explained)
+        return Section("Systems", ["system", *names, "T"], rows, seeds + explained, marked=STUDENT)
 
     def _differences(self) -> Section:
-        rows = []
-        for d in self.differences:
-            points = d.measure == "accuracy"
-            value = signed_points(d.value) if points else _nats(d.value)
-            found = (
-                f"{100 * d.detectable:.1f}"
-                if points and math.isfinite(d.detectable)
-                else number(d.detectable)
-            )
-            verdict = "better" if d.better else "worse" if d.worse else "no different"
-            rows.append(
-                [
-                    d.measure + (", points" if points else ""),
-                    d.first,
-                    d.second,
-                    value[0],
-                    f"{value[1]} to {value[2]}",
-                    found,
-                    p_values(d),
-                    verdict,
-                ]
-            )
         drawn = "rows" if len(self.seeds) == 1 else "rows and seeds, widened by Student's t as seeds are few"
-        return Section(
-            "Differences",
-            [
-                "measure",
-                "of",
-                "minus",
-                "difference",
-                "95 % interval",
-                "detectable from",
-                "McNemar p",
-                "the first is",
-            ],
-            rows,
+        note = (
             f"Percentile intervals of 4,000 paired bootstrap resamples of {drawn}. Detectable: 2.80 standard errors, the "
             "true difference that four of five such comparisons would find. The baseline is picked on these rows as the one "
-            "that is hardest to beat.",
-            words=3,
+            "that is hardest to beat."
         )
+        return differences_section([(d, d.second) for d in self.differences], note)
 
     def _costs(self) -> Section:
         base = self.costs.get(ENSEMBLE, Cost()).p50
-        rows = [
-            [
-                name,
-                _grouped(cost.parameters),
-                _grouped(None if cost.bytes is None else cost.bytes / 1e6, 1),
-                _milliseconds(cost.p50),
-                _milliseconds(cost.p95),
-                _grouped(cost.throughput, 0 if (cost.throughput or 0) >= 10 else 2),
-                "–" if base is None or cost.p50 is None else f"{share(cost.p50 / base)}×",
-            ]
-            for name, cost in self.costs.items()
-        ]
-        header = [
-            "system",
-            "parameters",
-            "MB",
-            "latency p50, ms",
-            "latency p95, ms",
-            "rows/s",
-            "latency / ensemble",
-        ]
-        return Section("Cost", header, rows, self.conditions)
+        rows = [[name, *cost_cells(cost, base)] for name, cost in self.costs.items()]
+        note = "\n".join([self.conditions, *(export.conditions for export in self.exports.values())])
+        return Section("Cost", ["system", *COSTS, "latency / ensemble"], rows, note, marked=STUDENT)
 
     def _trainings(self) -> Section:
         rows = [
@@ -301,18 +217,8 @@ class VerdictReport:
         return Section("Trainings", header, rows, note)
 
     def _groups(self, title: str, what: str, groups: Sequence[Group]) -> Section:
-        systems = list(groups[0].accuracy) if groups else []
-        with_f1 = bool(groups and groups[0].f1)
-        rows = []
-        for group in groups:
-            gain = "–" if group.gain is None else "{} ({} to {})".format(*signed_points(group.gain))
-            cells = [f"{100 * group.accuracy[name]:.1f}" if group.rows else "–" for name in systems]
-            f1 = [f"{100 * group.f1[name]:.1f}" for name in systems] if with_f1 else []
-            rows.append([group.name, f"{group.rows:,}", *cells, gain, *f1])
-        heads = [f"{name}, right %" for name in systems] + ["gain, points"]
-        heads += [f"{name}, F1 %" for name in systems] if with_f1 else []
         note = "Gain: distilled minus fine-tuned, with its 95 % interval; of many, some leave zero out by chance."
-        return Section(title, [what, "rows", *heads], rows, note)
+        return groups_section(title, what, groups, note)
 
     def _disagreements(self) -> Section:
         texts = any(row.text for row in self.disagreements)
@@ -331,22 +237,83 @@ class VerdictReport:
         hidden = " Texts of rows are not published: the report in the run's own folder shows them."
         note += hidden * (not texts)
         header = [*(["text"] if texts else []), "label", "ensemble", "student", "KL"]
-        return Section(title, header, rows, note, words=len(header) - 1)
+        return Section(title, header, rows, note, words=len(header) - 1, in_files=texts)
 
 
-def write_files(folder: Path, files: Mapping[str, bytes], figures: Sequence[str]) -> None:
-    """Write a report's files, each whole or not at all, and remove the figures that it has no longer.
+COSTS = ("parameters", "MB", "latency p50, ms", "latency p95, ms", "rows/s")
+"""The columns of `cost_cells`, but for the last, which says whose latency is one."""
+
+
+def cost_cells(cost: Cost, base: float | None) -> list[str]:
+    """What a system costs, as cells of a table.
 
     Args:
-        folder: Made if missing.
-        files: By name.
-        figures: Every name that a figure of such a report may have.
+        cost: The system's.
+        base: The latency that its own is a share of; None where nobody knows.
     """
-    for name, content in files.items():
-        with whole(folder / name, "wb") as file:
-            file.write(content)
-    for name in set(figures) - set(files):
-        (folder / name).unlink(missing_ok=True)
+    return [
+        grouped(cost.parameters),
+        grouped(None if cost.bytes is None else cost.bytes / 1e6, 1),
+        _milliseconds(cost.p50),
+        _milliseconds(cost.p95),
+        grouped(cost.throughput, 0 if (cost.throughput or 0) >= 10 else 2),
+        "–" if base is None or cost.p50 is None else f"{share(cost.p50 / base)}×",
+    ]
+
+
+def differences_section(differences: Sequence[tuple[Difference, str]], note: str) -> Section:
+    """Differences as a table.
+
+    Args:
+        differences: Each with what its second system is called there.
+        note: How they were made.
+    """
+    rows = []
+    for d, second in differences:
+        points = d.measure == "accuracy"
+        value = signed_points(d.value) if points else [number(part, sign="+") for part in d.value]
+        in_points = points and math.isfinite(d.detectable)
+        rows.append(
+            [
+                d.measure + (", points" if points else ""),
+                d.first,
+                second,
+                value[0],
+                f"{value[1]} to {value[2]}",
+                f"{100 * d.detectable:.1f}" if in_points else number(d.detectable),
+                p_values(d),
+                "better" if d.better else "worse" if d.worse else "no different",
+            ]
+        )
+    header = [
+        "measure", "of", "minus", "difference", "95 % interval", "detectable from", "McNemar p", "the first is",
+    ]  # fmt: skip
+    return Section("Differences", header, rows, note, words=3)
+
+
+def groups_section(title: str, what: str, groups: Sequence[Group], note: str) -> Section:
+    """Some of the rows after others: what systems get right of them, and what one gains over another.
+
+    Args:
+        title: The table's.
+        what: What tells the rows apart.
+        groups: All with the same systems.
+        note: What the gain is.
+    """
+    systems = list(groups[0].accuracy) if groups else []
+    f1 = systems if groups and groups[0].f1 else []
+    rows = [
+        [
+            group.name,
+            f"{group.rows:,}",
+            *(f"{100 * group.accuracy[name]:.1f}" if group.rows else "–" for name in systems),
+            "–" if group.gain is None else "{} ({} to {})".format(*signed_points(group.gain)),
+            *(f"{100 * group.f1[name]:.1f}" for name in f1),
+        ]
+        for group in groups
+    ]
+    heads = [f"{name}, right %" for name in systems], [f"{name}, F1 %" for name in f1]
+    return Section(title, [what, "rows", *heads[0], "gain, points", *heads[1]], rows, note)
 
 
 def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | None, seconds: float) -> str:
@@ -380,45 +347,10 @@ def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | 
     )
 
 
-def _with_spread(value: float | None, deviation: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "–"
-    varies = "" if deviation is None else f" ± {number(deviation, digits)}"
-    return number(value, digits) + varies
-
-
-def _nats(value: Interval) -> tuple[str, ...]:
-    return tuple(number(part, sign="+") for part in value)
-
-
-def _grouped(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+def with_spread(value: float | None, deviation: float | None, digits: int = 3) -> str:
+    """A mean, and what it varies by over the seeds where there are several."""
+    return number(value, digits) + ("" if deviation is None else f" ± {number(deviation, digits)}")
 
 
 def _milliseconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    return f"{1000 * seconds:.2f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
-
-
-def _listed(sentences: Any) -> list[str]:
-    lines = "\n".join(f"- {sentence}" for sentence in sentences)
-    return [lines] if lines else []
-
-
-def plain(value: Any) -> Any:
-    """What json.dumps takes; a number that is not finite is None.
-
-    Example:
-        >>> plain({3: (Interval(1.0, float("nan"), 2.0), "text")})
-        {'3': [{'value': 1.0, 'low': None, 'high': 2.0}, 'text']}
-    """
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
+    return "–" if seconds is None else f"{1000 * seconds:,.{2 if seconds < 0.1 else 0}f}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..evaluation.formats import interval, minus, share, signed_points
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim
-from .systems import ALONE, BEST, CALIBRATED, LAST, STUDENT, TEACHER, Measured
+from .systems import BEST, CALIBRATED, LAST, Measured
 
 
 def headline(claim: Claim) -> str:
@@ -50,7 +50,6 @@ def remarks(
         found: The systems by name.
         differences: What was compared.
     """
-    by = {(d.measure, d.first, d.second): d for d in differences}
     sentences = []
     if claim.gain is not None:
         sentences.append(_baseline(claim, found))
@@ -66,45 +65,38 @@ def remarks(
             f"{claim.seeds} seeds say little of the spread between trainings, and the interval is as wide as that makes it; "
             "evaluation.seeds=5 narrows it, and keeps these."
         )
-    for d in by.values():
-        if d.second.startswith(ALONE) and d.measure == "accuracy":
-            sentences.append(_alone(d, found[d.second].mean("accuracy")))
-    teachers = sorted(
-        (d for d in by.values() if d.second.startswith(TEACHER) and d.measure == "accuracy"),
-        key=lambda d: d.second,
-    )
-    for d in teachers:
-        name = d.second.removeprefix(TEACHER)
-        what = "more" if d.better else "less" if d.worse else None
-        points = f"{signed_points(d.value)[0]} points, {interval(d.value)}"
-        sentences.append(
-            f"The best single teacher, {name!r}, is right as often as far as these rows show ({points})."
-            if what is None
-            else f"The student is right {what} often than the best single teacher, {name!r} ({points})."
-        )
+    accuracies = [(d, found[d.second]) for d in differences if d.measure == "accuracy"]
+    for d, other in accuracies:
+        if other.role.kind == "single":
+            sentences.append(_alone(d, other))
+    for d, other in accuracies:
+        if other.role.kind == "teacher":
+            what = "more" if d.better else "less" if d.worse else None
+            points = f"{signed_points(d.value)[0]} points, {interval(d.value)}"
+            sentences.append(
+                f"The best single teacher, {other.role.of!r}, is right as often as far as these rows show ({points})."
+                if what is None
+                else f"The student is right {what} often than the best single teacher, {other.role.of!r} ({points})."
+            )
     return tuple(sentences)
 
 
 def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
-    assert claim.baseline is not None and claim.gain is not None
-    picked = {LAST: "after the last step", BEST: "at the best validation step"}[claim.baseline]
-    other = (
-        f", {100 * found[BEST if claim.baseline == LAST else LAST].mean('accuracy'):.1f} "
-        if BEST in found
-        else ""
-    )
-    other += {LAST: "at the best validation step", BEST: "after the last"}[claim.baseline] if other else ""
-    accuracy = 100 * found[claim.baseline].mean("accuracy")
+    assert claim.baseline is not None
+    picked, other = claim.baseline, BEST if claim.baseline == LAST else LAST
+    where = {LAST: "after the last step", BEST: "at the best validation step"}[picked]
+    beside = {LAST: "after the last", BEST: "at the best validation step"}[other]
+    also = f", {100 * found[other].mean('accuracy'):.1f} {beside}" if BEST in found else ""
     return (
         f"Fine-tuning is the same student from the same start, trained for as many steps on the labelled rows without "
-        f"teachers: accuracy {accuracy:.1f} {picked}{other}."
+        f"teachers: accuracy {100 * found[picked].mean('accuracy'):.1f} {where}{also}."
     )
 
 
-def _alone(d: Difference, accuracy: float) -> str:
+def _alone(d: Difference, single: Measured) -> str:
     what = "better" if d.better else "worse" if d.worse else "neither better nor worse beyond chance"
     return (
-        f"The same student of the best single teacher, {d.second.removeprefix(ALONE)!r}, alone: accuracy {100 * accuracy:.1f}; "
+        f"The same student of the best single teacher, {single.role.of!r}, alone: accuracy {100 * single.mean('accuracy'):.1f}; "
         f"with all teachers {signed_points(d.value)[0]} points ({interval(d.value)}), {what}."
     )
 
@@ -118,12 +110,14 @@ def _mcnemar(gain: Difference) -> str:
 
 def _probabilities(found: Mapping[str, Measured], differences: Sequence[Difference]) -> list[str]:
     """Whether the student's probabilities are better than those that a temperature gives the baseline for nothing."""
-    own = [d for d in differences if d.measure == "nll" and d.second.removesuffix(CALIBRATED) in (LAST, BEST)]
+    own = [d for d in differences if d.measure == "nll" and found[d.second].role.kind == "baseline"]
     if not own or not math.isfinite(own[0].value.value):
         return []
     raw = own[0]
-    scaled = next((d for d in own if d.first == STUDENT + CALIBRATED), None)
-    text = f"NLL {_nats(raw.value)} against the fine-tuned student of least NLL ({raw.second.removeprefix('fine-tuned, ')})"
+    scaled = next((d for d in own if found[d.first].role.calibrated), None)
+    role = found[raw.second].role
+    least = f"{role.of} step" + f", {CALIBRATED}" * role.calibrated
+    text = f"NLL {_nats(raw.value)} against the fine-tuned student of least NLL ({least})"
     if scaled is not None:
         text += f", {_nats(scaled.value)} where the distilled student is given a temperature too"
     best = scaled if scaled is not None and scaled.value.value < raw.value.value else raw

@@ -12,35 +12,83 @@ import numpy as np
 import torch
 
 from ..evaluation.metrics import compute_metric, load_metric
-from ..evaluation.statistics import ReliabilityBin, brier_rows, nll_rows, reliability_bins
+from ..evaluation.statistics import ReliabilityBin, brier_rows, nll_rows, reliability_bins, spread
 from ..fusion import LinearPool, fit_temperature
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers
 
 STUDENT = "student"
 ENSEMBLE = "ensemble"
-TOGETHER = "student+teachers"
 TEACHER = "teacher:"
-LAST = "fine-tuned, last step"
-BEST = "fine-tuned, best step"
-CALIBRATED = ", calibrated"
-ALONE = "student of "
-"""Before the name of the one teacher that a student learnt from alone."""
+"""Before a teacher's name in stored answers."""
+
+CALIBRATED = "calibrated"
 
 # What every verdict says, whatever else a recipe asks for.
 MEASURES = ("nll", "brier", "ece", "agreement", "kl_to_ensemble")
+
+_NAMES = {
+    "student": STUDENT,
+    "baseline": "fine-tuned, {} step",
+    "single": "student of {}",
+    "exported": "student, {}",
+    "ensemble": ENSEMBLE,
+    "together": "student+teachers",
+    "teacher": TEACHER + "{}",
+    "given": "{}",
+}
+
+
+class Role(NamedTuple):
+    """What a system is: its name is made of that, and never read.
+
+    Attributes:
+        kind: ``student``; ``baseline``, the same student without teachers; ``single``, the student of one teacher;
+            ``exported``, the student in another format; ``ensemble``; ``together``, the student with its teachers;
+            ``teacher``; or ``given``, a checkpoint that somebody wants the student compared with.
+        of: What tells it from others of its kind: the name of a teacher or of a checkpoint, ``last`` or ``best`` step of a
+            baseline, the format of an export.
+        calibrated: Whether its log-probabilities are divided by a temperature fitted on validation rows.
+
+    Example:
+        >>> Role("baseline", "last", calibrated=True).name, Role("teacher", "bert").name
+        ('fine-tuned, last step, calibrated', 'teacher:bert')
+    """
+
+    kind: str
+    of: str = ""
+    calibrated: bool = False
+
+    @property
+    def name(self) -> str:
+        """What tables and sentences call it."""
+        return _NAMES[self.kind].format(self.of) + f", {CALIBRATED}" * self.calibrated
+
+    @property
+    def small(self) -> bool:
+        """Whether it is a training of the student, and costs what the student costs."""
+        return self.kind in ("student", "baseline", "single")
+
+    @property
+    def costs(self) -> str:
+        """The name of the system that costs what it does."""
+        return STUDENT if self.small else self._replace(calibrated=False).name
+
+
+LAST, BEST = (Role("baseline", step).name for step in ("last", "best"))
+TOGETHER = Role("together").name
 
 
 class System(NamedTuple):
     """Whoever answers rows, before anything is measured.
 
     Attributes:
-        name: What the report calls it.
+        role: What it is.
         trainings: One function per seed, which returns log-probabilities (N, C).
         temperatures: T of each seed, where it was calibrated on validation rows.
     """
 
-    name: str
+    role: Role
     trainings: tuple[Callable[[], np.ndarray], ...]
     temperatures: tuple[float, ...] = ()
 
@@ -49,7 +97,7 @@ class Measured(NamedTuple):
     """What a system is worth on the labelled rows.
 
     Attributes:
-        name: What the report calls it.
+        role: What it is.
         metrics: Of each seed.
         predictions: (S, N) classes, on all rows.
         correct: (S, n) 1.0 where the answer is the label.
@@ -59,7 +107,7 @@ class Measured(NamedTuple):
         temperatures: As of the system.
     """
 
-    name: str
+    role: Role
     metrics: tuple[dict[str, float], ...]
     predictions: np.ndarray
     correct: np.ndarray
@@ -68,6 +116,11 @@ class Measured(NamedTuple):
     reliability: tuple[ReliabilityBin, ...]
     temperatures: tuple[float, ...]
 
+    @property
+    def name(self) -> str:
+        """What tables and sentences call it."""
+        return self.role.name
+
     def values(self, measure: str) -> np.ndarray:
         """(S, n) of ``accuracy``, ``nll`` or ``brier``."""
         return {"accuracy": self.correct, "nll": self.nll, "brier": self.brier}[measure]
@@ -75,6 +128,22 @@ class Measured(NamedTuple):
     def mean(self, measure: str) -> float:
         """Over rows and seeds."""
         return float(self.values(measure).mean())
+
+    def spread(self) -> dict[str, float]:
+        """Standard deviation of each metric over the seeds; empty where there is one."""
+        found = {name: spread([own[name] for own in self.metrics]) for name in self.metrics[0]}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def of_kind(found: Mapping[str, Measured], *kinds: str, calibrated: bool = False) -> list[Measured]:
+    """The systems of some kinds, in their order.
+
+    Args:
+        found: Systems by name.
+        kinds: Of `Role`.
+        calibrated: Whether calibrated ones are among them.
+    """
+    return [own for own in found.values() if own.role.kind in kinds and own.role.calibrated <= calibrated]
 
 
 def metric_modules(given: Sequence[Any]) -> list[Any]:
@@ -90,17 +159,17 @@ def metric_modules(given: Sequence[Any]) -> list[Any]:
 
 
 def student_systems(
-    name: str, trainings: Sequence[Answers], validation: Sequence[Answers | None], system: str
+    role: Role, trainings: Sequence[Answers], validation: Sequence[Answers | None], system: str
 ) -> list[System]:
     """A system that was trained with several seeds, as it is and, where there are validation rows, calibrated.
 
     Args:
-        name: What the report calls it.
+        role: What it is.
         trainings: What each seed answered.
         validation: What each answered on the validation rows.
         system: Its name in the answers.
     """
-    raw = System(name, tuple(_of(answers, system) for answers in trainings))
+    raw = System(role, tuple(_of(answers, system) for answers in trainings))
     temperatures = [_temperature(answers, system) for answers in validation]
     fitted = tuple(t for t in temperatures if t is not None)
     if len(fitted) < len(trainings):
@@ -108,7 +177,18 @@ def student_systems(
     calibrated = tuple(
         _scaled(training, temperature) for training, temperature in zip(raw.trainings, fitted, strict=True)
     )
-    return [raw, System(name + CALIBRATED, calibrated, fitted)]
+    return [raw, System(role._replace(calibrated=True), calibrated, fitted)]
+
+
+def fixed_systems(teachers: Answers) -> list[System]:
+    """Who was not trained here, in the order of the answers: ensemble, teachers, and checkpoints to compare with."""
+
+    def role(name: str) -> Role:
+        if name.startswith(TEACHER):
+            return Role("teacher", name.removeprefix(TEACHER))
+        return Role("ensemble") if name == ENSEMBLE else Role("given", name)
+
+    return [System(role(name), (_of(teachers, name),)) for name in teachers.log_probs]
 
 
 def best_teacher(teachers: Answers) -> str | None:
@@ -122,36 +202,23 @@ def best_teacher(teachers: Answers) -> str | None:
         >>> best_teacher(Answers(np.array([7]), np.array([0]), logs))
         'b'
     """
-    labelled = teachers.labels != UNLABELLED
-    right = {
-        name.removeprefix(TEACHER): int((logs.argmax(1) == teachers.labels)[labelled].sum())
-        for name, logs in teachers.log_probs.items()
+    labelled, right = teachers.labels != UNLABELLED, {}
+    for role, trainings, _ in fixed_systems(teachers):
+        logs = trainings[0]()
         # Which classes a teacher has does not depend on the row.
-        if name.startswith(TEACHER) and not np.isneginf(logs).all(0).any()
-    }
+        if role.kind == "teacher" and not np.isneginf(logs).all(0).any():
+            right[role.of] = int((logs.argmax(1) == teachers.labels)[labelled].sum())
     return max(right, key=right.__getitem__) if right else None
 
 
-def is_small(name: str) -> bool:
-    """Whether a system is a training of the student, and costs what the student costs.
-
-    Example:
-        >>> is_small("student of bert"), is_small("fine-tuned, last step, calibrated"), is_small("ensemble")
-        (True, True, False)
-    """
-    name = name.removesuffix(CALIBRATED)
-    return name in (STUDENT, LAST, BEST) or name.startswith(ALONE)
-
-
 def teacher_systems(students: Sequence[Answers], teachers: Answers) -> list[System]:
-    """Ensemble and teachers, and the student of each seed together with its teachers."""
-    names = [name for name in teachers.log_probs if name.startswith(TEACHER)]
-    fixed = [
-        System(name, (_of(teachers, name),)) for name in (ENSEMBLE, *names) if name in teachers.log_probs
-    ]
-    each = [teachers.log_probs[name] for name in names]
-    together = System(TOGETHER, tuple(_together(answers, each) for answers in students))
-    return [*fixed[:1], together, *fixed[1:]]
+    """Checkpoints to compare with, ensemble, the student of each seed together with its teachers, and teachers."""
+    by_kind: dict[str, list[System]] = {"given": [], "ensemble": [], "together": [], "teacher": []}
+    for system in fixed_systems(teachers):
+        by_kind[system.role.kind].append(system)
+    each = [system.trainings[0]() for system in by_kind["teacher"]]
+    by_kind["together"] = [System(Role("together"), tuple(_together(own, each) for own in students))]
+    return [system for systems in by_kind.values() for system in systems]
 
 
 def _of(answers: Answers, system: str) -> Callable[[], np.ndarray]:
@@ -199,7 +266,7 @@ def measure(
         found: dict[str, float] = {}
         for module in modules:
             if getattr(module, "references_from", "labels") == "ensemble" and (
-                ensemble is None or system.name == ENSEMBLE
+                ensemble is None or system.role.kind == "ensemble"
             ):
                 continue
             found |= compute_metric(module, log_probs=logs, labels=labels, ensemble_log_probs=ensemble)
@@ -212,7 +279,7 @@ def measure(
         sure.append(own)
         right.append(truth)
     return Measured(
-        system.name,
+        system.role,
         tuple(metrics),
         np.stack(predictions),
         np.stack(correct).astype(np.float64),

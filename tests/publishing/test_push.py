@@ -35,7 +35,7 @@ from hf_distill.runs.attention import _SECTION
 from hf_distill.teachers.hub_ids import data_commit, loaded_commit, only_commit
 from hf_distill.training.pushes import create_card
 from hf_distill.training.run_facts import method_name, references, run_facts
-from hf_distill.verdict.pictures import FILES
+from hf_distill.verdict.pictures import PICTURE_FILES
 
 ROOT = Path(__file__).parents[2]
 HEADINGS = ["small", "Use", "Results", "Distillation", "Training", "Licences", "Reproduce", "References"]
@@ -514,7 +514,7 @@ def test_pictures_of_a_row_stay_here(run):
 
 
 def test_a_repository_keeps_no_figure_of_an_earlier_verdict():
-    assert {name for name in STALE if name.endswith(".png")} == set(FILES)
+    assert {name for name in STALE if name.endswith(".png")} == set(PICTURE_FILES)
 
 
 def test_shards_go_with_their_index_and_an_incomplete_student_is_refused(run):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from types import SimpleNamespace
@@ -283,8 +282,7 @@ def test_students_alone_are_compared_too(run, tmp_path):  # noqa: F811
 def test_rows_of_an_earlier_recipe_are_not_compared(run, tmp_path):  # noqa: F811
     for name in "ab":
         save(tmp_path / name, run)
-    stale = changed(run.students[0], seed=99, key="older").save(tmp_path / "a")
-    os.utime(stale, (2, 2))
+    changed(run.students[0], seed=99, key="older").save(tmp_path / "a")  # written last, and of no verdict
     changed(run.baselines[0], seed=4, key="older").save(tmp_path / "b")
     changed(run.teachers, key="older").save(tmp_path / "b")
     found = compare_runs([tmp_path / "b", tmp_path / "a"])
@@ -296,6 +294,22 @@ def test_rows_of_an_earlier_recipe_are_not_compared(run, tmp_path):  # noqa: F81
     assert {s.runs for s in found.systems if s.system == "ensemble"} == {("a",)}
 
 
+def test_the_verdict_says_which_answers_are_the_runs_own(run, tmp_path):  # noqa: F811
+    """Whatever was written last: its key, else that of the teachers' answers, else the only one that there is."""
+    save(tmp_path / "b", run)
+    save(tmp_path / "a", run, report=True)
+    for seed in (98, 99):
+        changed(run.students[0], seed=seed, key="other").save(tmp_path / "a")
+    changed(run.teachers, key="other").save(tmp_path / "a")
+    seeds = lambda: compare_runs([tmp_path / "a", tmp_path / "b"]).runs["a"].seeds  # noqa: E731
+    assert seeds() == (4, 5, 6)
+    (tmp_path / "a" / "report.json").unlink()
+    assert seeds() == (98, 99)
+    (tmp_path / "a" / "verdict" / "rows-teachers.npz").unlink()
+    with pytest.raises(DataError, match="answers of students of 2 recipes, and no verdict that says which"):
+        seeds()
+
+
 # ---- Costs ----
 
 
@@ -305,7 +319,7 @@ def test_costs_come_from_the_reports_of_these_answers(pair, found, run, tmp_path
     section = next(s for s in found.sections() if s.title == "Cost")
     assert section.rows[0] == ["student", "a", "10", "0.0", "2.00", "2.90", "900", "0.25×"]
     assert section.note.startswith("As each run measured them when it was judged. On cpu.")
-    save(tmp_path / "b", better(run), report=True, conditions="On cuda.\nstudent, int8: later.")
+    save(tmp_path / "b", better(run), report=True, conditions="On cuda.")
     (tmp_path / "c").mkdir()
     save(tmp_path / "c", better(run, seed=9))
     (tmp_path / "c" / "report.json").write_text((pair.a / "report.json").read_text())

@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import DataError
-from hf_distill.evaluation.cost import Cost, conditions, time_rows
+from hf_distill.evaluation.cost import Cost, conditions, place, time_rows
 from hf_distill.evaluation.statistics import paired_bootstrap
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
-from hf_distill.verdict.exported import Judged, exported_name, with_exported
+from hf_distill.verdict.exported import Judged, with_exported
 from hf_distill.verdict.pictures import pictures
 from hf_distill.verdict.reading import load_report
+from hf_distill.verdict.systems import Role
 
 NAMES = ("cold", "mild", "warm")
 COSTS = {
@@ -75,17 +76,19 @@ def judged(answered, *, seeds=1, left_out=(), where=None):
 
     students = [saved("student", 4 + i, "student") for i in range(seeds)]
     teachers = saved("teachers", None, "ensemble", "teacher:big")
-    where = conditions(torch.device("cpu"), "test", 200) if where is None else where
+    cpu = torch.device("cpu")
+    said, where = conditions(cpu, "test", 200), place(cpu) if where is None else where
     gone = np.array(left_out, np.int64)
     report = judge(
-        students, [], teachers, task="text-classification", metrics=["f1"], costs=COSTS, conditions=where, left_out=gone,
+        students, [], teachers, task="text-classification", metrics=["f1"], costs=COSTS, conditions=said, place=where,
+        left_out=gone,
     )  # fmt: skip
     return Judged(report, students[0], teachers, gone)
 
 
 def added(found, answered, format="int8", *, names=NAMES, rounding=1e-5, turn=slice(None), **changes):
     labels, ids, logs = answered
-    name = exported_name(format)
+    name = Role("exported", format).name
     columns = [NAMES.index(own) for own in names]
     place = np.array([names.index(own) for own in NAMES])
     kept = ~np.isin(ids, found.left_out)
@@ -131,15 +134,20 @@ def test_figures_against_numpy(answered):
 
     same = 100 * (int8.argmax(1) == own.argmax(1)).mean()
     points = 100 * (right["student, int8"].mean() - right["student"].mean())
-    assert content["sentences"][-1] == (
+    assert content["exports"]["student, int8"]["sentence"] == (
         f"Exported as int8: accuracy {100 * metrics['accuracy']:.1f} ({points:+.1f} against the float student of seed 4), "
         f"{same:.1f} % same answers, 4.6 MB in place of 17.3, 0.25× its latency."
     ).replace("(-", "(−")
     assert same < 100 and points != 0
     assert content["cost"]["systems"]["student, int8"]["p50"] == 0.001
     assert content["cost"]["systems"]["student"] == before["cost"]["systems"]["student"]
-    assert "in turns with the student itself, which then took 4.00 ms" in content["cost"]["conditions"]
-    assert content["notes"] == before["notes"]  # on the same machine, and nobody else used it
+    assert (
+        "in turns with the student itself, which then took 4.00 ms"
+        in content["exports"]["student, int8"]["conditions"]
+    )
+    assert (
+        content["notes"] == before["notes"] and not content["exports"]["student, int8"]["notes"]
+    )  # on the same machine, and nobody else used it
     # The rest of the verdict is what it was.
     for key in ("verdict", "claim", "outcome", "per_class", "trainings", "reliability", "disagreements"):
         assert content[key] == before[key]
@@ -157,11 +165,12 @@ def test_exports_take_the_place_of_their_own_format_alone(answered, tmp_path):
         "student", "student, calibrated", "student, int8", "student, onnx",
     ]  # fmt: skip
     assert list(once.costs)[:3] == ["student", "student, int8", "student, onnx"]
-    assert [text[:16] for text in once.sentences[-2:]] == ["Exported as int8", "Exported as onnx"]
+    assert [text[:16] for text in once.document().sentences[-2:]] == ["Exported as int8", "Exported as onnx"]
     worse = log_softmax(-5 * answered[2]["student"], axis=1)
     logs = {"student": answered[2]["student"], "student, int8": worse}
     changed = added(dataclasses.replace(found, report=once), answered, log_probs=logs)
-    for texts in (changed.sentences, changed.conditions.splitlines()):
+    conditions = [export.conditions for export in changed.exports.values()]
+    for texts in (changed.document().sentences, conditions):
         assert sum("int8" in text for text in texts) == 1 and sum("onnx" in text for text in texts) == 1
     assert [d.first for d in changed.differences].count("student, int8") == 2
     assert changed.evaluation.systems["student, int8"].metrics["accuracy"] < 0.3
@@ -201,7 +210,7 @@ def test_the_order_of_rows_and_classes_does_not_matter(answered):
 def test_with_several_seeds_it_is_compared_with_the_student_it_was_made_of(answered):
     report = added(judged(answered, seeds=2), answered)
     assert {d.second for d in report.differences if d.first == "student, int8"} == {"student, seed 4"}
-    assert "float student of seed 4" in report.sentences[-1]
+    assert "float student of seed 4" in report.document().sentences[-1]
 
 
 def test_other_rows_labels_or_students_are_refused(answered):
@@ -220,15 +229,14 @@ def test_other_rows_labels_or_students_are_refused(answered):
 
 
 def test_other_conditions_are_noted(answered, monkeypatch):
-    elsewhere = "Forward passes alone, without tokenizing, on NVIDIA H200: latency of single rows."
     monkeypatch.setattr("hf_distill.verdict.exported.overload", lambda: "load 9.0 on 2 cores")
-    once = added(judged(answered, where=elsewhere), answered)
-    assert [note.split(" on ")[0] for note in once.evaluation.notes[-2:]] == [
+    once = added(judged(answered, where="NVIDIA H200"), answered)
+    assert [note.split(" on ")[0] for note in once.document().notes[-2:]] == [
         "student, int8: it was timed",
         "student, int8: the machine was busy with other work when it was timed (load 9.0",
     ]
     again = added(dataclasses.replace(judged(answered), report=once), answered)
-    assert again.evaluation.notes == once.evaluation.notes
+    assert again.document().notes == once.document().notes
 
 
 def test_forwards_are_timed_on_the_same_rows_in_turns():
@@ -307,9 +315,8 @@ def test_two_exports_of_a_run_are_in_its_verdict(recipe):
     assert found["student, onnx"]["metrics"] == pytest.approx(found["student"]["metrics"], abs=1e-5)
     zero = next(d for d in content["differences"] if d["first"] == "student, onnx")["value"]
     assert zero == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert any(
-        s.startswith("Exported as onnx: accuracy ") and "(+0.0 against" in s for s in content["sentences"]
-    )
+    said = {name: export["sentence"] for name, export in content["exports"].items()}
+    assert any(s.startswith("Exported as onnx: accuracy ") and "(+0.0 against" in s for s in said.values())
     # The two reports say the same of the same.
     for format, folder in (("onnx", "out/onnx"), ("int8", "elsewhere")):
         export = json.loads(Path(folder, "export.json").read_text())
@@ -321,8 +328,7 @@ def test_two_exports_of_a_run_are_in_its_verdict(recipe):
         assert (own["bytes"], own["rows_per_second"]) == (cost["bytes"], pytest.approx(cost["throughput"]))
         assert own["p50_ms"] == pytest.approx(1000 * cost["p50"])
         assert export["agreement"] == pytest.approx(
-            float(next(s for s in content["sentences"] if format in s).split(" % same")[0].split(", ")[-1])
-            / 100,
+            float(next(s for s in said.values() if format in s).split(" % same")[0].split(", ")[-1]) / 100,
             abs=6e-4,
         )
     assert content["cost"]["systems"]["student, onnx"]["parameters"] == found["student"]["parameters"]

@@ -15,10 +15,20 @@ from test_verdict import HOSTILE, judged, run  # noqa: F401 - the fixture of thr
 
 from hf_distill.evaluation.cost import Cost
 from hf_distill.evaluation.statistics import Interval
-from hf_distill.verdict.drawing import Point, learning_curves, measures_of, quality_against_latency
 from hf_distill.verdict.numbers import Training
-from hf_distill.verdict.page import page
-from hf_distill.verdict.pictures import CLASSES, FILES, LEARNING, QUALITY, RELIABILITY, pictures
+from hf_distill.verdict.pictures import (
+    CLASSES,
+    LEARNING,
+    PICTURE_FILES,
+    QUALITY,
+    RELIABILITY,
+    Point,
+    learning_curves,
+    measures_of,
+    pictures,
+    quality_against_latency,
+)
+from hf_distill.verdict.systems import Role
 
 LOG = ({"step": 10, "loss_task": 1.0, "eval_nll": 0.7}, {"step": 20, "loss_task": 0.5, "eval_nll": 0.6})
 
@@ -31,7 +41,9 @@ def report(run):  # noqa: F811
 def test_the_page_and_the_folder_have_the_same_figures(report, tmp_path):
     report.save(tmp_path)
     made = pictures(report)
-    assert [picture.file for picture in made] == [QUALITY, RELIABILITY, LEARNING, CLASSES] == list(FILES)
+    assert (
+        [picture.file for picture in made] == [QUALITY, RELIABILITY, LEARNING, CLASSES] == list(PICTURE_FILES)
+    )
     text, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     assert html.count("<svg") == len(made)
     places = []
@@ -41,7 +53,7 @@ def test_the_page_and_the_folder_have_the_same_figures(report, tmp_path):
         places.append(text.index(picture.file))
     assert text.index("## Systems") < places[0] and sorted(places) == places
     assert places[-1] < text.index("## Differences")
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")} == set(FILES)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")} == set(PICTURE_FILES)
     assert not list(tmp_path.rglob("*.unfinished"))
 
 
@@ -87,13 +99,17 @@ def test_without_texts_nothing_of_a_row_is_left_but_its_answers(report):
         assert re.search(rf"\b{words}\b".encode(), whole["report.md"])
     assert [row[1:] for row in hidden.disagreements] == [row[1:] for row in report.disagreements]
     note = "Texts of rows are not published"
-    assert note in hidden.markdown() and note in page(hidden) and note not in report.markdown()
+    assert (
+        note in hidden.document().markdown()
+        and note in hidden.document().html()
+        and note not in report.document().markdown()
+    )
     section = hidden.sections()[-1]
     assert section.header == ["label", "ensemble", "student", "KL"] and len(section.rows) == 20
     assert all(len(row) == 4 for row in section.rows)
     assert hidden.without_texts() == hidden
-    kept = [name for name in FILES if files[name] == whole[name]]
-    assert kept == list(FILES)
+    kept = [name for name in PICTURE_FILES if files[name] == whole[name]]
+    assert kept == list(PICTURE_FILES)
 
 
 def test_names_with_signs_of_mathematics_are_shown_as_they_are(report):
@@ -101,14 +117,24 @@ def test_names_with_signs_of_mathematics_are_shown_as_they_are(report):
     odd = dataclasses.replace(
         report,
         accuracies={name: Interval(0.5, 0.4, 0.6), "student": Interval(0.6, 0.5, 0.7)},
+        roles={**report.roles, name: Role("given", name)},
         costs={name: Cost(p50=0.002), "student": Cost(p50=0.001)},
         reliability={name: report.reliability["student"]},
         per_class=tuple(group._replace(name=name) for group in report.per_class),
     )
-    assert set(FILES) < set(odd.files())
+    assert set(PICTURE_FILES) < set(odd.files())
 
 
 def test_every_kind_of_system_has_its_place(report):
+    kinds = {
+        "student": "",
+        "exported": "int8",
+        "single": "bert",
+        "baseline": "last",
+        "ensemble": "",
+        "teacher": "big",
+    }
+    roles = {role.name: role for kind, of in kinds.items() if (role := Role(kind, of))}
     names = [
         "student",
         "student, int8",
@@ -117,10 +143,12 @@ def test_every_kind_of_system_has_its_place(report):
         "ensemble",
         "teacher:big",
     ]
+    assert list(roles) == names
     interval = Interval(0.5, 0.4, 0.6)
     shown = dataclasses.replace(
         report,
         accuracies=dict.fromkeys(names, interval),
+        roles={**report.roles, **roles},
         costs={name: Cost(p50=0.001 * (i + 1)) for i, name in enumerate(names) if "of bert" not in name},
     )
     (points,) = pictures(shown)[0].arguments
@@ -172,4 +200,4 @@ def test_learning_curves_have_a_panel_for_each_thing_that_was_logged():
 def test_a_log_without_numbers_draws_no_learning_curves(report):
     odd = dataclasses.replace(report, trainings=(Training("student", 4, 2, 1.0, None, ({"epoch": 1.0},)),))
     assert LEARNING not in {picture.file for picture in pictures(odd)}
-    assert HOSTILE not in page(odd)
+    assert HOSTILE not in odd.document().html()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 from test_verdict import judged, run  # noqa: F401 - the fixture of three seeds on 300 rows
+from typer.testing import CliRunner
 
+from hf_distill.cli import app
 from hf_distill.errors import CorruptStateError
 from hf_distill.evaluation.results import EvaluationReport, SystemResult
 from hf_distill.evaluation.statistics import Interval
-from hf_distill.verdict.page import page
 from hf_distill.verdict.reading import load_report
 
 
@@ -32,8 +35,8 @@ def test_what_is_read_is_what_was_saved(report, saved):
     again = load_report(saved)
     assert again == report
     assert again.to_dict() == json.loads((saved / "report.json").read_text())
-    assert f"{again.markdown()}\n" == (saved / "report.md").read_text()
-    assert f"{page(again)}\n" == (saved / "report.html").read_text()
+    assert f"{again.document().markdown()}\n" == (saved / "report.md").read_text()
+    assert f"{again.document().html()}\n" == (saved / "report.html").read_text()
     assert again.files() == {
         path.relative_to(saved).as_posix(): path.read_bytes() for path in saved.rglob("*") if path.is_file()
     }
@@ -101,7 +104,7 @@ def damage(key, value):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (damage("version", 2), "version 2 is newer than this package, which knows 1"),
+        (damage("version", 3), "version 3 is newer than this package, which knows 2"),
         (damage("version", None), "'version' is missing"),
         (damage("claim", None), "missing 1 required positional argument: 'claim'"),
         (damage("cost", None), "'cost' is missing"),
@@ -141,3 +144,11 @@ def test_keys_of_a_later_package_of_the_same_version_are_passed_over(report, sav
     content["more"] = content["systems"]["student"]["more"] = content["claim"]["more"] = 1
     (tmp_path / "report.json").write_text(json.dumps(content))
     assert load_report(tmp_path) == report
+
+
+def test_a_verdict_of_an_older_package_is_refused_in_a_sentence(tmp_path):
+    """It does not say of what answers it is, nor what its systems are but for their names."""
+    shutil.copy(Path(__file__).parent / "stored" / "report-1.json", tmp_path / "report.json")
+    refused(tmp_path, "version 1 is older than this package, which knows 2")
+    done = CliRunner().invoke(app, ["compare", str(tmp_path)])
+    assert done.exit_code == 5 and len(done.stderr.strip().splitlines()) == 1

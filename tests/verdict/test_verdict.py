@@ -360,7 +360,7 @@ def folder(report, tmp_path_factory):
 
 def test_report_json_keeps_what_readers_know(folder):
     content = json.loads((folder / "report.json").read_text())
-    assert content["version"] == 1
+    assert content["version"] == 2
     assert {"task", "dataset", "rows", "systems", "labels", "fusion", "notes"} <= content.keys()
     assert {"metrics", "parameters"} <= content["systems"]["student"].keys()
     assert content["systems"]["student"]["parameters"] == 10

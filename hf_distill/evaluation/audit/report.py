@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...files import write_json, write_text
-from ...markdown import markdown_table
-from ..formats import nats, number, percent, points
+from ..document import Section, listed, rendered
+from ..formats import as_json, grouped, nats, number, percent, points
 from ..plots import agreement_heat_map, reliability_diagram, rule_scores, save_figure
 from .numbers import BEST_TEACHER, Advice, Gains, LeaveOneOut, PairFigures, RuleFigures, TeacherFigures
 
@@ -68,7 +67,7 @@ class AuditReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in audit.json; a number that is not finite is None."""
-        content = {"version": 1, **_plain(self)}
+        content = {"version": 1, **as_json(self)}
         for teacher in content["teachers"]:
             parameters, size, *_, pace = teacher["cost"].values()
             teacher["cost"] = {"parameters": parameters, "bytes": size, "rows_per_second": pace}
@@ -76,7 +75,7 @@ class AuditReport:
 
     def __str__(self) -> str:
         """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
-        return "\n\n".join([self._head(), *self._tables(_MOST_ROWS), *self._words()])
+        return "\n\n".join([self._head(), *rendered(self._sections(_MOST_ROWS), str), *self._words()])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write audit.json, audit.md and the figures reliability.png, agreement.png and rules.png.
@@ -92,7 +91,14 @@ class AuditReport:
         figures = self._figures(folder)
         shown = [f"![{path.stem}]({path.name})" for path in figures]
         text = "\n\n".join(
-            ["# Teacher audit", self._head(), *self._words(), *self._tables(None), "## Figures", *shown]
+            [
+                "# Teacher audit",
+                self._head(),
+                *self._words(),
+                *rendered(self._sections(None), str),
+                "## Figures",
+                *shown,
+            ]
         )
         write_json(folder / "audit.json", self.to_dict(), indent=2)
         write_text(folder / "audit.md", text + "\n")
@@ -124,36 +130,28 @@ class AuditReport:
         teachers = "1 teacher" if len(self.teachers) == 1 else f"{len(self.teachers)} teachers"
         return f"{self.task} on {self.dataset}: {self.rows:,} labelled rows, {len(self.labels)} classes, {teachers}"
 
-    def _tables(self, most: int | None) -> list[str]:
-        parts = ["## Teachers", self._teachers()]
-        parts += ["## F1 by class, %", self._classes(most)]
-        parts += ["## How labels were matched", _first_lines(self.alignment, most)]
-        if self.pairs:
-            parts += ["## Pairs", self._pairs(most)]
+    def _sections(self, most: int | None) -> list[Section]:
         halves = (
             f"each half ({self.halves[0]} and {self.halves[1]} rows) scored by what was fitted on the other"
         )
-        parts += [f"## Fusion rules: {halves}", self._rules()]
+        matched = _first_lines(self.alignment, most)
+        made = [self._teachers(), *self._classes(most), Section("How labels were matched", (), (), matched)]
+        made += self._pairs(most) if self.pairs else []
+        made.append(_rules(f"Fusion rules: {halves}", self.rules, self._legend()))
         if self.advice is not None and self.advice.rules:
-            parts += ["## Fusion rules, of the teachers that are kept", _rule_table(self.advice.rules)]
-        if self.leave_one_out:
-            parts += ["## Without one teacher: what the ensemble gains", self._without()]
-        return parts
+            made.append(_rules("Fusion rules, of the teachers that are kept", self.advice.rules))
+        return [*made, *([self._without()] if self.leave_one_out else [])]
 
     def _words(self) -> list[str]:
-        parts = []
-        if self.warnings:
-            parts += ["## Warnings", "\n".join(f"- {warning}" for warning in self.warnings)]
-        if self.notes:
-            parts += ["## Notes", "\n".join(f"- {note}" for note in self.notes)]
-        parts += ["## Verdict", "\n".join(f"- {sentence}" for sentence in self.verdict)]
+        parts = [*listed(self.warnings, str, "Warnings"), *listed(self.notes, str, "Notes")]
+        parts += listed(self.verdict, str, "Verdict")
         if self.advice is not None:
             parts += ["To paste into the recipe:", f"```yaml\n{self.advice.lines}\n```"]
             if self.advice.alternative:
                 parts += ["Or the best teacher alone:", f"```yaml\n{self.advice.alternative}\n```"]
         return parts
 
-    def _teachers(self) -> str:
+    def _teachers(self) -> Section:
         columns = {
             "teacher": [t.name for t in self.teachers],
             "accuracy %": [percent(t.accuracy) for t in self.teachers],
@@ -162,22 +160,21 @@ class AuditReport:
             "Brier": [number(t.brier) for t in self.teachers],
             "ECE": [number(t.ece) for t in self.teachers],
             "fitted T": [number(t.temperature, 2) for t in self.teachers],
-            "parameters": [_grouped(t.cost.parameters) for t in self.teachers],
-            "MB": [_grouped(t.cost.bytes and t.cost.bytes / 1e6, 1) for t in self.teachers],
-            "rows/s": [_grouped(t.cost.throughput) for t in self.teachers],
+            "parameters": [grouped(t.cost.parameters) for t in self.teachers],
+            "MB": [grouped(t.cost.bytes and t.cost.bytes / 1e6, 1) for t in self.teachers],
+            "rows/s": [grouped(t.cost.throughput) for t in self.teachers],
         }
         known = {name: cells for name, cells in columns.items() if set(cells) != {"–"}}
         bound = f"Some teacher is right on {percent(self.oracle)} % of the rows: no choice between them does better."
-        table = markdown_table(list(known), list(zip(*known.values(), strict=True)))
-        return "\n\n".join(filter(None, [table, bound, self.conditions]))
+        note = "\n\n".join(filter(None, [bound, self.conditions]))
+        return Section("Teachers", list(known), list(zip(*known.values(), strict=True)), note)
 
-    def _classes(self, most: int | None) -> str:
-        order = range(len(self.labels))
-        head = ""
+    def _classes(self, most: int | None) -> list[Section]:
+        order, lead = range(len(self.labels)), ""
         if most is not None and len(self.labels) > most:
             weakest = [[v for v in column if v is not None] for column in self._f1()]
             order = sorted(order, key=lambda c: float(np.mean(weakest[c])) if weakest[c] else math.inf)[:most]
-            head = f"The {most} weakest of {len(self.labels)} classes; audit.md has all.\n\n"
+            lead = f"The {most} weakest of {len(self.labels)} classes; audit.md has all."
         rows = [
             [
                 self.labels[c],
@@ -186,16 +183,16 @@ class AuditReport:
             ]
             for c in order
         ]
-        return head + markdown_table(["class", "rows", *(t.name for t in self.teachers)], rows)
+        header = ["class", "rows", *(t.name for t in self.teachers)]
+        return [Section("F1 by class, %", (), (), lead), Section("", header, rows)]
 
     def _f1(self) -> list[tuple[float | None, ...]]:
         return list(zip(*(teacher.f1_by_class for teacher in self.teachers), strict=True))
 
-    def _pairs(self, most: int | None) -> str:
+    def _pairs(self, most: int | None) -> list[Section]:
         pairs = sorted(self.pairs, key=lambda pair: -pair.agreement)
-        head = ""
-        if most is not None and len(pairs) > most:
-            head = f"The {most} most alike of {len(pairs)} pairs; audit.md has all.\n\n"
+        cut = most is not None and len(pairs) > most
+        lead = f"The {most} most alike of {len(pairs)} pairs; audit.md has all." if cut else ""
         rows = [
             [
                 f"{pair.first} – {pair.second}",
@@ -205,30 +202,29 @@ class AuditReport:
             for pair in pairs[:most]
         ]
         header = ["pair", "same answer %", "different %", "Q", "both wrong %", "same wrong answer %"]
-        legend = (
-            "\n\nQ: 1 where both err on the same rows, 0 where independently, −1 where never on the same."
-        )
-        return head + markdown_table(header, rows) + legend
+        legend = "Q: 1 where both err on the same rows, 0 where independently, −1 where never on the same."
+        return [Section("Pairs", (), (), lead), Section("", header, rows, legend)]
 
-    def _rules(self) -> str:
-        legend = "± half of the 95 % paired bootstrap interval; * a difference beyond chance."
-        parts = [_rule_table(self.rules), legend] if self.rules else []
+    def _legend(self) -> str:
+        parts = ["± half of the 95 % paired bootstrap interval; * a difference beyond chance."] * bool(
+            self.rules
+        )
         for reason in dict.fromkeys(self.left_out.values()):
             names = ", ".join(name for name, why in self.left_out.items() if why == reason)
             parts.append(f"Not scored: {names}: {reason.rstrip('.')}.")
         return "\n\n".join(parts)
 
-    def _without(self) -> str:
+    def _without(self) -> Section:
         rules = list(dict.fromkeys(rule for entry in self.leave_one_out for rule in entry.gains))
         header = [f"{measure}, {rule}" for rule in rules for measure in ("accuracy", "NLL")]
         rows = [
             [entry.teacher] + [text for rule in rules for text in _gain_cells(entry.gains.get(rule))]
             for entry in self.leave_one_out
         ]
-        return markdown_table(["without", *header], rows)
+        return Section("Without one teacher: what the ensemble gains", ["without", *header], rows)
 
 
-def _rule_table(rules: Sequence[RuleFigures]) -> str:
+def _rules(title: str, rules: Sequence[RuleFigures], note: str = "") -> Section:
     """The rules, lowest NLL first; what is compared with itself gets a dash."""
     order = sorted(rules, key=lambda rule: rule.nll.value if math.isfinite(rule.nll.value) else math.inf)
     rows = [
@@ -243,11 +239,8 @@ def _rule_table(rules: Sequence[RuleFigures]) -> str:
         for rule in order
     ]
     header = ["rule", "accuracy %", "NLL", "ECE", "accuracy − linear_pool", "NLL − linear_pool"]
-    return markdown_table([*header, "accuracy − best teacher", "NLL − best teacher"], rows)
-
-
-def _grouped(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+    header += ["accuracy − best teacher", "NLL − best teacher"]
+    return Section(title, header if rules else (), rows, note)
 
 
 def _gain_cells(gains: Gains | None) -> tuple[str, str]:
@@ -259,18 +252,3 @@ def _first_lines(table: str, most: int | None) -> str:
     if most is None or len(lines) <= most + 2:
         return table
     return "\n".join([*lines[: most + 2], "", f"{len(lines) - most - 2} more rows are in audit.md."])
-
-
-def _plain(value: Any) -> Any:
-    """What json.dumps takes."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

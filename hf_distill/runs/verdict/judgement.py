@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 from transformers import PreTrainedModel, TrainerState
 
 from ... import __version__
 from ...errors import DataError, HfDistillError
-from ...evaluation.cost import Cost, busy, conditions, measure_costs, time_model, timed_rows
+from ...evaluation.cost import Cost, busy, conditions, measure_costs, place, time_model, timed_rows
 from ...evaluation.evaluating import report_notes
 from ...fusion import summary
 from ...processes import once, say
@@ -121,8 +119,6 @@ class Verdict:
         found = self._trainings(trainer, own, teachers)
 
         def judged() -> VerdictReport:
-            # Whoever compares runs later takes the rows of the one that was judged last.
-            os.utime(rows_file(self.folder, "student", self.seeds[0]))
             report = self._report(trainer, found, teachers)
             report.save(self.folder)
             return report
@@ -193,11 +189,7 @@ class Verdict:
         prepared = trainer.get_eval_dataloader(judged).dataset
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
-        fitted = choice.fitted_on.numpy()
-        seen = int(np.isin(teachers.rows.example_ids, fitted).sum())
         notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
-        if seen:
-            notes.append(f"{seen} of {len(prepared)} rows fitted the fusion and are left out.")
         baselines, singles = (
             [found[part, seed] for part, seed in sorted(found) if part == name]
             for name in ("baseline", "single")
@@ -224,9 +216,10 @@ class Verdict:
             metrics=setup.metrics,
             fusion=summary(choice.fusion),
             texts=texts,
-            left_out=fitted if seen else None,
+            left_out=choice.fitted_on.numpy(),
             costs=costs,
             conditions=conditions,
+            place=place(trainer.args.device) if costs else "",
             teachers_share=share,
             busy=crowded,
             sizes=dict(teachers.facts["sizes"]),
