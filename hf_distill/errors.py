@@ -17,10 +17,10 @@ _TOKEN = re.compile(
 
 
 def hide_tokens(text: str) -> str:
-    """Returns a text without what looks like a token of the Hub.
+    """Leave out of a text what looks like a token of the Hub.
 
     Args:
-        text: of a message.
+        text: Of a message.
 
     Example:
         >>> hide_tokens("found 'hf_abcDEFghijkl', no file data/hf_datasets.csv")
@@ -66,3 +66,13 @@ class PushError(HfDistillError):
     """The push to the Hub failed; what was trained is complete on disk."""
 
     exit_code = 6
+
+
+def in_a_line(error: BaseException, most: int = 400) -> str:
+    """What another library's error says, in a line of at most so many characters.
+
+    Example:
+        >>> in_a_line(OSError("no such\\n   file"))
+        'no such file'
+    """
+    return " ".join(str(error).split())[:most]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel
 
-from ..errors import ConfigurationError, CorruptStateError
+from ..errors import ConfigurationError, CorruptStateError, in_a_line
 from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.formats import as_json
@@ -309,7 +309,7 @@ class OnnxStudent:
             self.label_names, max_length = tuple(content["labels"]), content["max_length"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptStateError(
-                f"{path} does not describe an exported student ({' '.join(str(error).split())[:200]}): export it again, "
+                f"{path} does not describe an exported student ({in_a_line(error, 200)}): export it again, "
                 "hf-distill export RUN --format onnx."
             ) from error
         self.view = TokenView(load_tokenizer(os.fspath(folder), what="The exported student"), max_length)

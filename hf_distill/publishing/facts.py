@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptStateError
+from ..errors import CorruptStateError, in_a_line
 from ..files import read_json, write_json
 
 FACTS_FILE = "distillation.json"
@@ -114,7 +114,7 @@ def load_facts(folder: str | Path) -> RunFacts | None:
         return RunFacts(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
-            f"{path} does not say how the student was made ({' '.join(str(error).split())[:200]}): save the student again, "
+            f"{path} does not say how the student was made ({in_a_line(error, 200)}): save the student again, "
             "or remove the file and write a README.md of your own."
         ) from error
 

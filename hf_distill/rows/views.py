@@ -178,10 +178,14 @@ def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def without_adapter(model: nn.Module) -> nn.Module:
+    """The model inside that of an adapter; any other as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def named_inputs(model: nn.Module) -> frozenset[str]:
     """What the forward names; of a PEFT model that of the model inside, since its own swallows most in **kwargs."""
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(inside.forward).parameters)
+    return frozenset(inspect.signature(without_adapter(model).forward).parameters)
 
 
 def input_length(

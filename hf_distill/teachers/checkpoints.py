@@ -8,7 +8,8 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import DataError, UnsafeFileError
+from ..errors import DataError, UnsafeFileError, in_a_line
+from ..rows.views import without_adapter
 from ..tasks.task import Task
 
 
@@ -35,7 +36,7 @@ def load_model(
             id_or_path, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_a_line(error, 10_000)
         if "safetensors" in reason and "not a local folder" not in reason:
             raise UnsafeFileError(
                 f"{what}: {id_or_path} holds no model.safetensors; other formats can run code when read and are "
@@ -89,9 +90,8 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedT
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
     except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:400]
         raise DataError(
-            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}"
+            f"{what}: no tokenizer can be loaded from {id_or_path}: {in_a_line(error)}. {advice}"
         ) from error
     # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
@@ -112,9 +112,8 @@ def refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoi
         DataError: The head is of another class, or for something else than one of several classes per row.
     """
     config = model.config
-    inside = model.get_base_model() if hasattr(model, "get_base_model") else model
     # A model in memory has the head of its class, whatever its body was loaded from.
-    architectures = (config.architectures if checkpoint else None) or [type(inside).__name__]
+    architectures = (config.architectures if checkpoint else None) or [type(without_adapter(model)).__name__]
     if not any(task.architecture in name for name in architectures) and any(
         "For" in n for n in architectures
     ):

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..errors import ConfigurationError, CorruptStateError, DataError
+from ..errors import ConfigurationError, CorruptStateError, DataError, in_a_line
 from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import UNLABELLED
@@ -201,7 +201,7 @@ def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionCho
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
-            f"{path} does not hold the fusion of a run ({' '.join(str(error).split())[:200]}): train again, or give the "
+            f"{path} does not hold the fusion of a run ({in_a_line(error, 200)}): train again, or give the "
             "fusion itself instead of auto or fit."
         ) from error
     if names is not None and content["teachers"] != names:

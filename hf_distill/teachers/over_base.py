@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError, DataError, UnsafeFileError
+from ..errors import ConfigurationError, DataError, UnsafeFileError, in_a_line
 from ..tasks.task import Task
 from .checkpoints import load_model, load_tokenizer, output_layer, refuse_other_task, refuse_untrained_head
 
@@ -105,8 +105,9 @@ def load_over_base(
     try:
         model = peft.PeftModel.from_pretrained(model, str(folder))
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise DataError(f"{what}: the adapter {adapter} does not fit the base {base}: {reason}") from error
+        raise DataError(
+            f"{what}: the adapter {adapter} does not fit the base {base}: {in_a_line(error)}"
+        ) from error
     own = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     of_base = {f"base_model.model.{name}" for name, _ in shared.model.named_parameters()}
     # A head that only the base has is the base's own, trained one: what it lacks was refused above.
@@ -162,8 +163,7 @@ def _adapter_folder(adapter: str, what: str) -> Path:
         try:
             folder = Path(huggingface_hub.snapshot_download(adapter, allow_patterns=patterns))
         except (OSError, ValueError, HfHubHTTPError) as error:
-            reason = " ".join(str(error).split())[:400]
-            raise DataError(f"{what}: the adapter {adapter} cannot be loaded: {reason}") from error
+            raise DataError(f"{what}: the adapter {adapter} cannot be loaded: {in_a_line(error)}") from error
     if not (folder / _CONFIG).is_file():
         raise DataError(f"{what}: {adapter} is no adapter, it has no {_CONFIG}.")
     if not (folder / _WEIGHTS).is_file():

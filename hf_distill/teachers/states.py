@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
+from ..rows.views import without_adapter
 from ..rows.words import first_token, masked_mean, pool_words
 
 UNITS = ("tokens", "words", "mean", "first")
@@ -170,7 +171,7 @@ def find_attention(model: nn.Module, layer: int) -> list[nn.Module]:
         >>> [module.out_features for module in find_attention(bert, 1)]
         [32, 32, 32]
     """
-    what = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+    what = type(without_adapter(model)).__name__
     total = model.config.num_hidden_layers
     if not 1 <= layer <= total:
         raise ConfigurationError(

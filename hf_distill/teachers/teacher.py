@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import TeacherOutputs
 from ..lookup import suggest
-from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs
+from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs, without_adapter
 from ..tasks.task import TASKS, Task
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
 from .hub_ids import loaded_commit
@@ -97,8 +97,7 @@ class Teacher:
         refuse_other_task(model, self.task, f"Teacher {name!r}")
         length = input_length(model, tokenizer, max_length, what=f"Teacher {name!r}")
         # Heads on decoders (`score`) answer from the last token that is not the config's padding token.
-        inside = model.get_base_model() if hasattr(model, "get_base_model") else model
-        if hasattr(inside, "score") and model.config.pad_token_id != tokenizer.pad_token_id:
+        if hasattr(without_adapter(model), "score") and model.config.pad_token_id != tokenizer.pad_token_id:
             raise DataError(
                 f"Teacher {name!r}: its config's pad_token_id is {model.config.pad_token_id}, its tokenizer's "
                 f"{tokenizer.pad_token_id}, so it would answer from the padding of a batch: set "

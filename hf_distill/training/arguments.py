@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ..errors import ConfigurationError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

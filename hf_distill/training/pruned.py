@@ -14,14 +14,12 @@ from transformers import PreTrainedModel, TrainerCallback
 from ..evaluation.cost import device_name, forwards_in_turns, made_inputs, weight_bytes
 from ..evaluation.results import EvaluationReport
 from ..markdown import markdown_table
+from ..students.pruning import Masks, attention_blocks
 
 if TYPE_CHECKING:
     from .trainer import MultiTeacherDistillationTrainer
-from ..students.pruning import Masks, attention_blocks
 
 _BATCHES = 16
-
-
 _ROUNDS, _LENGTH = 100, 64
 
 

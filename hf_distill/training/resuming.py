@@ -61,8 +61,10 @@ _FORMER = {
 }
 
 # What a config says of where it came from, or what saving and training write into it.
-_IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache", "problem_type"}
-_IRRELEVANT |= {"output_hidden_states", "output_attentions", "pad_token_id", "bos_token_id", "eos_token_id"}
+_IRRELEVANT = {
+    "_name_or_path", "transformers_version", "architectures", "dtype", "use_cache", "problem_type", "output_hidden_states",
+    "output_attentions", "pad_token_id", "bos_token_id", "eos_token_id",
+}  # fmt: skip
 
 
 def describe_run(trainer: Any, fusion: Any) -> dict[str, Any]:

@@ -25,8 +25,6 @@ from ..teachers.hub_ids import data_commit, hub_id, only_commit
 from .callbacks import AdaptiveStrength, ScheduleCallback
 
 _FOLDER = "a folder"
-
-
 _PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "huggingface_hub")
 
 

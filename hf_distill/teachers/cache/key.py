@@ -1,6 +1,7 @@
 """What a teacher is known by: the hash of what decides its outputs, and, of a folder, that of the bytes of its files.
 
-For the latter no model is loaded: loading a teacher only to compute its key would make the peak memory of cached training that of the largest teacher.
+For the latter no model is loaded: loading a teacher only to compute its key would make the peak memory of cached training
+that of the largest teacher.
 """
 
 from __future__ import annotations
@@ -24,21 +25,12 @@ from .settings import CacheSettings
 
 # Raise whenever the same teacher and row would be stored as other numbers.
 _FORMAT = 1
-# What a config says of where it came from, or is changed by merely running the model; no output depends on it.
+# What a config says of where it came from, or is changed by merely running the model, or what the weights and the
+# teacher's label names say; no output depends on it.
 _IRRELEVANT = {
-    "_name_or_path",
-    "_commit_hash",
-    "transformers_version",
-    "architectures",
-    "problem_type",
-    "use_cache",
-}
-_IRRELEVANT |= {
-    "dtype",
-    "torch_dtype",
-    "id2label",
-    "label2id",
-}  # the weights and the teacher's label names say these
+    "_name_or_path", "_commit_hash", "transformers_version", "architectures", "problem_type", "use_cache", "dtype",
+    "torch_dtype", "id2label", "label2id",
+}  # fmt: skip
 # What `from_pretrained` reads of a folder: config, tokenizer, weights.
 _READ = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 
