@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...evaluation.plots import save_figure
+from ...evaluation.plots import BLUE, GREY, ORANGE, save_figure
 from ...files import write_text
 from ...markdown import markdown_table
 from ...recipe.search_section import Knob
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Okabe, Ito: Color Universal Design, 2008.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 
 BASELINE_SHARES = (
     "The learning rate suits the distilled student, and the verdict's fine-tuned baseline is trained at this learning rate "
@@ -152,13 +149,13 @@ def draw_search(report: SearchReport) -> Figure:
     figure = Figure(figsize=(2.6 * columns, 6), layout="constrained")
     grid = figure.add_gridspec(2, len(report.knobs))
     first = figure.add_subplot(grid[0, :])
-    first.plot([t.number for t in shown], [t.objective for t in shown], "o", color=_BLUE, label="trial")
+    first.plot([t.number for t in shown], [t.objective for t in shown], "o", color=BLUE, label="trial")
     so_far, best = [], None
     for trial in shown:
         better = best is None or (trial.objective < best if report.minimize else trial.objective > best)
         best = trial.objective if better else best
         so_far.append(best)
-    first.step([t.number for t in shown], so_far, where="post", color=_ORANGE, label="best so far")
+    first.step([t.number for t in shown], so_far, where="post", color=ORANGE, label="best so far")
     first.set(xlabel="trial", ylabel=report.metric)
     first.xaxis.set_major_locator(MaxNLocator(integer=True))
     first.set_title(
@@ -175,7 +172,7 @@ def draw_search(report: SearchReport) -> Figure:
             axes.tick_params(labelleft=False)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color=_GREY, alpha=0.2)
+        axes.grid(axis="y", color=GREY, alpha=0.2)
     return figure
 
 
@@ -192,9 +189,9 @@ def _slice(axes: Any, knob: Knob, trials: list[Trial], best: Trial) -> None:
         value = trial.values[knob.name]
         return knob.choices.index(value) if knob.choices else value
 
-    axes.plot([place(t) for t in trials], [t.objective for t in trials], "o", color=_BLUE, alpha=0.7)
+    axes.plot([place(t) for t in trials], [t.objective for t in trials], "o", color=BLUE, alpha=0.7)
     if best in trials:
-        axes.plot(place(best), best.objective, "*", color=_ORANGE, markersize=14, zorder=3)
+        axes.plot(place(best), best.objective, "*", color=ORANGE, markersize=14, zorder=3)
 
 
 def _shown(value: Any) -> str:
