@@ -173,14 +173,14 @@ def count_rows(setup):
 '''
 
 COMMAND = '''
-from ..runs.count import count_rows
-from .shared import Overrides, RecipeFile, load, reporting
+from .shared import Overrides, RecipeFile, load
 
 
 def count(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Say how many rows a recipe has."""
-    with reporting():
-        print(count_rows(load(recipe, overrides)))
+    from ..runs.count import count_rows
+
+    print(count_rows(load(recipe, overrides)))
 '''
 
 
@@ -255,6 +255,8 @@ def test_what_is_built_in_is_named_in_its_file_and_its_table_alone(name, definit
     naming = {
         str(file.relative_to(PACKAGE))
         for file in PACKAGE.rglob("*.py")
-        if re.search(rf"\b{name}\b", file.read_text(encoding="utf-8"))
+        # It reads what was written when built-ins had other names, so it knows those of then.
+        if file != PACKAGE / "training" / "resuming.py"
+        and re.search(rf"\b{name}\b", file.read_text(encoding="utf-8"))
     }
     assert {definition, table} <= naming <= {definition, table, f"{definition.split('/')[0]}/__init__.py"}
