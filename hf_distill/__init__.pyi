@@ -44,7 +44,7 @@ from .rows.collator import MultiTeacherCollator as MultiTeacherCollator
 from .students.adapters import add_adapter as add_adapter
 from .students.adapters import merge_adapter as merge_adapter
 from .students.building import build_student as build_student
-from .tasks.task import TASKS as TASKS
+from .tasks import TASKS as TASKS
 from .tasks.task import Task as Task
 from .teachers.cache.build import cache_teacher_outputs as cache_teacher_outputs
 from .teachers.cache.settings import CacheSettings as CacheSettings

@@ -10,10 +10,12 @@ import transformers
 from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
-from ..fusion import Fusion, FusionChoice, LinearPool
+from ..fusion import Fusion, FusionChoice
 from ..fusion.alignment import UNLABELLED
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import encode_views, example_id
+from ..tasks import build_task
+from ..tasks.task import Task
 from ..teachers.held_out import finished_fusion
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource, load_teacher
@@ -26,10 +28,11 @@ class Ensemble:
 
     Args:
         teachers: As for the trainer.
-        fusion: As for the trainer, but fitted; applied at temperature 1.
+        fusion: As for the trainer, but fitted; applied at temperature 1. None: the task's.
         label_names: The labels to answer with; None: the first teacher's.
         batch_size: Texts per forward.
         device: Where to run.
+        task: The teachers', by name or as an object.
 
     Raises:
         ConfigurationError, DataError: As for the trainer.
@@ -40,21 +43,22 @@ class Ensemble:
         True
     """
 
-    task = "text-classification"
-
     def __init__(
         self,
         teachers: Sequence[str | TeacherSource],
-        fusion: str | Mapping[str, Any] | Fusion | FusionChoice = LinearPool(),  # noqa: B008 - frozen
+        fusion: str | Mapping[str, Any] | Fusion | FusionChoice | None = None,
         label_names: Sequence[str] | None = None,
         *,
         batch_size: int = 32,
         device: torch.device | str = "cpu",
+        task: str | Task = "text-classification",
     ) -> None:
         if not teachers:
             raise ConfigurationError("An ensemble needs at least one teacher.")
-        members = [load_teacher(teacher, self.task) for teacher in teachers]
-        self.fusion: Fusion = finished_fusion(fusion, "Ensemble").fusion
+        task = build_task(task)
+        self.task = task.pipeline  # as pipelines have it
+        members = [load_teacher(teacher, task) for teacher in teachers]
+        self.fusion: Fusion = finished_fusion(task.fusion if fusion is None else fusion, "Ensemble").fusion
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)
         self.pool = TeacherPool(members, self.label_names, self.fusion).to(self.device)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -18,15 +17,15 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
-from ..fusion import Fusion, FusionChoice, LinearPool, summary
+from ..fusion import Fusion, FusionChoice, build_fusion, summary
 from ..fusion.alignment import UNLABELLED
-from ..lookup import build
 from ..processes import once
 from ..rows.collator import MultiTeacherCollator
-from ..rows.preparing import prepare_dataset, resolve_label_names
+from ..rows.preparing import prepare_dataset
 from ..rows.views import TokenView, input_length, named_inputs
 from ..students.loading import load_trained, student_config
-from ..tasks.task import TASKS, Task
+from ..tasks import build_task
+from ..tasks.task import Task
 from ..teachers.checkpoints import load_tokenizer
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
@@ -42,7 +41,7 @@ def evaluate_ensemble(
     student: str | PreTrainedModel | None = None,
     baseline: str | PreTrainedModel | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
-    fusion: str | Mapping[str, Any] | Fusion | FusionChoice = LinearPool(),  # noqa: B008 - frozen
+    fusion: str | Mapping[str, Any] | Fusion | FusionChoice | None = None,
     task: str | Task = "text-classification",
     text_columns: Sequence[str] | None = None,
     label_column: str = "label",
@@ -64,7 +63,7 @@ def evaluate_ensemble(
         student: A model, id or folder; None: teachers and ensemble alone.
         baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
         processing_class: The student's tokenizer; None: the one stored with the student.
-        fusion: As for the trainer, but fitted: nothing is fitted here.
+        fusion: As for the trainer, but fitted: nothing is fitted here; None: the task's.
         task, text_columns, label_column, label_names: As for the trainer; without labels or a student the first teacher's
             names are taken.
         metrics: Names of `METRICS`, other names for `evaluate.load`, or modules; None: the task's.
@@ -83,8 +82,8 @@ def evaluate_ensemble(
         >>> sorted(report.systems)
         ['ensemble', 'teacher:bert']
     """
-    task = build(task, TASKS, kind="task")
-    fusion = finished_fusion(fusion, "evaluate_ensemble")
+    task = build_task(task)
+    fusion = finished_fusion(task.fusion if fusion is None else fusion, "evaluate_ensemble")
     teachers = [load_teacher(teacher, task) for teacher in teachers]
     text_columns = task.text_columns if text_columns is None else text_columns
     if isinstance(student, str) and processing_class is None:
@@ -97,10 +96,10 @@ def evaluate_ensemble(
     if label_names is None and config is None and teachers:
         if label_column in (dataset.features or {}):
             # Numbers without names would be matched by position, to whichever teacher comes first.
-            label_names = resolve_label_names(None, dataset, label_column, None)
+            label_names = task.label_names(None, dataset, label_column, None)
         else:
             label_names = teachers[0].label_names
-    names = resolve_label_names(label_names, dataset, label_column, config)
+    names = task.label_names(label_names, dataset, label_column, config)
     students = {
         name: load_trained(model, names, task, f"The {name}")
         for name, model in given.items()
@@ -116,8 +115,7 @@ def evaluate_ensemble(
     rows = prepare_dataset(
         dataset,
         text_columns=text_columns,
-        label_column=label_column,
-        label_names=names,
+        labels=task.label_reader(label_column, names),
         student_view=student_view,
         teacher_views=pool.views,
         what=dataset_name,
@@ -162,7 +160,7 @@ def evaluate_loader(
         fusion: The fusion of the training, and where it comes from.
         students: Models for the student's view, by the name the report gives them.
         accelerator: Runs and gathers.
-        task: Names the default metrics.
+        task: Says what logits mean, and names the default metrics.
         metrics: As for `evaluate_ensemble`.
         label_names: The C label names.
         dataset_name: What the report calls the rows.
@@ -170,7 +168,7 @@ def evaluate_loader(
     """
     modules = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
     log_probs, labels, _ = predict_rows(
-        loader, pool=pool, fusion=fusion.fusion, students=students, accelerator=accelerator
+        loader, pool=pool, fusion=fusion.fusion, students=students, accelerator=accelerator, task=task
     )
     # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
     results = once(lambda: _measure(modules, log_probs, labels), accelerator)
@@ -244,17 +242,19 @@ def predict_rows(
     fusion: Fusion,
     students: Mapping[str, nn.Module],
     accelerator: Accelerator,
+    task: Task,
 ) -> RowPredictions:
     """What every system answers on every row, on every process; the arguments are those of `evaluate_loader`."""
     was_training = {name: model.training for name, model in students.items()}
     forwards = {name: _forward(model.to(accelerator.device).eval()) for name, model in students.items()}
     gathered: list[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]] = []
+    pooled = build_fusion(task.fusion)
     try:
         for inputs in tqdm(loader, desc="Evaluating", disable=not accelerator.is_main_process, leave=False):
             with torch.no_grad(), accelerator.autocast():
                 logits = {name: forward(inputs) for name, forward in forwards.items()}
                 batch = pool(inputs) if pool.teachers else None
-            systems = {name: F.log_softmax(values, -1) for name, values in logits.items()}
+            systems = {name: task.log_probs(values) for name, values in logits.items()}
             if batch is not None:
                 systems["ensemble"] = fusion(batch.logits, temperature=1.0, mask=batch.mask)
                 if "student" in logits:
@@ -262,9 +262,9 @@ def predict_rows(
                     if mask is not None:
                         mask = torch.cat([torch.ones_like(mask[:1]), mask])
                     together = torch.cat([logits["student"][None], batch.logits])
-                    systems["student+teachers"] = LinearPool()(together, mask=mask)
+                    systems["student+teachers"] = pooled(together, temperature=1.0, mask=mask)
                 for k, teacher in enumerate(pool.teachers):
-                    systems[f"teacher:{teacher.name}"] = F.log_softmax(batch.logits[k], -1)
+                    systems[f"teacher:{teacher.name}"] = task.log_probs(batch.logits[k])
             rows = (systems, inputs["labels"], inputs["example_id"])
             gathered.append(_to_numpy(accelerator.gather_for_metrics(rows)))
     finally:
@@ -310,11 +310,14 @@ def count_parameters(teachers: Sequence[TeacherSource], students: Mapping[str, n
     return sizes
 
 
-def compute_metrics_from(metrics: Sequence[Any]) -> Callable[[Any], dict[str, float]]:
+def compute_metrics_from(
+    metrics: Sequence[Any], task: str | Task = "text-classification"
+) -> Callable[[Any], dict[str, float]]:
     """A Trainer's ``compute_metrics`` from metric names; those that compare with an ensemble are left out.
 
     Args:
         metrics: Names or modules, as for `evaluate_ensemble`.
+        task: Says what logits mean.
 
     Returns:
         A function of `transformers.EvalPrediction`; rows without a label do not count.
@@ -325,13 +328,14 @@ def compute_metrics_from(metrics: Sequence[Any]) -> Callable[[Any], dict[str, fl
         >>> compute(EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, -100])))
         {'accuracy': 1.0}
     """
+    said = build_task(task).log_probs
     modules = [module for module in map(load_metric, metrics) if references_of(module) == "labels"]
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         labels = np.asarray(prediction.label_ids)
         if not (labels != UNLABELLED).any():
             return {}
-        log_probs = F.log_softmax(torch.from_numpy(np.asarray(prediction.predictions)).float(), -1).numpy()
+        log_probs = said(torch.from_numpy(np.asarray(prediction.predictions)).float()).numpy()
         values: dict[str, float] = {}
         for module in modules:
             values |= compute_metric(module, log_probs=log_probs, labels=labels)

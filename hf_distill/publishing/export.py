@@ -29,12 +29,13 @@ from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.formats import as_json
 from ..files import write_json, write_text
 from ..fusion.alignment import UNLABELLED
-from ..lookup import build, suggest
+from ..lookup import suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import prepare_dataset
 from ..rows.views import TokenView, input_length, named_inputs, text_batches
-from ..tasks.task import TASKS, Task
+from ..tasks import build_task
+from ..tasks.task import Task, output_names
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
 
@@ -202,14 +203,14 @@ def export_student(
             f"There is no export format {format!r}{suggest(format, FILES)}; there are {', '.join(FILES)}."
         )
     refuse_missing(_PACKAGES)
-    task = build(task, TASKS, kind="task")
+    task = build_task(task)
     # float32 whatever it was stored as, since that is what the comparison is with.
     model = load_with_head(
         os.fspath(folder), task, what="The student", require_head=True, dtype="float32"
     ).eval()
     tokenizer = load_tokenizer(os.fspath(folder), what="The student")
     view = TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student"))
-    labels = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    labels = output_names(model.config)
     columns = task.text_columns if text_columns is None else text_columns
     if rows is None:
         prepared, dataset_name = _random_rows(view, model.config.vocab_size), "random tokens"
@@ -217,8 +218,7 @@ def export_student(
         prepared = prepare_dataset(
             rows,
             text_columns=columns,
-            label_column=label_column,
-            label_names=labels,
+            labels=task.label_reader(label_column, labels),
             student_view=view,
             teacher_views={},
             what=dataset_name,
@@ -249,7 +249,7 @@ def export_student(
             torch.cat([batch[key] for batch in batches]).numpy() for key in ("example_id", "labels")
         )
         answers = Answered(ids, truth, {"student": reference, format: logits})
-        values = _metrics(metrics or task.metrics, answers)
+        values = _metrics(metrics or task.metrics, answers, task)
         _, first = np.unique(ids, return_index=True)
         chosen = set(timed_rows(np.sort(first).tolist()))
         timed = [row for i, row in enumerate(prepared) if i in chosen]
@@ -367,11 +367,11 @@ def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs:
     return np.concatenate([run_session(session, batch, inputs) for batch in rows])
 
 
-def _metrics(metrics: Sequence[Any], answers: Answered) -> dict[str, dict[str, float]]:
+def _metrics(metrics: Sequence[Any], answers: Answered, task: Task) -> dict[str, dict[str, float]]:
     """Values of each system on the labelled rows; none where there are no labels."""
     if not (answers.labels != UNLABELLED).any():
         return {name: {} for name in answers.logits}
-    compute = compute_metrics_from(metrics)
+    compute = compute_metrics_from(metrics, task)
     return {name: compute(EvalPrediction(own, answers.labels)) for name, own in answers.logits.items()}
 
 

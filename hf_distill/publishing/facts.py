@@ -49,7 +49,7 @@ class RunFacts:
     """What a model card says of a run, apart from its figures.
 
     Attributes:
-        task: The task's name, which is also that of its pipeline.
+        task: The name of the task's pipeline.
         architecture: The student's class.
         parameters: How many it has.
         adapter: Whether only an adapter over ``base`` is saved.

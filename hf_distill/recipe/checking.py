@@ -15,7 +15,7 @@ from ..fusion import build_fusion
 from ..lookup import build, suggest
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
-from ..tasks.task import TASKS
+from ..tasks import TASKS
 from . import yaml12
 from .data_section import check_data, named_files
 from .hub_section import check_hub

@@ -20,7 +20,8 @@ from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..lookup import build
 from ..losses import LOSSES
 from ..students.loading import load_trained, student_config
-from ..tasks.task import TASKS, Task
+from ..tasks import TASKS
+from ..tasks.task import Task
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.settings import CacheSettings
 from ..teachers.held_out import FUSION_FILE, load_choice
@@ -217,7 +218,7 @@ class Setup:
             train_dataset=rows["train"],
             eval_dataset=rows.get("validation"),
             processing_class=tokenizer,
-            compute_metrics=compute_metrics_from(self.metrics),
+            compute_metrics=compute_metrics_from(self.metrics, self.task),
             callbacks=[*build_callbacks(recipe.losses), *callbacks],
             teachers=self.teachers,
             fusion=self._fitted_before(resume) or self.target_fusion,

@@ -13,9 +13,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel, PreTrained
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import suggest
-from ..rows.preparing import resolve_label_names
 from ..students.building import build_student
-from ..tasks.task import TASKS
+from ..tasks import TASKS
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from ..teachers.teacher import Teacher, TeacherSpec
 from .problems import Problem, found, given
@@ -173,7 +172,7 @@ def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrain
         dtype="float32",  # as `load_student`: half precision would be trained in it
         revision=student.revision,
         trust_remote_code=student.trust_remote_code,
-        **_labels(names),
+        **TASKS[recipe.task].head(names),
     )
 
 
@@ -197,16 +196,7 @@ def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None 
         source = source or _source(recipe)
         config = copy.deepcopy(source.model.config)
         config.id2label = dict(enumerate(source.label_names))
-    return resolve_label_names(recipe.data.label_names, train, recipe.data.label_column, config)
-
-
-def _labels(names: Sequence[str]) -> dict[str, Any]:
-    """What a configuration says of its labels."""
-    return {
-        "num_labels": len(names),
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
+    return TASKS[recipe.task].label_names(recipe.data.label_names, train, recipe.data.label_column, config)
 
 
 def _from_scratch(
@@ -225,7 +215,7 @@ def _from_scratch(
         )
     config = transformers.AutoConfig.for_model(
         **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
-        **_labels(names),
+        **TASKS[recipe.task].head(names),
     )
     # The Trainer seeds when it is made; the weights are drawn before that.
     transformers.set_seed(seed)

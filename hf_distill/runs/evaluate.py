@@ -12,6 +12,7 @@ from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report
 from ..recipe.setup import Setup
 from ..students.loading import student_config
+from ..tasks.task import output_names
 from ..teachers.held_out import load_choice
 
 
@@ -30,7 +31,7 @@ def evaluate_recipe(setup: Setup) -> EvaluationReport:
     if split is None:
         raise DataError("evaluation.split leaves nothing to evaluate; name one of " + ", ".join(rows))
     config = student_config(str(folder))
-    names = recipe.data.label_names or tuple(config.id2label[i] for i in range(config.num_labels))
+    names = recipe.data.label_names or output_names(config)
     notes = []
     if split == "train":
         notes.append("The student was trained on these rows, so its figures say nothing about new ones.")

@@ -119,7 +119,7 @@ def _add(report: ExportReport, judged: Judged, setup: Setup, folder: str | os.Pa
             report.answers.example_ids,
             report.answers.labels,
             {
-                called[name]: torch.log_softmax(torch.from_numpy(logits), -1).numpy()
+                called[name]: setup.task.log_probs(torch.from_numpy(logits)).numpy()
                 for name, logits in report.answers.logits.items()
             },
         ),

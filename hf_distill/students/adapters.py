@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, in_a_line
 from ..tasks.task import Task
+from ..teachers.over_base import peft_task_type, require_peft
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-from ..teachers.over_base import peft_task_type, require_peft
 
 
 def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, task: Task) -> PeftModel:
@@ -59,7 +59,7 @@ def add_adapter(model: PreTrainedModel, peft_config: PeftConfig, task: Task) -> 
         adapted = peft.get_peft_model(model, config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigurationError(
-            f"peft_config does not fit {type(model).__name__}: {' '.join(str(error).split())[:400]}"
+            f"peft_config does not fit {type(model).__name__}: {in_a_line(error)}"
         ) from error
     if os.environ.get("RANK", "0") == "0":
         trained, total = adapted.get_nb_trainable_parameters()

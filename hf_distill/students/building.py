@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, DataError, in_a_line
 from ..fusion.alignment import LabelMap
+from ..tasks.task import output_names
 from ..teachers.checkpoints import load_model, output_layer, refuse_untrained_head
 from ..teachers.teacher import Teacher
 from .adapters import merge_adapter
@@ -132,11 +133,7 @@ def _opened(teacher: Any) -> tuple[PreTrainedModel, tuple[str, ...], str]:
         raise ConfigurationError(
             f"build_student takes an id, a folder, a transformers model or a Teacher, found a {type(teacher).__name__}."
         )
-    labels = (
-        teacher.label_names
-        if isinstance(teacher, Teacher)
-        else tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
-    )
+    labels = teacher.label_names if isinstance(teacher, Teacher) else output_names(model.config)
     return model, labels, name
 
 
@@ -145,7 +142,7 @@ def _loaded(source: str, what: str) -> PreTrainedModel:
     try:
         saved_as = AutoConfig.from_pretrained(source).architectures
     except (OSError, ValueError) as error:
-        raise DataError(f"{what}: {source} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+        raise DataError(f"{what}: {source} cannot be loaded: {in_a_line(error)}") from error
     if not saved_as:
         raise DataError(f"{what}: the config of {source} names no class: load the model, and pass it.")
     model, missing = load_model(source, saved_as[0], what=what, dtype="auto")
@@ -217,7 +214,7 @@ def _refuse_changed_layers(
             empty = type(model)(config)
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ConfigurationError(
-            f"{what}: its architecture does not allow the layers {list(chosen)}: {' '.join(str(error).split())[:400]}"
+            f"{what}: its architecture does not allow the layers {list(chosen)}: {in_a_line(error)}"
         ) from error
     theirs, ours = model.get_submodule(stack), empty.get_submodule(stack)
     for place, layer in enumerate(chosen):

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from ..errors import ConfigurationError, DataError
-from ..fusion.alignment import LabelMap, is_generic
-from ..rows.preparing import resolve_label_names
+from ..errors import ConfigurationError, DataError, in_a_line
 from ..rows.views import TokenView, input_length
 from ..tasks.task import Task
 from ..teachers.checkpoints import load_tokenizer, load_with_head
@@ -30,9 +28,7 @@ def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(student)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"The student {student} cannot be loaded: {' '.join(str(error).split())[:400]}"
-        ) from error
+        raise DataError(f"The student {student} cannot be loaded: {in_a_line(error)}") from error
 
 
 class OpenedStudent(NamedTuple):
@@ -69,7 +65,7 @@ def open_student(
         rows: Raw rows, which may name the labels; or None.
         task: Its auto class loads the model.
         label_column: Of the rows.
-        label_names: What the user says of the labels, see `resolve_label_names`.
+        label_names: What the user says of the labels, see `Task.label_names`.
         max_length: Longest input in tokens; None: what tokenizer and positions allow.
         teachers: Whose models it must not be.
         peft_config: Of its adapter; None: all of it is trained.
@@ -86,8 +82,8 @@ def open_student(
             "is given by id or folder)."
         )
     config = student_config(model)
-    names = resolve_label_names(label_names, rows, label_column, config)
-    refuse_other_label_order(config, names, "The student")
+    names = task.label_names(label_names, rows, label_column, config)
+    task.refuse_other_labels(config, names, "The student")
     if isinstance(model, str):
         model = load_student(model, names, task)
     if any(getattr(teacher, "model", None) is model for teacher in teachers):
@@ -109,7 +105,13 @@ def adapted(
         DataError: The student has another number of outputs.
         ConfigurationError: The adapter does not fit.
     """
-    name_labels(model, label_names)
+    head = task.head(label_names)
+    if model.config.num_labels != head["num_labels"]:
+        raise DataError(
+            f"The student has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
+            f"{list(label_names)}: load it with num_labels={len(label_names)}, or correct label_names=."
+        )
+    model.config.update(head)  # whoever loads it later knows them
     return model if peft_config is None else add_adapter(model, peft_config, task)
 
 
@@ -130,9 +132,7 @@ def load_student(id_or_path: str, label_names: Sequence[str], task: Task) -> Pre
         what="The student",
         require_head=False,
         dtype="float32",  # a checkpoint stored in half precision would be trained in it; args.bf16 and fp16 autocast
-        num_labels=len(label_names),
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
+        **task.head(label_names),
     )
 
 
@@ -151,50 +151,10 @@ def load_trained(
         DataError: It cannot be loaded, has no trained head, or answers in another order.
     """
     model = load_with_head(given, task, what=what, require_head=True) if isinstance(given, str) else given
-    if model.config.num_labels != len(label_names):
+    if model.config.num_labels != task.head(label_names)["num_labels"]:
         raise DataError(
             f"{what}: its head has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
             f"{list(label_names)}: give a model with as many, or correct label_names=."
         )
-    refuse_other_label_order(model.config, label_names, what)
+    task.refuse_other_labels(model.config, label_names, what)
     return model
-
-
-def name_labels(model: PreTrainedModel, label_names: Sequence[str]) -> None:
-    """Write the label names into the student's config, so that whoever loads it later knows them.
-
-    Raises:
-        DataError: The student has another number of outputs.
-    """
-    if model.config.num_labels != len(label_names):
-        raise DataError(
-            f"The student has {model.config.num_labels} outputs, but there are {len(label_names)} labels "
-            f"{list(label_names)}: load it with num_labels={len(label_names)}, or correct label_names=."
-        )
-    model.config.id2label = dict(enumerate(label_names))
-    model.config.label2id = {name: i for i, name in enumerate(label_names)}
-    model.config.problem_type = "single_label_classification"
-
-
-def refuse_other_label_order(config: PretrainedConfig, label_names: Sequence[str], what: str) -> None:
-    """Refuse a head that was trained for the same labels in another order: it would have to learn to swap them.
-
-    Raises:
-        DataError: The config names labels, and not these in this order.
-    """
-    own = [str(config.id2label[i]) for i in range(config.num_labels)]
-    if any(is_generic(name) for name in own):
-        return
-    try:
-        identity = LabelMap.match(own, label_names, teacher=what).is_identity
-    except DataError as error:
-        raise DataError(
-            f"{what}: its head was trained for the labels {own}, the data has {list(label_names)}: correct "
-            "label_names=, or, to train a fresh head, give the checkpoint's body with unnamed labels "
-            f"(from_pretrained(…, num_labels={len(label_names)}, id2label=…))."
-        ) from error
-    if not identity:
-        raise DataError(
-            f"{what}: its head answers in the order {own}, the data in the order {list(label_names)}: "
-            f"pass label_names={own}, and the data's labels are matched to it by name."
-        )

@@ -10,7 +10,6 @@ Shapes: D hidden size, H heads, d width of a head.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,6 @@ from torch.nn.utils import prune
 from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError
-
-if TYPE_CHECKING:
-    pass
 
 Masks = dict[str, Tensor]
 """By parameter name, of its shape: 1 where it is kept, 0 where it is to be zero."""

@@ -1,23 +1,37 @@
-"""What differs between tasks, as data."""
+"""The seam between tasks: all that the rest of the package asks of one.
+
+Shapes: N prediction units, C outputs of a head.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import datasets
+import numpy as np
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from ..rows.labels import LabelReader
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task of the Hub, described rather than programmed.
+class Task(Protocol):
+    """What differs between tasks; no other room asks which task it is.
 
-    Args:
-        name: The task's name on the Hub, which is also the name of its pipeline.
+    Attributes:
+        name: What users call it.
+        pipeline: The pipeline of `transformers` by which the finished student is asked, and by which the Hub sorts it.
         auto_class: The `transformers` auto class that loads a model with the task's head.
-        architecture: What the class name of such a model contains; a checkpoint saved by another
-            class has another head and is refused.
+        architecture: What the class name of such a model contains; a checkpoint saved by another class has another
+            head and is refused.
+        peft_type: What `peft` calls the task; None: it knows no adapters for it.
+        unit: What one prediction is of.
         family: How predictions are distributed. ``categorical``: one of C classes per unit.
         text_columns: The columns that hold the text where the user names none.
         metrics: The metrics of a report where the user names none (names of `hf_distill.evaluation.metrics.METRICS`).
+        loss: The distillation loss where the user names none (a name of `LOSSES`).
+        fusion: The fusion of teachers for whom nothing is fitted, where the user names none (a name of `FUSIONS`).
 
     Example:
         >>> from hf_distill import TASKS
@@ -26,20 +40,99 @@ class Task:
     """
 
     name: str
+    pipeline: str
     auto_class: str
     architecture: str
+    peft_type: str | None
+    unit: Literal["row"]
     family: Literal["categorical"]
     text_columns: tuple[str, ...]
     metrics: tuple[str, ...]
+    loss: str
+    fusion: str
+
+    def label_names(
+        self,
+        given: Sequence[str] | None,
+        dataset: datasets.Dataset | datasets.IterableDataset | None,
+        label_column: str,
+        config: PretrainedConfig | None,
+    ) -> tuple[str, ...]:
+        """The names of the student's outputs, in the order of its logits.
+
+        Args:
+            given: What the caller says, or None.
+            dataset: Raw rows, training rows where there are some.
+            label_column: The column of the labels.
+            config: The student's config, where there is one already.
+
+        Raises:
+            DataError: Nothing names them, or what does cannot be meant.
+        """
+
+    def label_reader(self, label_column: str, label_names: Sequence[str]) -> LabelReader:
+        """How raw labels become what a batch holds of them.
+
+        Args:
+            label_column: The column of the labels.
+            label_names: What `label_names` returned.
+        """
+
+    def head(self, label_names: Sequence[str]) -> dict[str, Any]:
+        """What the config of a model with a head for these outputs says of them, ``num_labels`` included."""
+
+    def refuse_other_head(self, config: PretrainedConfig, what: str) -> None:
+        """Refuse a head of the task's class that was made for something else.
+
+        Args:
+            config: Of the model.
+            what: Who it is, for messages.
+
+        Raises:
+            DataError: It is so.
+        """
+
+    def refuse_other_labels(self, config: PretrainedConfig, label_names: Sequence[str], what: str) -> None:
+        """Refuse a head that was trained for other outputs, or another order of them.
+
+        Args:
+            config: Of the model.
+            label_names: The outputs that are wanted, in their order.
+            what: Who it is, for messages.
+
+        Raises:
+            DataError: It is so.
+        """
+
+    def label_loss(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """What is learnt from the labels.
+
+        Args:
+            logits: (N, C).
+            labels: (N,), -100 where a unit has none.
+            label_smoothing: As in `TrainingArguments`.
+
+        Returns:
+            (N,), 0 where a unit has no label.
+        """
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """(N, C) what a model says of each unit, from its logits (N, C)."""
+
+    def right(self, log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N,) whether an answer is right: what paired tests compare.
+
+        Args:
+            log_probs: (N, C).
+            labels: (N,), each unit labelled.
+        """
 
 
-TASKS = {
-    "text-classification": Task(
-        name="text-classification",
-        auto_class="AutoModelForSequenceClassification",
-        architecture="ForSequenceClassification",
-        family="categorical",
-        text_columns=("text",),
-        metrics=("accuracy", "f1", "nll", "brier", "ece", "agreement"),
-    ),
-}
+def output_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """The names that a model's config gives its outputs, in the order of its logits.
+
+    Example:
+        >>> output_names(bert.config)
+        ('negative', 'positive')
+    """
+    return tuple(str(config.id2label[i]) for i in range(config.num_labels))

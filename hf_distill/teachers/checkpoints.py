@@ -109,7 +109,7 @@ def refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoi
         checkpoint: Whether the class that saved it counts; else the class in memory.
 
     Raises:
-        DataError: The head is of another class, or for something else than one of several classes per row.
+        DataError: The head is of another class, or made for something else.
     """
     config = model.config
     # A model in memory has the head of its class, whatever its body was loaded from.
@@ -121,12 +121,7 @@ def refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoi
             f"{what}: it was saved as {', '.join(architectures)}, but {task.name} needs a *{task.architecture} head: "
             "name a checkpoint fine-tuned for that task."
         )
-    if config.num_labels < 2 or config.problem_type in ("regression", "multi_label_classification"):
-        kind = config.problem_type or "one output, which is regression"
-        raise DataError(
-            f"{what}: its head is for another task ({kind}; {config.num_labels} output(s)), but {task.name} here means "
-            "one of several classes per row."
-        )
+    task.refuse_other_head(config, what)
 
 
 def refuse_untrained_head(missing: set[str], what: str, purpose: str) -> None:

@@ -20,7 +20,7 @@ from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import UNLABELLED
 from ..processes import once
-from ..rows.preparing import count_labelled
+from ..rows.labels import count_labelled
 from .pool import TeacherPool
 
 FUSION_FILE = "fusion.json"

@@ -22,8 +22,6 @@ from .checkpoints import load_model, load_tokenizer, output_layer, refuse_other_
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
 
-# By `Task.architecture`.
-_TASK_TYPES = {"ForSequenceClassification": "SEQ_CLS"}
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What adapters of sequence classifiers keep whole, whatever their config says.
 _HEADS = ("classifier", "score")
@@ -145,15 +143,14 @@ def require_peft() -> Any:
 
 def peft_task_type(config: PeftConfig, task: Task, what: str) -> str:
     """What `peft` calls the task; refuses the config of an adapter for another one."""
-    expected = _TASK_TYPES.get(task.architecture)
-    if expected is None:
+    if task.peft_type is None:
         raise ConfigurationError(f"Adapters for {task.name} are not supported.")
     given = getattr(config.task_type, "value", config.task_type)
-    if given not in (None, expected):
+    if given not in (None, task.peft_type):
         raise ConfigurationError(
-            f"{what}: its task_type is {given}, but {task.name} needs {expected}: adapters have the head of their task."
+            f"{what}: its task_type is {given}, but {task.name} needs {task.peft_type}: adapters have the head of their task."
         )
-    return expected
+    return task.peft_type
 
 
 def _adapter_folder(adapter: str, what: str) -> Path:

@@ -16,7 +16,8 @@ from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import TeacherOutputs
 from ..lookup import suggest
 from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs, without_adapter
-from ..tasks.task import TASKS, Task
+from ..tasks import build_task
+from ..tasks.task import Task, output_names
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
 from .hub_ids import loaded_commit
 from .over_base import load_over_base
@@ -67,7 +68,7 @@ class Teacher:
 
     Raises:
         DataError: The model has the head of another task, or its labels cannot be named as asked.
-        ConfigurationError: Nothing names the teacher, or ``max_length`` is more than its positions.
+        ConfigurationError: There is no such task, nothing names the teacher, or ``max_length`` is more than its positions.
 
     Example:
         >>> teacher = Teacher(bert, bert_tokenizer, name="bert")
@@ -85,7 +86,7 @@ class Teacher:
         max_length: int | None = None,
         task: str | Task = "text-classification",
     ) -> None:
-        self.task = TASKS[task] if isinstance(task, str) else task
+        self.task = build_task(task)
         self.source: str = getattr(model.config, "_name_or_path", "") or ""
         self.revision: str | None = None
         name = name or Path(self.source).name
@@ -142,13 +143,14 @@ class Teacher:
 
         Raises:
             DataError: Nothing can be loaded there, or the checkpoint lacks the task's head.
+            ConfigurationError: There is no such task.
             UnsafeFileError: The weights are not stored as safetensors.
 
         Example:
             >>> Teacher.from_pretrained(bert_folder, name="bert").label_names
             ('negative', 'positive')
         """
-        task = TASKS[task] if isinstance(task, str) else task
+        task = build_task(task)
         name = name or Path(adapter or id_or_path).name
         what, options = f"Teacher {name!r}", {"revision": revision, "trust_remote_code": trust_remote_code}
         types = {"dtype": "auto" if dtype is None else dtype}
@@ -248,7 +250,7 @@ def _named(
     model: PreTrainedModel, labels: Mapping[str, str] | Sequence[str] | None, teacher: str
 ) -> tuple[str, ...]:
     """The names of the logits, after what the user says of them."""
-    own = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
+    own = list(output_names(model.config))
     if labels is None:
         names = own
     elif isinstance(labels, Mapping):

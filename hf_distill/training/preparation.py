@@ -10,6 +10,7 @@ import datasets
 from transformers import TrainingArguments
 
 from ..errors import ConfigurationError, DataError
+from ..rows.labels import LabelReader, count_labelled
 from ..rows.preparing import is_prepared, prepare_dataset
 from ..rows.views import View
 from ..teachers.cache.build import TeacherCache
@@ -23,7 +24,8 @@ class RowPreparation:
 
     Args:
         args: Says which process goes first.
-        text_columns, label_column, label_names: As for the trainer.
+        text_columns: As for the trainer.
+        labels: How labels are read.
         student_view: The student's tokenization.
         pool: The teachers.
         cache: Where their outputs are kept; None: they run live.
@@ -32,8 +34,7 @@ class RowPreparation:
 
     args: TrainingArguments
     text_columns: Sequence[str]
-    label_column: str
-    label_names: Sequence[str]
+    labels: LabelReader
     student_view: View
     pool: TeacherPool
     cache: TeacherCache | None = None
@@ -76,8 +77,7 @@ class RowPreparation:
             prepared = prepare_dataset(
                 dataset,
                 text_columns=self.text_columns,
-                label_column=self.label_column,
-                label_names=self.label_names,
+                labels=self.labels,
                 student_view=self.student_view,
                 teacher_views=self.pool.views,
                 word_views=self.word_views,
@@ -90,6 +90,19 @@ class RowPreparation:
         if key is not None:
             self._prepared[key] = prepared
         return prepared
+
+
+def refuse_unlabelled(rows: Any, label_column: str, task_weight: float) -> None:
+    """Refuse prepared training rows without any label where labels are to be learnt.
+
+    Raises:
+        DataError: It is so.
+    """
+    if task_weight > 0 and rows is not None and count_labelled(rows) == 0:
+        raise DataError(
+            f"task_weight is {task_weight}, but no row of the training set has a label in column {label_column!r}: "
+            "correct label_column=, or set task_weight to 0 to learn from the teachers alone."
+        )
 
 
 def one_dataset(rows: Any) -> Any:

@@ -20,7 +20,7 @@ from ..lookup import named
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import NO_LICENCE, Origin, RunFacts, licence_of
-from ..rows.preparing import count_labelled
+from ..rows.labels import count_labelled
 from ..teachers.hub_ids import data_commit, hub_id, only_commit
 from .callbacks import AdaptiveStrength, ScheduleCallback
 
@@ -46,7 +46,7 @@ def run_facts(trainer: Any) -> RunFacts:
     weights = getattr(choice.fusion, "weights", None) or ()
     taught = bool(trainer.teachers)
     return RunFacts(
-        task=trainer.task.name,
+        task=trainer.task.pipeline,
         architecture=type(student.get_base_model() if _is_adapter(student) else student).__name__,
         parameters=student.num_parameters(),
         adapter=_is_adapter(student),

@@ -16,17 +16,19 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
 from ..errors import ConfigurationError
 from ..evaluation.evaluating import evaluate_loader
 from ..evaluation.results import EvaluationReport
-from ..fusion import Fusion, FusionChoice, FusionRule, LinearPool, build_fusion
+from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..fusion.alignment import plan_table
 from ..fusion.targets import Draws, Targets, make_targets
 from ..lookup import build
-from ..losses import LOSSES, cross_entropy, forward_kl
+from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import save_facts
 from ..rows.collator import MultiTeacherCollator
-from ..rows.preparing import count_labelled, refuse_unlabelled, sample_rows
+from ..rows.labels import count_labelled
+from ..rows.preparing import sample_rows
 from ..students.loading import adapted, load_trained, open_student
-from ..tasks.task import TASKS, Task
+from ..tasks import build_task
+from ..tasks.task import Task
 from ..teachers.cache.settings import CacheSettings
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
@@ -36,7 +38,7 @@ from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
 from .opening import open_teachers_for
-from .preparation import RowPreparation, one_dataset, overlap_notes
+from .preparation import RowPreparation, one_dataset, overlap_notes, refuse_unlabelled
 from .pushes import check_for_all
 from .resuming import describe_run, find_checkpoint, resume, save_run
 from .run_facts import run_facts
@@ -62,7 +64,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             where ``distill_weight`` is 0.
         fusion: A `Fusion`, or how a recipe writes one, see `build_fusion`. What is to be fitted is fitted here on the
             labelled rows of ``eval_dataset``; ``"auto"`` is `AutoFusion`.
-        distillation_loss: ``f(student_logits, target_log_probs, *, temperature) -> (N,)``, or how a recipe writes it.
+        distillation_loss: ``f(student_logits, target_log_probs, *, temperature) -> (N,)``, or how a recipe writes it;
+            None: the task's.
         row_weight: Weighs each row's distillation loss: a name of `ROW_WEIGHTS`, or
             ``f(student_logits, teacher_logits, *, mask) -> (N,)``.
         hidden_losses: What is learnt from below the teachers' logits: `HiddenLoss`es, names of `HIDDEN_LOSSES`, or
@@ -71,7 +74,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         task: A name of `TASKS`, or a `Task`.
         text_columns: One column of text, or two for pairs.
         label_column: The column of the labels.
-        label_names: The student's label names in the order of its logits; None: see `resolve_label_names`.
+        label_names: The student's label names in the order of its logits; None: see `Task.label_names`.
         cache_dir: Folder where the teachers' outputs are kept: each teacher runs once over each row of every dataset,
             and training reads the rest; None: the teachers run live.
         cache_settings: How outputs are computed and stored.
@@ -110,7 +113,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         *,
         teachers: Sequence[str | TeacherSource],
         fusion: str | Mapping[str, Any] | Fusion | FusionRule | FusionChoice = "auto",
-        distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] = forward_kl,
+        distillation_loss: str | Mapping[str, Any] | Callable[..., Tensor] | None = None,
         row_weight: str | Callable[..., Tensor] | None = None,
         hidden_losses: Sequence[str | Mapping[str, Any] | HiddenLoss] = (),
         peft_config: Any = None,
@@ -127,8 +130,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         refuse_unclear(model, model_init, args, teachers)
         if args.push_to_hub:  # before teachers are loaded and run
             self._repository = check_for_all(args)
-        self.task: Task = build(task, TASKS, kind="task")
-        self.distillation_loss: Callable[..., Tensor] = build(distillation_loss, LOSSES, kind="loss")
+        self.task = build_task(task)
+        loss = self.task.loss if distillation_loss is None else distillation_loss
+        self.distillation_loss: Callable[..., Tensor] = build(loss, LOSSES, kind="loss")
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
         columns = self.task.text_columns if text_columns is None else text_columns
         self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
@@ -164,8 +168,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._prepare = RowPreparation(
             args,
             self.text_columns,
-            label_column,
-            self.student_labels,
+            self.task.label_reader(label_column, self.student_labels),
             opened.view,
             self.teacher_pool,
             self._cache,
@@ -194,7 +197,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self._asked_fusion = fusion if self.teachers else LinearPool()
+        self._asked_fusion = fusion if self.teachers else build_fusion(self.task.fusion)
         self.fusion_choice = choose_fusion(
             self._asked_fusion,
             self.eval_dataset,
@@ -279,7 +282,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             if self.compute_loss_func is not None:
                 values = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
             else:
-                values = cross_entropy(logits, labels, label_smoothing=self.args.label_smoothing_factor)
+                smoothing = self.args.label_smoothing_factor
+                values = self.task.label_loss(logits, labels, label_smoothing=smoothing)
             terms["task"] = LossTerm(values, self.args.task_weight, labelled=True)
         if targets is not None:
             known = logits if targets.unknown is None else logits.masked_fill(targets.unknown, -torch.inf)
@@ -290,7 +294,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             if targets.disagreement is not None:
                 terms["teacher_disagreement"] = LossTerm(targets.disagreement, 0.0)
             if targets.ensemble is not None:
-                terms["ensemble"] = LossTerm(cross_entropy(targets.ensemble, labels), 0.0, labelled=True)
+                terms["ensemble"] = LossTerm(
+                    self.task.label_loss(targets.ensemble, labels), 0.0, labelled=True
+                )
         return terms
 
     # ---- Counting and logging ----

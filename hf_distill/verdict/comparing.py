@@ -153,7 +153,8 @@ def _measured(name: str, run: FoundRun, first: SavedRows, kept: np.ndarray) -> _
         by_name = {name: own for name, own in by_name.items() if own.role.of != "best"}
     ensemble = by_name[ENSEMBLE].trainings[0]() if ENSEMBLE in by_name else None
     labels, modules = first.rows.labels[kept], metric_modules(["accuracy", "f1"])
-    found = {own: measure(system, labels, ensemble, modules) for own, system in by_name.items()}
+    task = run.report.evaluation.task if run.report else "text-classification"
+    found = {own: measure(system, labels, ensemble, modules, task) for own, system in by_name.items()}
     return _Run(name, run, by_name, found, teacher)
 
 

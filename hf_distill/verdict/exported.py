@@ -6,6 +6,7 @@ Shapes: N rows, C classes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,8 +124,11 @@ def with_exported(
         )
     teachers = in_order(judged.teachers, judged.student.rows.example_ids, names, "the ensemble").log_probs
     ensemble = teachers[ENSEMBLE][kept] if ENSEMBLE in teachers else None
-    exported = _measured(role, now.log_probs[name], labels, ensemble, metric_modules(metrics))
-    own = _measured(Role("student"), student, labels, None, [])
+    measured = functools.partial(measure, labels=labels, task=report.evaluation.task)
+    exported = measured(
+        System(role, (lambda: now.log_probs[name],)), ensemble=ensemble, modules=metric_modules(metrics)
+    )
+    own = measured(System(Role("student"), (lambda: student,)), ensemble=None, modules=[])
     # With several seeds, a row called "student" is a mean over all of them.
     differences = _differences(
         (name, STUDENT if len(report.seeds) == 1 else f"{STUDENT}, seed {seed}"), exported, own
@@ -177,12 +181,6 @@ def _differences(names: tuple[str, str], exported: Measured, own: Measured) -> l
         alike = np.isclose(first, second, rtol=0, atol=_SAME)
         made.append(difference(kind, names, np.where(alike, second, first), second))
     return made
-
-
-def _measured(
-    role: Role, log_probs: np.ndarray, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any]
-) -> Measured:
-    return measure(System(role, (lambda: log_probs,)), labels, ensemble, modules)
 
 
 def _sentence(

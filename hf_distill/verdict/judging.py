@@ -114,7 +114,7 @@ def judge(
     systems += teacher_systems(own, fixed)
     ensemble = fixed.log_probs.get(ENSEMBLE)
     for system in tqdm(systems, desc="Judging", leave=False):
-        found[system.role.name] = measure(system, labels, ensemble, modules)
+        found[system.role.name] = measure(system, labels, ensemble, modules, task)
     differences = _differences(found)
     claim = _claim(found, differences, {} if busy else costs, int((labels != UNLABELLED).sum()))
     report = EvaluationReport(

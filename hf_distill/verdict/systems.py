@@ -15,6 +15,7 @@ from ..evaluation.metrics import compute_metric, load_metric
 from ..evaluation.statistics import ReliabilityBin, brier_rows, nll_rows, reliability_bins, spread
 from ..fusion import LinearPool, fit_temperature
 from ..fusion.alignment import UNLABELLED
+from ..tasks import build_task
 from .answers import Answers
 
 STUDENT = "student"
@@ -248,7 +249,7 @@ def _temperature(answers: Answers | None, system: str) -> float | None:
 
 
 def measure(
-    system: System, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any]
+    system: System, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any], task: str
 ) -> Measured:
     """What one system is worth, seed by seed: only one seed's probabilities are in memory at a time.
 
@@ -257,7 +258,9 @@ def measure(
         labels: (N,) class indices, -100 where a row has none.
         ensemble: (N, C) log-probabilities of the ensemble; None where there is none.
         modules: Of `metric_modules`.
+        task: The task's name; it says what is right.
     """
+    is_right = build_task(task).right
     labelled = labels != UNLABELLED
     truth = labels[labelled]
     metrics, predictions, correct, nll, brier, sure, right = [], [], [], [], [], [], []
@@ -273,7 +276,7 @@ def measure(
         metrics.append(found)
         predictions.append(logs.argmax(1))
         own = logs[labelled]
-        correct.append(own.argmax(1) == truth)
+        correct.append(is_right(own, truth))
         nll.append(nll_rows(own, truth))
         brier.append(brier_rows(own, truth))
         sure.append(own)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import hf_distill.publishing.export as export
 from conftest import make_student
+from hf_distill import TASKS
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, UnsafeFileError
 from hf_distill.publishing.export import ExportReport, OnnxStudent, Served, export_student
@@ -149,7 +150,7 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(
 ):
     def logits(file, batches, inputs):
         model = export.load_with_head(
-            checkpoints["bert"], export.TASKS["text-classification"], what="x", require_head=True
+            checkpoints["bert"], TASKS["text-classification"], what="x", require_head=True
         )
         return export._logits(model.eval(), batches, inputs) + wrong
 

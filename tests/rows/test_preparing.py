@@ -1,90 +1,31 @@
-"""Raw rows in, prepared rows out: labels by name, tokens once, and clear words for what is neither."""
+"""Raw rows in, prepared rows out: tokens once, and clear words for what cannot be read."""
 
 from __future__ import annotations
 
 import datasets
 import pytest
 
-from conftest import make_student
+from hf_distill import TASKS
 from hf_distill.errors import DataError
 from hf_distill.rows.collator import MultiTeacherCollator
-from hf_distill.rows.preparing import (
-    count_labelled,
-    example_id,
-    label_encoder,
-    prepare_dataset,
-    resolve_label_names,
-)
+from hf_distill.rows.labels import count_labelled
+from hf_distill.rows.preparing import example_id, prepare_dataset
 from hf_distill.rows.views import TokenView, view_column
 
 LABELS = ("negative", "positive")
 
 
-def prepare(dataset, view, **options):
+def prepare(dataset, view, label_names=LABELS, **options):
+    labels = TASKS["text-classification"].label_reader("label", label_names)
     return prepare_dataset(
         dataset,
-        **{"text_columns": ("text",), "label_column": "label", "label_names": LABELS, "student_view": view, "teacher_views": {}, **options},
+        **{"text_columns": ("text",), "labels": labels, "student_view": view, "teacher_views": {}, **options},
     )  # fmt: skip
 
 
 @pytest.fixture
 def view(bert_tokenizer):
     return TokenView(bert_tokenizer, 64)
-
-
-def test_label_names_come_in_the_documented_order(rows, bert_tokenizer):
-    named = make_student(bert_tokenizer, ["no", "yes"]).config
-    generic = make_student(bert_tokenizer).config
-    integers = rows.cast_column("label", datasets.Value("int64"))
-    strings = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": ["yes", "no", None]})
-    assert resolve_label_names(["x", "y"], rows, "label", named) == ("x", "y")
-    assert resolve_label_names(None, rows, "label", named) == LABELS
-    assert resolve_label_names(None, integers, "label", named) == ("no", "yes")
-    assert resolve_label_names(None, strings, "label", generic) == ("no", "yes")
-    for dataset in (integers, integers.remove_columns("label")):
-        with pytest.raises(DataError, match="Nothing names the student's labels"):
-            resolve_label_names(None, dataset, "label", generic)
-    with pytest.raises(DataError, match="at least two are needed, all different"):
-        resolve_label_names(["a", "a"], rows, "label", None)
-    with pytest.raises(DataError, match="the single text 'abc'"):
-        resolve_label_names("abc", rows, "label", None)
-
-
-def test_class_label_ids_go_by_their_names():
-    feature = datasets.ClassLabel(names=["Positive", "Negative"])
-    assert label_encoder(feature, LABELS, "label")([0, 1, -1, -100, None], range(5)) == [
-        1,
-        0,
-        -100,
-        -100,
-        -100,
-    ]
-    with pytest.raises(DataError, match=r"has the classes \['neutral'\]"):
-        label_encoder(datasets.ClassLabel(names=["negative", "neutral", "positive"]), LABELS, "label")
-
-
-def test_names_numbers_and_gaps():
-    encode = label_encoder(datasets.Value("string"), LABELS, "label")
-    assert encode(["positive", "negative", None, "Positive"], range(4)) == [1, 0, -100, 1]
-    numbers = label_encoder(datasets.Value("float64"), LABELS, "label")
-    assert numbers([1.0, 0, float("nan")], range(3)) == [1, 0, -100]  # a CSV column with gaps
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (float("inf"), "found inf, expected"),
-        ("postive", "Row 5, column 'label': 'postive' is none of .*did you mean 'positive'"),
-        (2, "Row 5, column 'label': found 2, but the 2 labels"),
-        (-1, "found -1, .*a row without a label has -100"),
-        (True, "found True, expected a label's name or its number"),
-        (0.5, "found 0.5, expected"),
-        ([1], r"found \[1\], expected"),
-    ],
-)
-def test_values_that_are_no_labels(value, message):
-    with pytest.raises(DataError, match=message):
-        label_encoder(None, LABELS, "label")([value], [5])
 
 
 def test_prepared_rows_hold_every_view_and_nothing_else(rows, bert_tokenizer, roberta_tokenizer, view):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...errors import ConfigurationError
-from ...lookup import build
 from ...rows.views import TokenView, input_length
-from ...tasks.task import TASKS, Task
+from ...tasks import build_task
+from ...tasks.task import Task
 from ...teachers.checkpoints import load_tokenizer, load_with_head
 from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
 from ..plots import AttentionRow, attention_grid, similarity_grid
@@ -175,16 +175,14 @@ def _opened(
 ) -> tuple[PreTrainedModel, TokenView]:
     if isinstance(student, str):
         tokenizer = tokenizer or load_tokenizer(student, what="The student")
-        student = load_with_head(
-            student, build(task, TASKS, kind="task"), what="The student", require_head=False
-        )
+        student = load_with_head(student, build_task(task), what="The student", require_head=False)
     if tokenizer is None:
         raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
     return student, TokenView(tokenizer, input_length(student, tokenizer, max_length, what="The student"))
 
 
 def _live(given: str | TeacherSpec | TeacherSource, task: str | Task) -> Teacher:
-    teacher = load_teacher(given, build(task, TASKS, kind="task"))
+    teacher = load_teacher(given, build_task(task))
     if not isinstance(teacher, Teacher):
         raise ConfigurationError(
             f"Teacher {teacher.name!r} is a {type(teacher).__name__} and has no model in memory: give a Teacher, its id or "

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from ...errors import ConfigurationError, DataError
 from ...fusion import HeldOut
 from ...fusion.alignment import UNLABELLED, LabelMap, is_generic, plan_table
-from ...lookup import build
 from ...processes import once
 from ...rows.collator import MultiTeacherCollator
-from ...rows.preparing import prepare_dataset, resolve_label_names
+from ...rows.preparing import prepare_dataset
 from ...rows.views import text_batches
-from ...tasks.task import TASKS, Task
+from ...tasks import build_task
+from ...tasks.task import Task
 from ...teachers.held_out import collect
 from ...teachers.pool import TeacherPool
 from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
@@ -84,12 +84,12 @@ def audit_teachers(
         >>> report.rows, report.teachers[0].name
         (64, 'bert')
     """
-    task, accelerator = build(task, TASKS, kind="task"), accelerator or Accelerator()
+    task, accelerator = build_task(task), accelerator or Accelerator()
     rules = built_rules(fusions)
     if not teachers:
         raise ConfigurationError("teachers= is empty: there is nothing to audit.")
     loaded = [load_teacher(given, task) for given in teachers]
-    names = resolve_label_names(label_names, dataset, label_column, None)
+    names = task.label_names(label_names, dataset, label_column, None)
     loaded, assumed = _with_assumed_labels(loaded, names)
     written = [_entry(*pair) for pair in zip(teachers, loaded, strict=True)] if entries is None else entries
     pool = TeacherPool(loaded, names).to(accelerator.device)
@@ -97,8 +97,7 @@ def audit_teachers(
     rows = prepare_dataset(
         dataset,
         text_columns=text_columns,
-        label_column=label_column,
-        label_names=names,
+        labels=task.label_reader(label_column, names),
         student_view=None,
         teacher_views=pool.views,
         what=dataset_name,

@@ -21,7 +21,7 @@ from ...recipe import yaml12
 from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
 from ...recipe.sections import Hub, Losses, Recipe
 from ...recipe.setup import Setup, written
-from ...rows.preparing import count_labelled
+from ...rows.labels import count_labelled
 from ...teachers.held_out import choose_fusion
 from ...training.trainer import MultiTeacherDistillationTrainer
 from .progress import TrialBar

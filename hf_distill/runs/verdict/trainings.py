@@ -21,7 +21,6 @@ from ...fusion import LinearPool
 from ...fusion.alignment import UNLABELLED
 from ...recipe.sections import Losses
 from ...recipe.setup import Setup
-from ...rows.preparing import label_encoder
 from ...teachers.pool import TeacherPool
 from ...training.progress import show_losses
 from ...training.trainer import MultiTeacherDistillationTrainer
@@ -148,7 +147,7 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
         train_dataset=labelled_rows(setup, rows["train"], facts["label_names"]),
         eval_dataset=rows["validation"] if selects else None,
         processing_class=tokenizer,
-        compute_metrics=compute_metrics_from(setup.metrics),
+        compute_metrics=compute_metrics_from(setup.metrics, setup.task),
         callbacks=[*_step_file(folder), *([best] if selects else [])],
         teachers=[],
         task=recipe.task,
@@ -208,7 +207,7 @@ def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> dat
         DataError: A label is none of the classes.
     """
     column = setup.recipe.data.label_column
-    encode = label_encoder(rows.features[column], tuple(label_names), column)
+    encode = setup.task.label_reader(column, tuple(label_names)).encoder(rows.features[column])
     labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
     kept = np.flatnonzero(labels != UNLABELLED)
     return rows if len(kept) == len(rows) else rows.select(kept)
@@ -240,6 +239,7 @@ def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str
             fusion=LinearPool(),
             students={system: trainer.student},
             accelerator=trainer.accelerator,
+            task=trainer.task,
         )
         made.append(Answers(found.example_ids, found.labels, found.log_probs))
     return made
@@ -263,6 +263,7 @@ def answers_of_all(
         fusion=trainer.fusion,
         students=others,
         accelerator=trainer.accelerator,
+        task=trainer.task,
     )
     return SavedRows(
         part="teachers",

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
 from ...rows.preparing import distinct_rows
-from ...tasks.task import TASKS, Task
+from ...tasks import build_task
+from ...tasks.task import Task
 from ..teacher import Teacher, TeacherSpec, load_teacher
 from .key import folder_identity, key_facts, recall, remember, teacher_key
 from .reading import CachedTeacher, CachedView
@@ -61,7 +62,7 @@ class TeacherCache:
         self.device = device
         with contextlib.suppress(OSError):  # the stores inside explain what is wrong
             Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._task = TASKS[task] if isinstance(task, str) else task
+        self._task = build_task(task)
         self._given = list(teachers)
         self.teachers: list[CachedTeacher] = []
         for given, own in zip(self._given, self.settings, strict=True):
