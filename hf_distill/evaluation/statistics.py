@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom, norm, t
+from scipy.stats import binom
 
 from ..errors import DataError
+from .variances import detectable, half_width, variance_apart, variance_of_mean
 
 # Every comparison of a report draws the same rows, so that its intervals belong together and repeat.
 SEED = 20_240_229
@@ -23,16 +24,16 @@ RESAMPLES = 4_000
 # Numbers that one block of resamples may hold: 64 MiB of float64.
 _BLOCK = 8_000_000
 
-# A difference of so many standard errors is found in 80 of 100 repetitions by a test at 5 %: 1.960 + 0.842.
-POWER = 2.8016
-
-# Fewer rows of a difference in one direction no interval can tell from zero: a resample misses them too often.
+# Fewer rows of a difference in one direction no interval can tell from zero.
 LEAST_ROWS = 4
 
 # Where fewer rows differ at all, no exact test is below 5 %, though all of them speak for the same system: 2 · 2⁻⁵ > 0.05.
 LEAST_DIFFERENT = 6
 
 LESS_IS_BETTER = ("nll", "brier")
+
+SHARES = ("accuracy", "f1")
+"""Measures within 0 and 1, told in points."""
 
 
 class Interval(NamedTuple):
@@ -62,7 +63,7 @@ class Difference(NamedTuple):
     """One system's mean measure minus another's, on the same rows.
 
     Attributes:
-        measure: ``accuracy``, ``nll`` or ``brier``.
+        measure: ``accuracy``, ``f1``, ``nll`` or ``brier``.
         first, second: The systems.
         value: The difference, a mean over rows and seeds, and its 95 % interval.
         detectable: The least true difference that four of five such comparisons would find.
@@ -458,50 +459,6 @@ def reliability_bins(log_probs: np.ndarray, labels: np.ndarray, *, bins: int = 1
     ]
 
 
-def resampled_means(
-    values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = SEED, stream: int = 0
-) -> np.ndarray:
-    """Means over rows and seeds, where both are drawn anew: N of the N rows, and S − 1 of the S seeds.
-
-    Rows are drawn of the averages over seeds, seeds of the averages over rows, independently, and the two deviations add
-    up. One seed fewer than there are makes the variance between seeds come out right; all of them would give (S − 1)/S of
-    it. As few seeds tell their own variance badly, the deviations are widened by Student's t of Satterthwaite's degrees of
-    freedom over the normal quantile, at 95 %: by nothing where rows decide, by much where two seeds are far apart.
-
-    Args:
-        values: (S, N, M) per-row measures; a column that is not finite everywhere comes out as NaN.
-        resamples: R.
-        seed: Of the draws; with the same seed and N, calls draw the same rows.
-        stream: Which draws of seeds: another number for trainings that have nothing to do with each other.
-
-    Returns:
-        (R, M).
-
-    Reference:
-        Owen: The pigeonhole bootstrap, 2007, arXiv:0712.1111, for rows and columns drawn apart; Rao, Wu: Resampling
-        inference with complex survey data, JASA 83, 1988, for n − 1 of n; Satterthwaite, Biometrics Bulletin 2, 1946.
-
-    Example:
-        >>> means = resampled_means(np.array([[[0.0], [0.0]], [[1.0], [1.0]]]))  # two seeds, on every row apart by one
-        >>> [round(float(value), 2) for value in sorted(set(means[:, 0].tolist()))]  # 1/2 ± 1/2 · 12.71/1.96
-        [-2.74, 3.74]
-    """
-    seeds, rows, _ = values.shape
-    average = values.mean(0)
-    made = bootstrap_means(average, resamples=resamples, seed=seed)
-    if seeds == 1:
-        return made
-    with np.errstate(invalid="ignore", divide="ignore"):
-        each, center = values.mean(1), average.mean(0)
-        drawn = np.random.default_rng([seed, stream]).integers(seeds, size=(resamples, seeds - 1))
-        made = made + each[drawn].mean(1) - center
-        of_rows = np.square(average - center).sum(0) / max(rows - 1, 1) / rows
-        of_seeds = each.var(0, ddof=1) / seeds
-        spread_of_variance = of_rows**2 / max(rows - 1, 1) + of_seeds**2 / (seeds - 1)
-        freedom = np.where(spread_of_variance > 0, (of_rows + of_seeds) ** 2 / spread_of_variance, rows)
-        return center + (made - center) * (t.ppf(0.975, freedom) / norm.ppf(0.975))
-
-
 def difference(
     measure: str,
     names: tuple[str, str],
@@ -531,11 +488,7 @@ def difference(
         )
     with np.errstate(invalid="ignore"):  # ∞ − ∞, of two systems that hold a label impossible
         estimate = float(first.mean() - second.mean())
-        if paired_seeds:
-            replicates = resampled_means((first - second)[:, :, None])[:, 0]
-        else:
-            own, other = resampled_means(first[:, :, None]), resampled_means(second[:, :, None], stream=1)
-            replicates = (own - other)[:, 0]
+        varies = variance_of_mean(first - second) if paired_seeds else variance_apart(first, second)
     p_values: tuple[float, ...] = ()
     if measure == "accuracy":
         pairs = np.broadcast_arrays(first, second) if paired_seeds else (first[:1], second[:1])
@@ -544,15 +497,15 @@ def difference(
         enough = int((first.mean(0) != second.mean(0)).sum()) >= LEAST_DIFFERENT
     if p_values and len(first) == len(second) == 1:
         enough = enough and p_values[0] < 0.05
-    # Few rows of few seeds have deviations that no difference of shares can reach.
-    within = np.clip(replicates, -1.0, 1.0) if measure == "accuracy" else replicates
-    interval = percentile_interval(estimate, within)
-    seen = POWER * float(np.std(replicates))
-    if (
-        measure == "accuracy"
-    ):  # where two answer alike everywhere, nothing varies, and yet one row more proves nothing
+    seen = float(detectable(varies))
+    if measure in SHARES:
+        # Where two answer alike everywhere, nothing varies, and yet one row more proves nothing.
         seen = max(seen, LEAST_ROWS / first.shape[1])
-    return Difference(measure, *names, interval, seen, p_values, enough)
+    # Few seeds have deviations that no difference of shares can reach.
+    bounds = (-1.0, 1.0) if measure in SHARES else (-math.inf, math.inf)
+    return Difference(
+        measure, *names, _interval(estimate, float(half_width(varies)), bounds), seen, p_values, enough
+    )
 
 
 def accuracy_interval(correct: np.ndarray) -> Interval:
@@ -565,8 +518,14 @@ def accuracy_interval(correct: np.ndarray) -> Interval:
         >>> accuracy_interval(np.array([[1.0, 1.0, 1.0, 1.0]]))
         Interval(value=1.0, low=1.0, high=1.0)
     """
-    replicates = np.clip(resampled_means(correct[:, :, None])[:, 0], 0.0, 1.0)
-    return percentile_interval(float(correct.mean()), replicates)
+    width = float(half_width(variance_of_mean(correct)))
+    return _interval(float(correct.mean()), width, (0.0, 1.0))
+
+
+def _interval(value: float, width: float, bounds: tuple[float, float]) -> Interval:
+    if not math.isfinite(value) or not math.isfinite(width):
+        return Interval(value, math.nan, math.nan)
+    return Interval(value, max(value - width, bounds[0]), min(value + width, bounds[1]))
 
 
 def spread(values: Sequence[float]) -> float | None:

@@ -1,0 +1,182 @@
+"""How often a verdict calls two systems different that are not, and finds a difference of the size that it calls detectable.
+
+Rows share their difficulty between systems; a training has an effect of its own, on all its rows, and one on each. Everything
+is drawn many times and judged by the arithmetic of `hf_distill.evaluation.variances`, as `difference` does it: the interval
+leaves zero out, and six rows differ. Two systems of the same truth must be called different in about 5 of 100 comparisons. Then
+one of them is given a true gain of the median of what such comparisons print as detectable: it must be found in about 80 of 100.
+Of NLL the gain is a constant on each row; of accuracy and macro-F1 half of it is a shift of the one system's logits up and half
+one of the other's down, where that can be: between 1.00 and 0.52 there are 0.48.
+
+    python benchmarks/verdict_coverage.py                        # the table of docs/verdict.md, about ten minutes on one core
+    python benchmarks/verdict_coverage.py --draws 200 --seeds 3
+
+Shapes: D draws, S seeds, N rows, C classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+from hf_distill.evaluation.statistics import LEAST_DIFFERENT, LEAST_ROWS
+from hf_distill.evaluation.variances import detectable, f1_values, half_width, variance_of_mean
+
+CLASSES = 3
+# Of a row's margin in logits: its mean and spread over rows, and what a training adds on each row by itself.
+MEAN, ROWS, OWN = 1.5, 2.0, 0.7
+MEASURES = ("accuracy", "macro-F1", "NLL")
+# Numbers in memory at a time, and draws whose detectable difference is computed.
+_BLOCK, _TOLD = 1_000_000, 400
+
+
+class Found(NamedTuple):
+    """What came of a cell.
+
+    Attributes:
+        called: Share of comparisons of equals that were called different.
+        detectable: The median of what they said to be detectable.
+        found: Share of comparisons that found a true gain of that size; None where nothing can gain as much.
+    """
+
+    called: float
+    detectable: float
+    found: float | None
+
+
+def margins(generator: np.random.Generator, draws: int, seeds: int, rows: int, effect: float) -> Iterator:
+    """Blocks of labels (D, N), another class of each row (D, N), and margins of two systems (D, S, N) each.
+
+    Args:
+        generator: Draws.
+        draws: How many comparisons.
+        seeds: S.
+        rows: N.
+        effect: Standard deviation between trainings, in logits.
+    """
+    size = max(1, _BLOCK // (seeds * rows))
+    for start in range(0, draws, size):
+        count = min(size, draws - start)
+        hard = generator.normal(MEAN, ROWS, (count, 1, rows))
+        labels = generator.integers(CLASSES, size=(count, rows))
+        wrong = (labels + generator.integers(1, CLASSES, size=(count, rows))) % CLASSES
+        systems = [
+            hard
+            + generator.normal(0, effect, (count, seeds, 1))
+            + generator.normal(0, OWN, (count, seeds, rows))
+            for _ in range(2)
+        ]
+        yield labels, wrong, *systems
+
+
+def gains(
+    measure: str, labels: np.ndarray, wrong: np.ndarray, own: np.ndarray, other: np.ndarray
+) -> np.ndarray:
+    """(D, S, N) what the first system is better by on each row."""
+    if measure == "accuracy":
+        return (own > 0) * 1.0 - (other > 0)
+    if measure == "NLL":
+        return np.logaddexp(0, -other) - np.logaddexp(0, -own)
+    answers = [np.where(one > 0, labels[:, None], wrong[:, None]) for one in (own, other)]
+    return np.stack(
+        [
+            f1_values(a, label, CLASSES) - f1_values(b, label, CLASSES)
+            for label, a, b in zip(labels, *answers, strict=True)
+        ]
+    )
+
+
+def beyond_chance(values: np.ndarray) -> np.ndarray:
+    """(D,) 1 where the first system is called better, −1 where worse, as `difference` does it."""
+    mean = values.mean((1, 2))
+    apart = (values.mean(1) != 0).sum(1) >= LEAST_DIFFERENT
+    return np.where(apart & (np.abs(mean) > half_width(variance_of_mean(values))), np.sign(mean), 0)
+
+
+def shift(gain: float, effect: float) -> float:
+    """The logits that raise accuracy by so much: of classes that are alike macro-F1 is the accuracy.
+
+    Returns:
+        Infinity where the accuracy would have to be more than one.
+
+    Example:
+        >>> shift(0.0, 0.3), shift(0.3, 0.3)
+        (0.0, inf)
+    """
+    wide = np.sqrt(ROWS**2 + OWN**2 + effect**2)
+    if norm.cdf(MEAN / wide) + gain >= 1:
+        return np.inf
+    return float(wide * norm.ppf(norm.cdf(MEAN / wide) + gain) - MEAN)
+
+
+def cell(draws: int, seeds: int, rows: int, effect: float) -> dict[str, Found]:
+    """One cell of the table, by measure."""
+    generator = np.random.default_rng([seeds, rows, round(100 * effect)])
+    called: dict[str, list[np.ndarray]] = {measure: [] for measure in MEASURES}
+    told: dict[str, list[np.ndarray]] = {measure: [] for measure in MEASURES}
+    done = 0
+    for labels, wrong, own, other in margins(generator, draws, seeds, rows, effect):
+        for measure in MEASURES:
+            values = gains(measure, labels, wrong, own, other)
+            called[measure].append(beyond_chance(values) != 0)
+            if done < _TOLD:
+                least = 0.0 if measure == "NLL" else LEAST_ROWS / rows
+                told[measure].append(np.maximum(detectable(variance_of_mean(values)), least))
+        done += len(labels)
+    size = {measure: float(np.median(np.concatenate(told[measure]))) for measure in MEASURES}
+    moved = {
+        measure: [shift(sign * size[measure] / 2, effect) for sign in (1, -1)]
+        if measure != "NLL"
+        else [0.0, 0.0]
+        for measure in MEASURES
+    }
+    found: dict[str, list[np.ndarray]] = {measure: [] for measure in MEASURES}
+    for labels, wrong, own, other in margins(generator, draws, seeds, rows, effect):
+        for measure in MEASURES:
+            up, down = moved[measure]
+            if not np.isfinite(up):
+                continue
+            values = gains(measure, labels, wrong, own + up, other + down)
+            values = values + (size[measure] if measure == "NLL" else 0.0)
+            found[measure].append(beyond_chance(values) > 0)
+    return {
+        measure: Found(
+            float(np.concatenate(called[measure]).mean()),
+            size[measure],
+            float(np.concatenate(found[measure]).mean()) if found[measure] else None,
+        )
+        for measure in MEASURES
+    }
+
+
+def said(found: Found) -> str:
+    """A cell in words: called different, found, at which size."""
+    at = f"{found.detectable:.3f}"
+    power = "–" if found.found is None else f"{100 * found.found:.0f}"
+    return f"{100 * found.called:.1f} · {power} at {at}"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 10])
+    parser.add_argument("--rows", type=int, nargs="+", default=[100, 500, 2000])
+    parser.add_argument("--effects", type=float, nargs="+", default=[0.0, 0.15, 0.3])
+    given, start = parser.parse_args(), time.perf_counter()
+    print(f"| seeds | rows | seed effect | {' | '.join(MEASURES)} |\n|{'---|' * (3 + len(MEASURES))}")
+    for seeds in given.seeds:
+        for rows in given.rows:
+            for effect in given.effects:
+                found = cell(given.draws, seeds, rows, effect)
+                cells = " | ".join(said(found[measure]) for measure in MEASURES)
+                print(f"| {seeds} | {rows:,} | {effect:g} | {cells} |", flush=True)
+    print(f"\n{given.draws:,} draws a cell, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

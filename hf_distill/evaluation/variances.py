@@ -1,0 +1,205 @@
+"""How much a mean over rows and trainings may be off, and which difference would be found: the arithmetic of a verdict.
+
+Everything is computed in closed form, for one comparison or for many at once.
+
+Shapes: … any number of comparisons, S seeds, N rows, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+from scipy.stats import chi2, t
+
+LEVEL = 0.95
+"""Of every interval."""
+
+POWER = 0.8
+"""How often a difference that is called detectable is found."""
+
+# Points of the quadrature over what the seeds' variance may come out as; twice as many change no third digit.
+_POINTS = 200
+_HALVINGS = 45
+
+
+class Variance(NamedTuple):
+    """What a mean over rows and seeds varies by.
+
+    Attributes:
+        rows: (…) variance of the mean as other rows would have been drawn.
+        seeds: (…) the same as other seeds would have been; 0 for one seed, which says nothing of others.
+        both: (…) the part of either that belongs to single answers (this row with that seed), and is counted in both.
+        n_rows: N.
+        freedom: (…) degrees of freedom of the seeds' variance, S − 1; 0 for one seed.
+    """
+
+    rows: np.ndarray
+    seeds: np.ndarray
+    both: np.ndarray
+    n_rows: int
+    freedom: np.ndarray
+
+
+def variance_of_mean(values: np.ndarray) -> Variance:
+    """The variance of a mean over rows and seeds, both of them drawn.
+
+    Args:
+        values: (…, S, N) per-row values; of a paired comparison, their differences.
+
+    Example:
+        >>> found = variance_of_mean(np.array([[0.0, 1.0], [1.0, 2.0]]))  # rows apart by one, seeds too
+        >>> float(found.rows), float(found.seeds), float(found.both)
+        (0.25, 0.25, 0.0)
+    """
+    values = np.asarray(values, np.float64)
+    seeds, rows = values.shape[-2:]
+    with np.errstate(invalid="ignore"):
+        average, each = values.mean(-2), values.mean(-1)
+        none = np.zeros(values.shape[:-2])
+        of_rows = average.var(-1, ddof=1) / rows if rows > 1 else none
+        if seeds == 1:
+            return Variance(of_rows, none, none, rows, none)
+        both = none
+        if rows > 1:
+            rest = values - average[..., None, :] - each[..., :, None] + average.mean(-1)[..., None, None]
+            both = np.square(rest).sum((-1, -2)) / ((rows - 1) * (seeds - 1)) / (rows * seeds)
+        return Variance(of_rows, each.var(-1, ddof=1) / seeds, both, rows, none + seeds - 1)
+
+
+def variance_apart(first: np.ndarray, second: np.ndarray) -> Variance:
+    """The variance of a difference of two means on the same rows, where the seeds of one have nothing to do with the other's.
+
+    Of the one that has a single seed, the variance between its trainings is unknown and counts as nothing.
+
+    Args:
+        first: (S₁, N) per-row values.
+        second: (S₂, N), of the same rows.
+
+    Example:
+        >>> values = np.array([[0.0, 0.0], [1.0, 1.0]])
+        >>> float(variance_of_mean(values - values).seeds), float(variance_apart(values, values).seeds)
+        (0.0, 0.5)
+    """
+    own, other = variance_of_mean(first), variance_of_mean(second)
+    with np.errstate(invalid="ignore"):
+        rows = variance_of_mean((first.mean(0) - second.mean(0))[None]).rows
+    seeds, known = own.seeds + other.seeds, own.freedom + other.freedom
+    parts = sum(v.seeds**2 / v.freedom for v in (own, other) if v.freedom > 0)
+    # Welch, Biometrika 34, 1947; where neither varies, as many as there are.
+    freedom = seeds**2 / parts if np.any(parts > 0) else known
+    return Variance(rows, seeds, own.both + other.both, own.n_rows, np.asarray(freedom, np.float64))
+
+
+def half_width(variance: Variance, seeds: np.ndarray | None = None) -> np.ndarray:
+    """(…) half the width of the 95 % interval of a mean.
+
+    Two approximations to the problem of two variances, one known well (rows) and one badly (few seeds), are weighed. That of
+    Cochran and Cox, each variance with its own Student's t, is never too narrow, and too wide where both weigh alike;
+    Satterthwaite's, one t of pooled degrees of freedom, is too narrow for few seeds. Their squares are averaged with the
+    weights 1/(S − 1) and 1 − 1/(S − 1): with two seeds the first alone, with many the second. Where seeds decide, both are
+    Student's t of S − 1.
+
+    Args:
+        variance: Of the mean.
+        seeds: Another variance between seeds than was found.
+
+    Reference:
+        Cochran, Cox: Experimental Designs, 1957, 4.14; Satterthwaite, Biometrics Bulletin 2, 1946.
+
+    Example:
+        >>> apart = variance_of_mean(np.array([[0.0, 0.0], [1.0, 1.0]]))  # two seeds: 12.71 of their standard errors
+        >>> round(float(half_width(apart)), 3)
+        6.353
+    """
+    quantile = (1 + LEVEL) / 2
+    of_seeds = variance.seeds if seeds is None else seeds
+    row_freedom = max(variance.n_rows - 1, 1)
+    freedom = np.maximum(variance.freedom, 1.0)
+    squares = t.ppf(quantile, row_freedom) ** 2, t.ppf(quantile, freedom) ** 2
+    wide = squares[0] * variance.rows + squares[1] * of_seeds
+    with np.errstate(divide="ignore", invalid="ignore"):
+        total = variance.rows + of_seeds
+        spread = variance.rows**2 / row_freedom + of_seeds**2 / freedom
+        pooled = np.where(spread > 0, total**2 / spread, 1.0)
+        narrow = t.ppf(quantile, pooled) ** 2 * total
+        share = 1 / freedom
+        return np.where(variance.freedom > 0, np.sqrt(share * wide + (1 - share) * narrow), np.sqrt(wide))
+
+
+def detectable(variance: Variance) -> np.ndarray:
+    """(…) the true difference that four of five such comparisons would call one.
+
+    What the seeds' variance comes out as is drawn too, and with it the width of the interval: a quadrature over its
+    distribution, χ² of S − 1 around the median-unbiased estimate.
+
+    Args:
+        variance: Of one comparison.
+
+    Example:
+        >>> one = variance_of_mean(np.arange(400.0)[None] % 2)  # rows alone: 1.966 + 0.842 standard errors
+        >>> round(float(detectable(one) / np.sqrt(one.rows)), 3)
+        2.808
+    """
+    rows, found, both, freedom = (
+        np.asarray(part, np.float64)[..., None]
+        for part in (variance.rows, variance.seeds, variance.both, variance.freedom)
+    )
+    own = np.maximum(freedom, 1.0)
+    seeds = found * own / chi2.median(own)
+    # The answers' own part is in both variances, and comes out of the mean once.
+    deviation = np.sqrt(rows + np.maximum(seeds - both, 0.0))
+    drawn = chi2.ppf((np.arange(_POINTS) + 0.5) / _POINTS, own) / own
+    widths = half_width(Variance(rows, seeds, both, variance.n_rows, freedom), seeds * drawn)
+    low, high = np.zeros(rows.shape[:-1]), widths.max(-1) + ndtri(POWER) * deviation[..., 0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            enough = ndtr((middle[..., None] - widths) / deviation).mean(-1) >= POWER
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(np.isfinite(widths).all(-1), high, np.nan)
+
+
+def f1_values(predictions: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(…, N) per-row values of macro-F1, which is no mean over rows: jackknife pseudo-values, moved so that F1 is their mean.
+
+    F1 without a row depends on that row's label and answer alone, so C² counts give all N values.
+
+    Args:
+        predictions: (…, N) class indices.
+        labels: (N,) class indices.
+        classes: C; F1 is a mean over the classes that a label or an answer names.
+
+    Reference:
+        Efron, Tibshirani: An Introduction to the Bootstrap, 1993, chapter 11.
+
+    Example:
+        >>> values = f1_values(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]), 2)
+        >>> round(float(values.mean()), 6)  # (2/3 + 4/5) / 2
+        0.733333
+    """
+    count = predictions.shape[-1]
+    flat = (predictions + classes * labels).reshape(-1, count).astype(np.int64)
+    places = flat + classes**2 * np.arange(len(flat))[:, None]
+    counts = np.bincount(places.ravel(), minlength=len(flat) * classes**2).reshape(-1, classes, classes)
+    hits = np.diagonal(counts, axis1=1, axis2=2)
+    named = counts.sum(1) + counts.sum(2)
+
+    def f1(hit: np.ndarray, given: np.ndarray) -> np.ndarray:
+        return np.divide(2.0 * hit, given, out=np.zeros(given.shape), where=given > 0)
+
+    def without(less: np.ndarray, once: np.ndarray) -> np.ndarray:
+        """(…, C, C) by label and answer of the row: a sum over classes that changes by `less` for a right one, else by `once`."""
+        change = once[:, :, None] + once[:, None, :]
+        change[:, range(classes), range(classes)] = less
+        return change
+
+    # Without a row whose label and answer differ, both classes are named once less; without a right one, one is, twice.
+    own, there = f1(hits, named), (named > 0).sum(1)
+    sums = own.sum(1)[:, None, None] + without(f1(hits - 1, named - 2) - own, f1(hits, named - 1) - own)
+    left = there[:, None, None] - without(1 * (named == 2), 1 * (named == 1))
+    change = sums / np.maximum(left, 1) - (own.sum(1) / there)[:, None, None]
+    off = -(count - 1) * np.take_along_axis(change.reshape(-1, classes**2), flat, 1)
+    values = (own.sum(1) / there)[:, None] + off - off.mean(1, keepdims=True)
+    return values.reshape(predictions.shape)
