@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from benchmarks.verdict_coverage import cell
 from hf_distill.evaluation.variances import (
     detectable,
     f1_values,
@@ -17,9 +15,6 @@ from hf_distill.evaluation.variances import (
     variance_apart,
     variance_of_mean,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from verdict_coverage import cell
 
 
 def test_parts_of_the_variance_are_those_of_a_two_way_analysis():
