@@ -18,9 +18,13 @@ from pydantic import (
     PlainSerializer,
     Strict,
     WrapValidator,
+    model_validator,
 )
 
 SPLITS = ("train", "validation", "test")
+
+SEEDS_OF_CACHED = 3
+"""How many seeds a verdict has where teachers are cached and nobody says: with fewer no interval is of use."""
 
 
 class Section(BaseModel):
@@ -227,7 +231,8 @@ class Losses(Section):
 class Evaluation(Section):
     """On which split the verdict is made, by which metrics, with how many seeds, and against what else.
 
-    `single_teacher` also trains the student of the best single teacher, `baseline` names a checkpoint.
+    `single_teacher` also trains the student of the best single teacher, `baseline` names a checkpoint. Without `seeds` a
+    recipe has three where its teachers are cached, since a seed then costs no more than a fine-tuning, and else one.
     """
 
     split: Literal["train", "validation", "test", "none"] | None = None
@@ -285,3 +290,16 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     search: Search | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_seeds(cls, raw: Any) -> Any:
+        """How many seeds, where nobody says: it depends on the teachers, and is resolved here for all who ask."""
+        given = raw if isinstance(raw, Mapping) else {}
+        teachers, evaluation = given.get("teachers"), given.get("evaluation", {})
+        cached = isinstance(teachers, Mapping) and teachers.get("cache_dir") is not None
+        if not (cached and isinstance(evaluation, Mapping)) or "seeds" in evaluation:
+            return raw
+        if evaluation.get("verdict") is False or evaluation.get("split") in ("none", "train"):
+            return raw
+        return {**raw, "evaluation": {**evaluation, "seeds": SEEDS_OF_CACHED}}

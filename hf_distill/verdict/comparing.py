@@ -320,9 +320,11 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
     first, sentences = found[0].name, []
     for run, d in zip(found[1:], students, strict=True):
         points = f"accuracy {signed_points(d.value)[0]} points ({interval(d.value)})"
+        alone = _one_seed(run) or _one_seed(found[0])
         if d.better or d.worse:
             word = "better" if d.better else "worse"
-            sentences.append(f"The student of {run.name} is {word} than that of {first}: {points}.")
+            only = ", as these trainings came out" if alone else ""
+            sentences.append(f"The student of {run.name} is {word} than that of {first}{only}: {points}.")
         else:
             few = ", on too few of which the answers differ" if d.value.beyond_chance else ""
             sentences.append(
@@ -342,9 +344,12 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
         )
     gains = {d.first: d for d in own}
     for run in found:
-        sentences.append(_gain(run.name, gains.get(f"{run.name}: {STUDENT}")))
-    if any(len(run.found[STUDENT].metrics) == 1 for run in found):
-        sentences.append("A run of one seed says nothing of its other trainings.")
+        sentences.append(_gain(run, gains.get(f"{run.name}: {STUDENT}")))
+    if any(_one_seed(run) for run in found):
+        sentences.append(
+            "A run of one seed says what its models do, and nothing of its other trainings, so no recipe is judged by it; "
+            "evaluation.seeds=3 keeps what is trained."
+        )
     elif any(len(run.found[STUDENT].metrics) < 5 for run in found):
         sentences.append(
             "Fewer than five seeds say little of the spread between trainings, and the intervals are as wide as that makes them."
@@ -352,11 +357,19 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
     return sentences
 
 
-def _gain(run: str, d: Difference | None) -> str:
+def _one_seed(run: _Run) -> bool:
+    return len(run.found[STUDENT].metrics) == 1
+
+
+def _gain(of: _Run, d: Difference | None) -> str:
     """What a run's student gained over its own baseline."""
+    run = of.name
     if d is None:
         return f"In {run} there is no fine-tuned student to be compared with."
     points = f"{signed_points(d.value)[0]} points ({interval(d.value)})"
+    if _one_seed(of):
+        what = "better than" if d.better else "worse than" if d.worse else "no different beyond chance from"
+        return f"In {run}, of one seed, this student is {what} this baseline: {points}."
     if d.better:
         return f"In {run} distillation gained over its own fine-tuning: {points}."
     if d.worse:

@@ -233,9 +233,9 @@ class RunComparison:
             return other.system if own.runs == other.runs else other.name
 
         note = (
-            "Percentile intervals of 4,000 bootstrap resamples of rows, the same for both systems, and of seeds: those of "
-            "different runs independently of each other, student and baseline of one run together. McNemar's exact test: "
-            "between runs of the first seeds, within a run one per seed."
+            "Intervals over rows, the same for both systems, and over seeds: those of different runs independently of each other, "
+            "student and baseline of one run together; of one seed over rows alone, for these very models. McNemar's exact test: "
+            "between runs of the first seeds, within a run one per seed. Differences are not corrected for their number."
         )
         return differences_section([(d, second(d)) for d in self.differences], note)
 
@@ -257,5 +257,5 @@ class RunComparison:
 
     def _classes(self) -> Section:
         first, second = self.runs
-        note = f"Gain: the student of {second} minus that of {first}, with its 95 % interval; of many, some leave zero out by chance."
+        note = f"Gain: the student of {second} minus that of {first}, with its 95 % interval; not corrected for their number."
         return groups_section("By class", "class", self.per_class, note)

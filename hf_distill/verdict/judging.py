@@ -148,7 +148,7 @@ def judge(
             for name, own in found.items()
         },
         claim=claim,
-        sentences=(headline(claim), *remarks(claim, found, differences)),
+        sentences=(headline(claim), *remarks(claim, found, differences, trainings)),
         differences=tuple(differences),
         temperatures={name: own.temperatures for name, own in found.items() if own.temperatures},
         costs=dict(costs),
@@ -210,7 +210,7 @@ def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     there = [own for own in wanted if own[1] in found and own[2] in found]
     return [
         difference(measure, (first, second), found[first].values(measure), found[second].values(measure))
-        for measure, first, second in tqdm(there, desc="Resampling", leave=False)
+        for measure, first, second in tqdm(there, desc="Comparing", leave=False)
     ]
 
 

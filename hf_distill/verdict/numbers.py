@@ -40,7 +40,7 @@ class Claim(NamedTuple):
         rows: On how many labelled rows.
         seeds: How many trainings.
         baseline: The better of the baselines; None where there is none.
-        gain: The student over it.
+        gain: The student over it; of one seed, this student over this baseline.
         keeps: The student's accuracy as a share of the ensemble's; None where that is 0.
         teachers: How many made the ensemble.
         latency: The student's median latency as a share of the ensemble's; None where it was not measured.
@@ -58,9 +58,11 @@ class Claim(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """``gain``, ``loss``, ``no difference`` beyond chance, or ``no baseline``."""
+        """``gain``, ``loss``, ``no difference`` beyond chance, ``no baseline``, or ``one seed``, which says nothing of gains."""
         if self.gain is None:
             return "no baseline"
+        if self.seeds == 1:
+            return "one seed"
         return "gain" if self.gain.better else "loss" if self.gain.worse else "no difference"
 
 

@@ -186,11 +186,15 @@ class VerdictReport:
         return Section("Systems", ["system", *names, "T"], rows, seeds + explained, marked=STUDENT)
 
     def _differences(self) -> Section:
-        drawn = "rows" if len(self.seeds) == 1 else "rows and seeds, widened by Student's t as seeds are few"
+        over = (
+            "rows: of these very models, since there is one seed"
+            if len(self.seeds) == 1
+            else "rows and seeds, as wide as so few seeds make them"
+        )
         note = (
-            f"Percentile intervals of 4,000 paired bootstrap resamples of {drawn}. Detectable: 2.80 standard errors, the "
-            "true difference that four of five such comparisons would find. The baseline is picked on these rows as the one "
-            "that is hardest to beat."
+            f"Intervals over {over}; the teachers are the same throughout. Detectable: the true difference that four of five such "
+            "comparisons would find. The baseline is picked on these rows as the one that is hardest to beat, which favours it; "
+            "differences are not corrected for their number."
         )
         return differences_section([(d, d.second) for d in self.differences], note)
 
@@ -217,7 +221,10 @@ class VerdictReport:
         return Section("Trainings", header, rows, note)
 
     def _groups(self, title: str, what: str, groups: Sequence[Group]) -> Section:
-        note = "Gain: distilled minus fine-tuned, with its 95 % interval; of many, some leave zero out by chance."
+        note = (
+            "Gain: distilled minus fine-tuned, with its 95 % interval; not corrected for their number, so that of twenty one "
+            "leaves zero out by chance."
+        )
         return groups_section(title, what, groups, note)
 
     def _disagreements(self) -> Section:

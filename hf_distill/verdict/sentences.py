@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ..durations import duration
 from ..evaluation.formats import interval, minus, share, signed_points
 from ..evaluation.statistics import Difference, Interval
-from .numbers import Claim
-from .systems import BEST, CALIBRATED, LAST, Measured
+from .numbers import Claim, Training
+from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, Measured, of_kind
 
 
 def headline(claim: Claim) -> str:
@@ -21,12 +22,18 @@ def headline(claim: Claim) -> str:
     """
     accuracy = f"{100 * claim.accuracy:.1f}"
     accuracy += " (one seed)" if claim.spread is None else f" ± {100 * claim.spread:.1f}"
-    parts = [f"distilled student: accuracy {accuracy}"]
+    whose = "this" if claim.outcome == "one seed" else "distilled"
+    parts = [f"{whose} student: accuracy {accuracy}"]
     if claim.gain is not None:
         value = claim.gain.value
         word = "over" if value.value >= 0 else "against"
-        parts[0] += f", {signed_points(value)[0]} {word} fine-tuning ({interval(value)})"
-    if claim.outcome == "no difference":
+        whom = "this baseline" if claim.outcome == "one seed" else "fine-tuning"
+        parts[0] += f", {signed_points(value)[0]} {word} {whom} ({interval(value)})"
+    if claim.outcome == "one seed":
+        parts[0] += (
+            f": {_these_two(claim)} on rows like these {claim.rows:,}; one training says nothing of what distillation gains"
+        )
+    elif claim.outcome == "no difference":
         few = ", on too few of which the answers differ" if claim.gain.value.beyond_chance else ""
         parts[0] += f": no gain beyond chance on these {claim.rows:,} rows{few}; {detectable(claim.gain)}"
     elif claim.outcome == "loss":
@@ -37,11 +44,22 @@ def headline(claim: Claim) -> str:
         whom = "the ensemble" if claim.teachers > 1 else "its teacher"
         cost = "" if claim.latency is None else f" at {share(claim.latency)}× its latency"
         parts.append(f"keeps {100 * claim.keeps:.1f} % of {whom}{cost}")
-    return ("; " if claim.outcome in ("no difference", "loss") else ", ").join(parts)
+    return ("; " if claim.outcome in ("no difference", "loss", "one seed") else ", ").join(parts)
+
+
+def _these_two(claim: Claim) -> str:
+    """Which of two models is right more often, as far as their rows show."""
+    assert claim.gain is not None
+    what = "better" if claim.gain.better else "worse" if claim.gain.worse else "no different beyond chance"
+    p = "".join(f" (McNemar p = {value:.2g})" for value in claim.gain.mcnemar[:1])
+    return f"it is {what}{p}"
 
 
 def remarks(
-    claim: Claim, found: Mapping[str, Measured], differences: Sequence[Difference]
+    claim: Claim,
+    found: Mapping[str, Measured],
+    differences: Sequence[Difference],
+    trainings: Sequence[Training] = (),
 ) -> tuple[str, ...]:
     """What must be said beside the headline: against which baseline, of probabilities, of seeds, of teachers.
 
@@ -49,6 +67,7 @@ def remarks(
         claim: The claim.
         found: The systems by name.
         differences: What was compared.
+        trainings: How they went.
     """
     sentences = []
     if claim.gain is not None:
@@ -57,13 +76,17 @@ def remarks(
         sentences += _probabilities(found, differences)
     if claim.seeds == 1:
         sentences.append(
-            "One seed: the interval is over rows only, and says nothing of other trainings, which differ by more than one "
-            "expects; evaluation.seeds=5 repeats student and baseline."
+            "One seed: the intervals are over rows only, and say which of these very models is better, not whether distillation "
+            f"is: trainings differ by more than one expects. {more_seeds(1, 3, trainings)}"
         )
     elif claim.gain is not None and claim.seeds < 5:
+        more = more_seeds(claim.seeds, 5, trainings)
         sentences.append(
-            f"{claim.seeds} seeds say little of the spread between trainings, and the interval is as wide as that makes it; "
-            "evaluation.seeds=5 narrows it, and keeps these."
+            f"{claim.seeds} seeds say little of the spread between trainings, and the interval is as wide as that makes it. {more}"
+        )
+    if found.keys() & {ENSEMBLE} or of_kind(found, "teacher"):
+        sentences.append(
+            "The teachers are the same in all of this: nothing is said of other teachers, or of these trained anew."
         )
     accuracies = [(d, found[d.second]) for d in differences if d.measure == "accuracy"]
     for d, other in accuracies:
@@ -76,9 +99,29 @@ def remarks(
             sentences.append(
                 f"The best single teacher, {other.role.of!r}, is right as often as far as these rows show ({points})."
                 if what is None
-                else f"The student is right {what} often than the best single teacher, {other.role.of!r} ({points})."
+                else f"{'This' if claim.seeds == 1 else 'The'} student is right {what} often than the best single teacher, {other.role.of!r} ({points})."
             )
     return tuple(sentences)
+
+
+def more_seeds(have: int, want: int, trainings: Sequence[Training]) -> str:
+    """What more seeds would cost, going by what those took that are there.
+
+    Args:
+        have: How many seeds there are.
+        want: How many there might be.
+        trainings: How they went.
+
+    Example:
+        >>> more_seeds(1, 3, [Training("student", 0, 9, 60.0, None, ()), Training("baseline", 0, 9, 15.0, None, ())])
+        'evaluation.seeds=3 keeps what is trained and adds 4 trainings, about 2:30 one after another.'
+    """
+    count = (want - have) * len(trainings) // have
+    taken = [one.seconds for one in trainings if one.seconds is not None]
+    time = sum(taken) / len(taken) * count if taken and len(taken) == len(trainings) else 0.0
+    words = f" and adds {count} trainings" if count else ""
+    about = f", about {duration(time)} one after another" if time else ""
+    return f"evaluation.seeds={want} keeps what is trained{words}{about}."
 
 
 def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
@@ -95,6 +138,7 @@ def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
 
 def _alone(d: Difference, single: Measured) -> str:
     what = "better" if d.better else "worse" if d.worse else "neither better nor worse beyond chance"
+    what += " (of these trainings)" if len(single.correct) == 1 else ""
     return (
         f"The same student of the best single teacher, {single.role.of!r}, alone: accuracy {100 * single.mean('accuracy'):.1f}; "
         f"with all teachers {signed_points(d.value)[0]} points ({interval(d.value)}), {what}."
@@ -121,12 +165,9 @@ def _probabilities(found: Mapping[str, Measured], differences: Sequence[Differen
     if scaled is not None:
         text += f", {_nats(scaled.value)} where the distilled student is given a temperature too"
     best = scaled if scaled is not None and scaled.value.value < raw.value.value else raw
-    if best.better:
-        end = "its probabilities are better"
-    elif best.worse:
-        end = "its probabilities are worse"
-    else:
-        end = "its probabilities are no better beyond chance"
+    whose = "this student's" if len(found[best.first].correct) == 1 else "its"
+    what = "better" if best.better else "worse" if best.worse else "no better beyond chance"
+    end = f"{whose} probabilities are {what}"
     return [f"{text}: {end}."]
 
 
