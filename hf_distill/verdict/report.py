@@ -137,7 +137,8 @@ class VerdictReport:
     def document(self) -> Document:
         """What it says, with what was said later of exported students."""
         report, exports = self.evaluation, self.exports.values()
-        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        which = f"({', '.join(map(str, self.seeds))})"
+        seeds = f"1 seed {which}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds {which}"
         fitted = f"{self.left_out} of {report.rows + self.left_out} rows fitted the fusion and are left out."
         return Document(
             kind="Verdict",

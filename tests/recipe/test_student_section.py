@@ -174,7 +174,9 @@ def test_validate_and_train_say_what_the_student_is(write):
 
 
 def test_cached_teachers_are_listed_without_figures(write):
-    done = run("train", write("{from_teacher: bert, layers: 1}"), "teachers.cache_dir=cache")
+    done = run(
+        "train", write("{from_teacher: bert, layers: 1}"), "teachers.cache_dir=cache", "evaluation.seeds=1"
+    )
     assert done.exit_code == 0, done.output
     assert re.search(r"^\| bert +\| [\d,]+ +\| – +\| – +\| – +\|$", done.stdout, re.MULTILINE)
     assert "in turns" not in done.stdout
@@ -218,7 +220,7 @@ def test_adapters_over_one_base_train_a_student_made_of_one(write, adapters):
     assert torch.equal(own, before)
     trainer.train()
     assert torch.equal(first, before) and not torch.equal(own, before)
-    assert run("train", file, "teachers.cache_dir=cache").exit_code == 0
+    assert run("train", file, "teachers.cache_dir=cache", "evaluation.seeds=1").exit_code == 0
 
 
 def test_an_adapters_folder_must_be_there(write, adapters, tmp_path):

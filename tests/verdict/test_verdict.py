@@ -40,9 +40,15 @@ HOSTILE = '</script><img src=x onerror=alert(1)> & "quoted" | `code` [a](http://
 # ---- Words ----
 
 
-def claim(value, low, high, few=False, **changes):
+def claim(value, low, high, few=False, p=None, **changes):
     gain = Difference(
-        "accuracy", "student", "fine-tuned, last step", Interval(value, low, high), 0.024, enough=not few
+        "accuracy",
+        "student",
+        "fine-tuned, last step",
+        Interval(value, low, high),
+        0.024,
+        mcnemar=() if p is None else (p,),
+        enough=not few,
     )
     given = {
         "accuracy": 0.912,
@@ -78,6 +84,18 @@ def claim(value, low, high, few=False, **changes):
             claim(-0.011, -0.016, -0.006, latency=None),
             "distilled student: accuracy 91.2 ± 0.2, −1.1 against fine-tuning (95 % interval −1.6 to −0.6): distillation "
             "did harm here; keeps 98.6 % of the ensemble",
+        ),
+        (
+            claim(0.011, 0.006, 0.016, spread=None, seeds=1, p=0.012),
+            "this student: accuracy 91.2 (one seed), +1.1 over this baseline (95 % interval +0.6 to +1.6): it is better "
+            "(McNemar p = 0.012) on rows like these 500; one training says nothing of what distillation gains; keeps 98.6 % of "
+            "the ensemble at 0.21× its latency",
+        ),
+        (
+            claim(-0.003, -0.015, 0.009, spread=None, seeds=1, p=0.7),
+            "this student: accuracy 91.2 (one seed), −0.3 against this baseline (95 % interval −1.5 to +0.9): it is no different "
+            "beyond chance (McNemar p = 0.7) on rows like these 500; one training says nothing of what distillation gains; keeps "
+            "98.6 % of the ensemble at 0.21× its latency",
         ),
         (
             claim(0, 0, 0, gain=None, baseline=None, spread=None, teachers=1),
@@ -655,7 +673,7 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     assert "is not trained again" not in printed.partition("Finished before")[0]
 
 
-def test_one_seed_and_what_has_no_verdict(recipe):
+def test_one_seed_then_two_and_what_has_no_verdict(recipe, monkeypatch):
     seen = Path("out/report.html")
     train(recipe, "evaluation.seeds=1", "training.output_dir=none", "evaluation.verdict=false")
     assert json.loads(Path("none/report.json").read_text()).keys() == {
@@ -664,8 +682,26 @@ def test_one_seed_and_what_has_no_verdict(recipe):
     # Selected by the rows of the report, so no baseline chooses a step by them, and no temperature is fitted on them.
     printed = train(recipe, "evaluation.seeds=1", "evaluation.split=validation")
     content = json.loads(Path("out/report.json").read_text())
-    assert seen.is_file() and "One seed: the interval is over rows only" in printed
+    assert seen.is_file() and content["outcome"] == "one seed"
+    assert content["verdict"].startswith("this student: accuracy ") and "this baseline" in content["verdict"]
+    assert "One seed: the intervals are over rows only" in printed
+    assert "evaluation.seeds=3 keeps what is trained and adds 4 trainings, about 0:" in printed
+    assert "The teachers are the same in all of this" in printed and "2 classes, 1 seed (3)" in printed
     assert not any("calibrated" in name or "best" in name for name in content["systems"])
+    # More seeds later: what is there is kept, and the report says which it has.
+    from hf_distill.runs.verdict import judgement
+
+    trained, original = [], judgement.train_part
+    monkeypatch.setattr(judgement, "train_part", lambda *a: trained.append((a[1], a[2])) or original(*a))
+    before = load_rows(Path("out/verdict/rows-student-3.npz")).rows.log_probs["student"]
+    printed = train(recipe, "evaluation.seeds=2", "evaluation.split=validation")
+    assert "is of this recipe, and is not trained again" in printed
+    assert trained == [("student", 4), ("baseline", 4)] and "2 seeds (3, 4)" in printed
+    grown = json.loads(Path("out/report.json").read_text())
+    assert grown["seeds"] == [3, 4] and grown["outcome"] != "one seed"
+    assert grown["systems"]["student"]["by_seed"]["3"] == content["systems"]["student"]["by_seed"]["3"]
+    after = load_rows(Path("out/verdict/rows-student-3.npz")).rows.log_probs["student"]
+    np.testing.assert_array_equal(before, after)
 
 
 def test_the_student_of_the_best_single_teacher(recipe, checkpoints):
