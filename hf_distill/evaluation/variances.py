@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import chi2, t
+from scipy.special import ndtr, ndtri, stdtrit
+from scipy.stats import chi2
 
 LEVEL = 0.95
 """Of every interval."""
@@ -32,7 +32,7 @@ class Variance(NamedTuple):
         seeds: (…) the same as other seeds would have been; 0 for one seed, which says nothing of others.
         both: (…) the part of either that belongs to single answers (this row with that seed), and is counted in both.
         n_rows: N.
-        freedom: (…) degrees of freedom of the seeds' variance, S − 1; 0 for one seed.
+        freedom: () degrees of freedom of the seeds' variance, S − 1; 0 for one seed.
     """
 
     rows: np.ndarray
@@ -60,12 +60,12 @@ def variance_of_mean(values: np.ndarray) -> Variance:
         none = np.zeros(values.shape[:-2])
         of_rows = average.var(-1, ddof=1) / rows if rows > 1 else none
         if seeds == 1:
-            return Variance(of_rows, none, none, rows, none)
+            return Variance(of_rows, none, none, rows, np.asarray(0.0))
         both = none
         if rows > 1:
             rest = values - average[..., None, :] - each[..., :, None] + average.mean(-1)[..., None, None]
             both = np.square(rest).sum((-1, -2)) / ((rows - 1) * (seeds - 1)) / (rows * seeds)
-        return Variance(of_rows, each.var(-1, ddof=1) / seeds, both, rows, none + seeds - 1)
+        return Variance(of_rows, each.var(-1, ddof=1) / seeds, both, rows, np.asarray(seeds - 1.0))
 
 
 def variance_apart(first: np.ndarray, second: np.ndarray) -> Variance:
@@ -117,13 +117,13 @@ def half_width(variance: Variance, seeds: np.ndarray | None = None) -> np.ndarra
     of_seeds = variance.seeds if seeds is None else seeds
     row_freedom = max(variance.n_rows - 1, 1)
     freedom = np.maximum(variance.freedom, 1.0)
-    squares = t.ppf(quantile, row_freedom) ** 2, t.ppf(quantile, freedom) ** 2
+    squares = stdtrit(row_freedom, quantile) ** 2, stdtrit(freedom, quantile) ** 2
     wide = squares[0] * variance.rows + squares[1] * of_seeds
     with np.errstate(divide="ignore", invalid="ignore"):
         total = variance.rows + of_seeds
         spread = variance.rows**2 / row_freedom + of_seeds**2 / freedom
         pooled = np.where(spread > 0, total**2 / spread, 1.0)
-        narrow = t.ppf(quantile, pooled) ** 2 * total
+        narrow = stdtrit(pooled, quantile) ** 2 * total
         share = 1 / freedom
         return np.where(variance.freedom > 0, np.sqrt(share * wide + (1 - share) * narrow), np.sqrt(wide))
 
