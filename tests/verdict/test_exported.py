@@ -281,7 +281,7 @@ training: {{use_cpu: true, max_steps: 4, per_device_train_batch_size: 8, learnin
     timed = cost.time_model
     monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(export, "_SECONDS", 0.02)
-    monkeypatch.setattr(judgement, "places", lambda device, jobs: [{}])
+    monkeypatch.setattr(judgement, "places", lambda device: [Place()])
     graphs: dict[str, Path] = {}
 
     def write_once(model, example, path):

@@ -25,7 +25,7 @@ from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, 
 from hf_distill.evaluation.cost import Timing, measure_costs
 from hf_distill.evaluation.statistics import Difference, Interval
 from hf_distill.rows.preparing import example_id
-from hf_distill.runs.verdict.jobs import LOG_FILE, Job, places, run_jobs
+from hf_distill.runs.verdict.jobs import LOG_FILE, Job, Place, places, run_jobs, starting
 from hf_distill.runs.verdict.tracking import BestWeights, StepFile
 from hf_distill.training.progress import LossLines, LossTable, show_losses
 from hf_distill.verdict import Answers, SavedRows, best_teacher, judge
@@ -483,27 +483,36 @@ def test_jobs_run_side_by_side_and_failures_are_told(tmp_path):
 
     program = (sys.executable, "-c", "import sys; exec(sys.argv[1])")
     show = "import os; print('threads', os.environ['OMP_NUM_THREADS'], os.environ.get('RANK'))"
-    run_jobs([job(n, show) for n in "abc"], [{"OMP_NUM_THREADS": "3"}] * 2, program=program, show=False)
-    assert (tmp_path / "c" / LOG_FILE).read_text() == "threads 3 None\n"
+    run_jobs([job(n, show) for n in "abc"], [Place(threads=2)] * 2, program=program, show=False)
+    logs = [(tmp_path / n / LOG_FILE).read_text() for n in "abc"]
+    assert logs == [f"threads {n} None\n" for n in (2, 1, 1)]  # the odd one first, with both cores
     bad = [job("fine", show), job("bad", "print('what went wrong'); sys.exit(3)")]
     with pytest.raises(HfDistillError, match=r"(?s)bad ended with exit code 3.*what went wrong") as raised:
-        run_jobs(bad, [{"OMP_NUM_THREADS": "1"}] * 2, program=program, show=False)
+        run_jobs(bad, [Place(threads=1)] * 2, program=program, show=False)
     assert raised.value.exit_code == 3
     slow = job("slow", "import time; time.sleep(60)")
     with pytest.raises(HfDistillError):
-        run_jobs([slow, bad[1]], [{"OMP_NUM_THREADS": "1"}] * 2, program=program, show=False)
+        run_jobs([slow, bad[1]], [Place(threads=1)] * 2, program=program, show=False)
 
 
 def test_places_divide_the_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert places("cpu", 3, {}) == [{"OMP_NUM_THREADS": "2"}] * 3
-    assert places("cpu", 99, {}) == [{"OMP_NUM_THREADS": "1"}] * 8
-    assert places("cpu", 2, {"OMP_NUM_THREADS": "3"}) == [{"OMP_NUM_THREADS": "3"}] * 2
+    assert places("cpu", {}) == [Place(threads=8)] * 8
+    assert places("cpu", {"OMP_NUM_THREADS": "3"}) == [Place(threads=3)] * 8
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert places("cuda", 9, {"CUDA_VISIBLE_DEVICES": "4,6"}) == [
-        {"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"},
-    ]  # fmt: skip
-    assert places("cuda", 9, {}) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    for seen, names in (({"CUDA_VISIBLE_DEVICES": "4,6"}, "46"), ({}, "01")):
+        assert places("cuda", seen) == [Place({"CUDA_VISIBLE_DEVICES": name}) for name in names]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8])
+@pytest.mark.parametrize("jobs", range(1, 12))
+def test_no_core_idles_while_trainings_of_one_length_run(jobs, cores):
+    waiting = jobs
+    while waiting:
+        taken = starting(waiting, cores, cores)
+        assert sum(taken) == cores and min(taken) >= 1 and max(taken) - min(taken) <= 1
+        waiting -= len(taken)
+    assert waiting == 0
 
 
 def test_the_best_weights_are_the_earliest_of_equals():
@@ -585,7 +594,7 @@ evaluation: {{seeds: 2}}
     timed = cost.time_model
     monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(
-        judgement, "places", lambda device, jobs: [{}]
+        judgement, "places", lambda device: [Place()]
     )  # in this process: an import of torch costs seconds
     return "tiny.yaml"
 

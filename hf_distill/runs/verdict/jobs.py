@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -45,46 +46,75 @@ class Job:
     steps: int
 
 
-def places(device: str, jobs: int, environment: Mapping[str, str] = os.environ) -> list[dict[str, str]]:
-    """Where jobs run at the same time: what each one's environment has besides, one entry per place.
+class Place(NamedTuple):
+    """A core or a GPU that jobs may have.
 
-    On a CPU a place per core, the threads divided among them; on GPUs one place each. Elsewhere there is one place, and
-    with one place the jobs may as well run in this process.
+    Attributes:
+        added: What the environment of a job there has besides.
+        threads: How many threads a job may have at most, one for each such place that it takes; 0: jobs take one place each.
+    """
+
+    added: Mapping[str, str] = {}
+    threads: int = 0
+
+
+def places(device: str, environment: Mapping[str, str] = os.environ) -> list[Place]:
+    """Where jobs run at the same time: on a CPU a place per core, on GPUs one each.
+
+    Elsewhere there is one place, and with one place the jobs may as well run in this process.
 
     Args:
         device: ``cpu``, ``cuda`` or what else torch calls it.
-        jobs: How many there are.
         environment: Says how many threads are wanted and which GPUs may be seen.
 
     Example:
-        >>> places("mps", 9)
-        [{}]
+        >>> places("mps")
+        [Place(added={}, threads=0)]
     """
     if device == "cuda":
         count = torch.cuda.device_count()
         seen = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         names = seen if len(seen) == count else [str(i) for i in range(count)]
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in names[: max(1, jobs)]]
+        return [Place({"CUDA_VISIBLE_DEVICES": name}) for name in names]
     if device != "cpu":
-        return [{}]
+        return [Place()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = max(1, min(jobs, cores))
-    threads = cores // count
     given = environment.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        threads = min(threads, int(given))
-    return [{"OMP_NUM_THREADS": str(max(1, threads))} for _ in range(count)]
+    most = min(cores, int(given)) if given.isdigit() and int(given) > 0 else cores
+    return [Place(threads=most)] * cores
+
+
+def starting(waiting: int, free: int, places: int) -> list[int]:
+    """How many of the free places each job takes that is to start now.
+
+    Whoever starts shares what is free with those that start beside it. Where more jobs wait than there are places, those
+    that make no full round go first and have the whole machine between them: a last one would have a part of it, and the
+    rest would idle, since a running job takes no more.
+
+    Args:
+        waiting: How many jobs there are to start.
+        free: How many places are free.
+        places: How many there are.
+
+    Example:
+        >>> starting(3, 2, 2), starting(2, 2, 2), starting(1, 2, 2), starting(3, 8, 8)
+        ([2], [1, 1], [2], [3, 3, 2])
+    """
+    jobs = min(waiting, free)
+    if free == places < waiting and waiting % places:
+        jobs = waiting % places
+    return [free // jobs + (i < free % jobs) for i in range(jobs)]
 
 
 def run_jobs(
     jobs: Sequence[Job],
-    where: Sequence[Mapping[str, str]],
+    where: Sequence[Place],
     *,
     program: Sequence[str] = (sys.executable, "-P", "-m", "hf_distill"),
     show: bool = True,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Run every job, one per place at a time; what was finished when one fails stays finished.
+    """Run every job, as many at a time as there are places; what was finished when one fails stays finished.
 
     Jobs find their modules where this process finds them, and end with it where it is told to end.
 
@@ -110,18 +140,19 @@ def run_jobs(
     with _ended_by_sigterm():
         try:
             while waiting or running:
-                for place, added in enumerate(where):
-                    if place not in running and waiting:
-                        job = waiting.pop(0)
-                        if show:
-                            number = f"{len(jobs) - len(waiting)} of {len(jobs)}"
-                            bar.write(f"{job.name} begins ({number}); its log is {job.folder / LOG_FILE}")
-                            sys.stdout.flush()
-                        running[place] = job, _started(job, added, program)
-                for place, (job, process) in list(running.items()):
+                free = [place for place in range(len(where)) if not any(place in taken for taken in running)]
+                for count in _counts(len(waiting), free, where):
+                    job, taken = waiting.pop(0), tuple(free[:count])
+                    del free[:count]
+                    if show:
+                        number = f"{len(jobs) - len(waiting)} of {len(jobs)}"
+                        bar.write(f"{job.name} begins ({number}); its log is {job.folder / LOG_FILE}")
+                        sys.stdout.flush()
+                    running[taken] = job, _started(job, _added([where[i] for i in taken]), program)
+                for taken, (job, process) in list(running.items()):
                     if process.poll() is None:
                         continue
-                    del running[place]
+                    del running[taken]
                     if process.returncode != 0:
                         raise _failure(job, process.returncode)
                     done += job.steps
@@ -135,6 +166,21 @@ def run_jobs(
             for _, process in running.values():
                 process.wait()
             bar.close()
+
+
+def _counts(waiting: int, free: Sequence[int], where: Sequence[Place]) -> list[int]:
+    """How many places each job takes that starts now: cores are shared out, of other places each takes one."""
+    if not free or not waiting:
+        return []
+    if where[free[0]].threads:
+        return starting(waiting, len(free), len(where))
+    return [1] * min(waiting, len(free))
+
+
+def _added(taken: Sequence[Place]) -> dict[str, str]:
+    """What the environment of a job has besides that takes these places."""
+    threads = min(len(taken), taken[0].threads)
+    return {**taken[0].added, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
 @contextmanager

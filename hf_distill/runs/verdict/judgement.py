@@ -155,7 +155,7 @@ class Verdict:
         if there:
             named = ", ".join(f"{part} of seed {seed}" for part, seed in there)
             say(f"Finished before, and not trained again: {named}.")
-        where = places(trainer.args.device.type, len(missing))
+        where = places(trainer.args.device.type)
         if trainer.accelerator.num_processes == 1 and len(where) > 1 and len(missing) > 1:
             run_jobs([self._job(trainer, own, *part) for part in missing], where)
         else:

@@ -20,7 +20,7 @@ from test_distributed import LAUNCH_TWO, environment
 
 from conftest import sentences
 from hf_distill.errors import HfDistillError
-from hf_distill.runs.verdict.jobs import LOG_FILE, STEPS_FILE, Job, run_jobs
+from hf_distill.runs.verdict.jobs import LOG_FILE, STEPS_FILE, Job, Place, run_jobs
 from hf_distill.verdict.answers import load_rows
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -263,7 +263,7 @@ def test_two_run_at_the_same_time_and_are_announced(tmp_path, capsys):
     wait = "import pathlib, time\npathlib.Path({0!r}).touch()\nwhile not pathlib.Path({1!r}).exists(): time.sleep(0.01)"
     files = [str(tmp_path / name) for name in "12"]
     jobs = [job(tmp_path, "a", wait.format(*files)), job(tmp_path, "b", wait.format(*files[::-1]))]
-    run_jobs(jobs, [{}, {}], program=PROGRAM)
+    run_jobs(jobs, [Place(), Place()], program=PROGRAM)
     assert capsys.readouterr().out.splitlines() == [
         f"a begins (1 of 2); its log is {tmp_path / 'a' / LOG_FILE}",
         f"b begins (2 of 2); its log is {tmp_path / 'b' / LOG_FILE}",
@@ -285,7 +285,7 @@ def test_who_is_told_to_end_takes_the_jobs_along(tmp_path, monkeypatch):
         with pytest.raises(SystemExit, match="143"):
             run_jobs(
                 [job(tmp_path, name, sleeping) for name in "ab"],
-                [{}, {}],
+                [Place(), Place()],
                 program=PROGRAM,
                 show=False,
                 wait=lambda _: os.kill(os.getpid(), signal.SIGTERM),
@@ -306,7 +306,7 @@ def test_modules_are_those_of_this_process(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "here"))
     run_jobs(
         [job(tmp_path, "a", "import some_module; print(some_module.where)")],
-        [{}],
+        [Place()],
         program=PROGRAM,
         show=False,
     )
@@ -324,7 +324,7 @@ def test_modules_are_those_of_this_process(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_signal_is_no_exit_code(tmp_path, code, words):
     with pytest.raises(HfDistillError, match=words) as raised:
-        run_jobs([job(tmp_path, "a", code)], [{}], program=PROGRAM, show=False)
+        run_jobs([job(tmp_path, "a", code)], [Place()], program=PROGRAM, show=False)
     assert "    loading\nWhat was finished is kept" in str(raised.value) and raised.value.exit_code == 1
 
 
@@ -333,4 +333,4 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(
         HfDistillError, match=r"a could not be started: .*File exists.*What was finished is kept"
     ):
-        run_jobs([job(tmp_path, "a", "")], [{}], program=PROGRAM, show=False)
+        run_jobs([job(tmp_path, "a", "")], [Place()], program=PROGRAM, show=False)
