@@ -181,18 +181,26 @@ def evaluate_loader(
         systems=systems,
         labels=tuple(label_names),
         fusion=summary(fusion.fusion) if pool.teachers else "",
-        notes=(*notes, *report_notes(fusion if pool.teachers else None, labels)),
+        notes=(*notes, *report_notes(fusion if pool.teachers else None, labels, label_names)),
     )
 
 
-def report_notes(fusion: FusionChoice | None, labels: np.ndarray) -> list[str]:
+def report_notes(
+    fusion: FusionChoice | None, labels: np.ndarray, label_names: Sequence[str] = ()
+) -> list[str]:
     """What the reader of any report must know of fusion and labels.
 
     Args:
         fusion: Of the ensemble; None where there is none.
         labels: (N,) int64, -100 where a row has none.
+        label_names: The C label names; to say which class is the only one, where there is but one.
     """
     notes = [] if fusion is None or not fusion.reason else [f"Fusion: {fusion.reason}.", *fusion.warnings]
+    classes = np.unique(labels[labels != UNLABELLED])
+    if len(labels) and not len(classes):
+        return [*notes, "No row has a label, so metrics with labels are left out."]
+    if len(classes) == 1 and len(label_names):
+        notes.append(f"All labelled rows are of one class, {label_names[classes[0]]!r}.")
     if unlabelled := int((labels == UNLABELLED).sum()):
         notes.append(f"{unlabelled} of {len(labels)} rows have no label; metrics with labels ignore them.")
     return notes

@@ -6,8 +6,10 @@ Shapes: K teachers, N prediction units, C classes of the student, Ck classes of 
 from __future__ import annotations
 
 import functools
+import json
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -63,22 +65,114 @@ def is_generic(label: str) -> bool:
     return _GENERIC.fullmatch(label) is not None
 
 
+_PUNCTUATION = frozenset("-\u2010\u2011_/.,:;!'’\"()")
+
+
+def _composed(label: str) -> str:
+    """One form for what looks the same: é is one character or two, by whoever wrote it."""
+    return unicodedata.normalize("NFC", label)
+
+
+@functools.cache
 def _normalised(label: str) -> str:
-    """Case, spaces and punctuation ignored; a label of punctuation alone stays itself."""
-    return re.sub(r"[\W_]+", "", label.casefold()) or label
+    """Case, spaces and the punctuation of words ignored; whatever may be all that tells two labels apart is kept.
+
+    That is: signs and symbols (+ # < > * % …), combining marks, a hyphen or underscore that stands not between letters
+    (A-, -1), and what stands beside a digit (1.5, 1_0).
+    """
+    text = _composed(_composed(label.strip()).casefold())
+    kept = []
+    for i, character in enumerate(text):
+        before, after = text[:i].rstrip()[-1:], text[i + 1 :].lstrip()[:1]
+        kinds = [unicodedata.category(neighbour)[0] if neighbour else "" for neighbour in (before, after)]
+        if character.isspace():
+            ignored = kinds != ["N", "N"]
+        elif character == "_":
+            ignored = "" not in kinds and kinds != ["N", "N"] and set(kinds) <= {"L", "M", "N"}
+        elif character in "-\u2010\u2011":
+            ignored = "" not in kinds and set(kinds) <= {"L", "M"}
+        else:
+            ignored = character in _PUNCTUATION and "N" not in kinds
+        if not ignored:
+            kept.append(character)
+    return "".join(kept) or label
 
 
 def find_label(name: str, labels: Sequence[str]) -> int | None:
-    """Where a name stands among labels: exactly, else ignoring case, spaces and punctuation if only one is alike.
+    """Where a name stands among labels: exactly, else ignoring case, spaces and hyphens in words if only one is alike.
 
     Example:
         >>> find_label("Positive", ["negative", "positive"])
         1
+        >>> find_label("C", ["C++", "Java"]) is None
+        True
     """
-    if name in labels:
-        return list(labels).index(name)
-    alike = [i for i, label in enumerate(labels) if _normalised(label) == _normalised(name)]
-    return alike[0] if len(alike) == 1 else None
+    for same in (str, _composed, _normalised):
+        alike = [i for i, label in enumerate(labels) if same(label) == same(name)]
+        if alike:
+            return alike[0] if len(alike) == 1 or same is not _normalised else None
+    return None
+
+
+def unclear_names(names: Sequence[str]) -> str:
+    """What is wrong with names of labels, as half a sentence; "" where they are all there and tell apart.
+
+    Example:
+        >>> unclear_names(["a", ""]), unclear_names(["a", "b", "a"]), unclear_names(["a", "A"])
+        ('one of them is empty', "'a' stands more than once", '')
+    """
+    if any(not name.strip() for name in names):
+        return "one of them is empty"
+    composed = [_composed(name) for name in names]
+    twice = next((name for name in composed if composed.count(name) > 1), None)
+    return "" if twice is None else f"{twice!r} stands more than once"
+
+
+def alike_names(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two names that only case, spaces or punctuation tells apart, if there are two.
+
+    Example:
+        >>> alike_names(["negative", "positive", "Positive "])
+        ('positive', 'Positive ')
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        if first.setdefault(_normalised(name), name) != name:
+            return first[_normalised(name)], name
+    return None
+
+
+def nearly(name: str, label: str) -> bool:
+    """Whether one name is probably a misspelling or an abbreviation of the other; numbers and signs are none.
+
+    Example:
+        >>> nearly("DSEC", "DESC"), nearly("NUM", "NUMBER"), nearly("HUM", "NUM"), nearly("class 1", "class 2")
+        (True, True, False, False)
+    """
+    one, other = sorted((_normalised(name), _normalised(label)), key=len)
+    kept = [[c for c in text if unicodedata.category(c)[0] not in "LM"] for text in (one, other)]
+    if one == other or len(one) < 3 or kept[0] != kept[1]:
+        return one == other
+    if other.startswith(one):
+        return True
+    distance = _distance(one, other)
+    swapped = sorted(one) == sorted(other) and distance == 1
+    # Two letters more are often a prefix that makes the contrary of a word (relevant, irrelevant).
+    two = len(one) >= 8 and len(other) - len(one) <= 1 and distance == 2
+    return swapped or (len(one) >= 4 and distance == 1) or two
+
+
+def _distance(one: str, other: str) -> int:
+    """Letters left out, added, changed, or swapped with their neighbour."""
+    rows = [list(range(len(other) + 1))]
+    for i, a in enumerate(one, 1):
+        row = [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (a != b)))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 @dataclass(frozen=True)
@@ -103,7 +197,7 @@ class LabelMap:
 
     @classmethod
     def match(cls, teacher_labels: Sequence[str], student_labels: Sequence[str], *, teacher: str) -> LabelMap:
-        """Match labels by name: exactly where possible, else ignoring case, spaces and punctuation.
+        """Match labels by name: exactly where possible, else ignoring case, spaces and hyphens in words.
 
         Args:
             teacher_labels: The teacher's label names, in the order of its logits.
@@ -115,18 +209,23 @@ class LabelMap:
                 apart, or fewer than two classes are shared. The message holds the mapping to paste.
         """
         theirs, ours = tuple(teacher_labels), tuple(student_labels)
+        if unclear := unclear_names(theirs):
+            raise DataError(
+                f"Teacher {teacher!r}: its labels are {_listed(theirs)}, but {unclear}: name them with labels=."
+            )
         if any(is_generic(label) for label in theirs):
             raise DataError(
                 f"Teacher {teacher!r}: its labels {_listed(theirs)} are placeholders, so nothing says which of the "
                 f"student's labels {_listed(ours)} they are. {_mapping_to_paste(theirs, ours)}"
             )
+        composed = {_composed(label) for label in ours}
         columns: list[int | None] = []
         for label in ours:
-            found = [i for i, name in enumerate(theirs) if name == label]
+            found = [i for i, name in enumerate(theirs) if _composed(name) == _composed(label)]
             found = found or [
                 i
                 for i, name in enumerate(theirs)
-                if _normalised(name) == _normalised(label) and name not in ours
+                if _normalised(name) == _normalised(label) and _composed(name) not in composed
             ]
             if len(found) > 1:
                 clash = ", ".join(repr(theirs[i]) for i in found)
@@ -198,6 +297,45 @@ def plan_table(maps: Sequence[LabelMap]) -> str:
     if any(m.ignored for m in maps):
         rows.append(["(ignored)"] + [", ".join(m.ignored) or "–" for m in maps])
     return markdown_table(["student", *(m.teacher for m in maps)], rows)
+
+
+def refuse_misspelt(maps: Sequence[LabelMap], said: Sequence[Collection[str]]) -> None:
+    """Refuse teachers that seem to lack a class of the student's only because they call it otherwise.
+
+    Args:
+        maps: One label map per teacher.
+        said: For each teacher the labels of which the user says that they are meant as they are.
+
+    Raises:
+        DataError: A teacher that lacks a class has nearly its name; or no teacher has a class, and all have one that nobody
+            uses.
+    """
+    unused = [[name for name in m.ignored if name not in own] for m, own in zip(maps, said, strict=True)]
+    for label_map, names in zip(maps, unused, strict=True):
+        for label in label_map.missing:
+            for name in names:
+                if nearly(name, label):
+                    raise DataError(
+                        f"Teacher {label_map.teacher!r}: it lacks the student's {label!r}, but has {name!r}, which the student "
+                        f"lacks: did you mean {label!r}? Then say labels={{{_quoted(name)}: {_quoted(label)}}}; if it is "
+                        f"another class, labels={{{_quoted(name)}: {_quoted(name)}}}."
+                    )
+    if not maps or not all(unused):
+        return
+    unknown = [label for label in maps[0].student_labels if all(label in m.missing for m in maps)]
+    # A teacher of many more classes than are asked for may well lack one besides; one that has as many has another name.
+    shared = [name for name in unused[0] if all(find_label(name, names) is not None for names in unused)]
+    if unknown and 0 < len(shared) <= len(unknown):
+        raise DataError(
+            f"No teacher knows the student's {unknown[0]!r}, but {'each' if len(maps) > 1 else repr(maps[0].teacher)} has "
+            f"{shared[0]!r}, which the student lacks: did you mean {unknown[0]!r}? Then say "
+            f"labels={{{_quoted(shared[0])}: {_quoted(unknown[0])}}} of each teacher, or correct label_names=; if it is another "
+            f"class, labels={{{_quoted(shared[0])}: {_quoted(shared[0])}}}."
+        )
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)
 
 
 def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:

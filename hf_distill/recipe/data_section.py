@@ -16,9 +16,7 @@ from ..teachers.hub_ids import data_commit
 from .loss_section import needs_labels
 from .problems import Problem, found, given
 from .sections import SPLITS, Data, Recipe, Splits
-
-FORMATS = {"csv": "csv", "tsv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
-"""File suffix → the loader of `datasets` that reads it."""
+from .tables import FORMATS, Columns, columns_of, format_of, read_files
 
 
 def check_data(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -34,17 +32,11 @@ def check_data(data: Mapping[str, Any]) -> Iterator[Problem]:
             Problem(f"data.{key}", f"it is for a Hub dataset, not for files; found {found(data[key])}")
             for key in given(data, "config", "revision", "splits")
         )
-    formats = {}
     for where, name in named_files(data):
-        suffixes = Path(name).name.lower().removesuffix(".gz").split(".")
-        compressed = name.lower().endswith(".gz")
-        if len(suffixes) < 2 or suffixes[-1] not in FORMATS or (compressed and suffixes[-1] == "parquet"):
+        suffix, compressed = format_of(name)
+        if suffix not in FORMATS or (compressed and suffix == "parquet"):
             known = "csv, tsv, json, jsonl (each also .gz) and parquet"
             yield Problem(where, f"the format is known by the suffix, of {known}; found {name!r}")
-        else:
-            formats.setdefault(suffixes[-1].replace("jsonl", "json"), name)
-    if len(formats) > 1:
-        yield Problem("data.files", f"all files must have one format; found {', '.join(formats.values())}")
     columns = data.get("text_columns")
     if isinstance(columns, list) and all(isinstance(column, str) for column in columns):
         if len(set(columns)) < len(columns):
@@ -92,9 +84,7 @@ def load_data(recipe: Recipe) -> dict[str, datasets.Dataset]:
         >>> load_data(recipe)["train"][0]
         {'text': 'a fine film', 'label': 'good'}
     """
-    rows = _from_files(recipe.data) if recipe.data.files else _from_hub(recipe.data)
-    for split, dataset in rows.items():
-        _check_columns(recipe, split, dataset.column_names)
+    rows = _from_files(recipe) if recipe.data.files else _from_hub(recipe)
     if recipe.evaluation.split not in (None, "none", *rows):
         raise DataError(
             f"evaluation.split is {recipe.evaluation.split!r}, but the data has only {', '.join(rows)}"
@@ -120,7 +110,8 @@ def evaluation_split(recipe: Recipe, rows: Mapping[str, Any]) -> str | None:
     return next((split for split in ("test", "validation") if split in rows), None)
 
 
-def _from_files(data: Data) -> dict[str, datasets.Dataset]:
+def _from_files(recipe: Recipe) -> dict[str, datasets.Dataset]:
+    data = recipe.data
     assert data.files is not None
     files = {split: list(paths) for split in SPLITS if (paths := getattr(data.files, split))}
     missing = [
@@ -128,19 +119,18 @@ def _from_files(data: Data) -> dict[str, datasets.Dataset]:
     ]
     if missing:
         raise DataError(f"data.files: there is no file {', '.join(missing)}")
-    suffix = Path(files["train"][0]).name.lower().removesuffix(".gz").rpartition(".")[2]
-    options: dict[str, Any] = {}
-    if FORMATS[suffix] == "csv":
-        # Left to itself, pandas reads the texts and labels "NA", "None" and "null" as missing. Only an empty label is.
-        options = {
-            "sep": "\t" if suffix == "tsv" else ",",
-            "keep_default_na": False,
-            "na_values": {data.label_column: [""]},
-        }
-    return dict(_load("data.files", FORMATS[suffix], data_files=files, **options))
+    columns = Columns(data.text_columns, data.label_column)
+    rows = {}
+    for split, names in files.items():
+        rows[split] = read_files(names, columns, split)
+        if data.label_column not in rows[split].column_names:
+            found = dict.fromkeys(column for name in names for column in columns_of(name, columns))
+            _check_columns(recipe, split, list(found))
+    return rows
 
 
-def _from_hub(data: Data) -> dict[str, datasets.Dataset]:
+def _from_hub(recipe: Recipe) -> dict[str, datasets.Dataset]:
+    data = recipe.data
     assert data.dataset is not None
     options = {"name": data.config, "revision": data.revision}
     available = _load("data.dataset", data.dataset, **options)
@@ -157,6 +147,10 @@ def _from_hub(data: Data) -> dict[str, datasets.Dataset]:
                 f"it has: {', '.join(available)}"
             )
     _refuse_other_commit(data, rows["train"])
+    kept = [*data.text_columns, data.label_column]
+    for split, dataset in rows.items():
+        _check_columns(recipe, split, dataset.column_names)
+        rows[split] = dataset.select_columns([column for column in kept if column in dataset.column_names])
     return rows
 
 
@@ -176,11 +170,7 @@ def _load(where: str, *arguments: Any, **options: Any) -> Any:
     except (DatasetsError, OSError, ValueError) as error:
         # `datasets` hides what pandas or pyarrow found behind "An error occurred while generating the dataset".
         reason = " ".join(str(error.__cause__ or error).split())
-        what = (
-            ", ".join(name for names in options.get("data_files", {}).values() for name in names)
-            or arguments[0]
-        )
-        raise DataError(f"{where}: {what} cannot be loaded: {reason[:600]}") from error
+        raise DataError(f"{where}: {arguments[0]} cannot be loaded: {reason[:600]}") from error
 
 
 def _check_columns(recipe: Recipe, split: str, columns: list[str]) -> None:

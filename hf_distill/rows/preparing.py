@@ -16,7 +16,7 @@ from .views import WORD_OF, TokenView, View, view_column
 from .words import align_words
 
 # Part of the key under which `datasets` caches prepared rows: raise it whenever this module makes other rows.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def example_id(texts: Sequence[str]) -> int:
@@ -158,7 +158,13 @@ def prepare_dataset(
             f"The {what} has the columns {list(features)}, but text_columns={text_columns} are asked for"
             f"{suggest(missing[0], features) if missing else ''}: name the one or two columns that hold the text."
         )
-    encode_labels = labels.encoder(features.get(labels.column))
+    label_feature = features.get(labels.column)
+    if isinstance(dataset, datasets.IterableDataset) and getattr(label_feature, "dtype", "null") == "null":
+        # What a stream's first rows lack its later ones may have, but it would drop columns that it does not know.
+        label_feature = datasets.Value("string")
+        dataset = dataset.cast(datasets.Features({**features, labels.column: label_feature}))
+        features = dataset.features
+    encode_labels = labels.encoder(label_feature)
 
     def prepare(batch: Mapping[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         texts = [batch[column] for column in text_columns]
@@ -223,12 +229,16 @@ def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dic
             f"The dataset has the columns {dataset.column_names}, but text_columns={list(text_columns)}."
         )
     rows: dict[int, tuple[str, ...]] = {}
+    row = -1
     for batch in dataset.select_columns(list(text_columns)).with_format(None).iter(10_000):
         for texts in zip(*(batch[column] for column in text_columns), strict=True):
-            if not all(isinstance(text, str) for text in texts):
-                raise DataError(
-                    f"A row to cache holds {texts!r}, expected text: remove the row or fill it in."
-                )
+            row += 1
+            for column, text in zip(text_columns, texts, strict=True):
+                if not isinstance(text, str):
+                    raise DataError(
+                        f"Row {row} of the rows to cache, column {column!r}: found {text!r}, expected text: remove the row or "
+                        "fill it in."
+                    )
             known = rows.setdefault(example_id(texts), texts)
             assert known == texts, "two rows share 63 bits of a hash"
     return rows

@@ -13,6 +13,8 @@ import numpy as np
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from ..errors import DataError
+from ..fusion.alignment import is_generic
 from ..rows.labels import LabelReader
 
 
@@ -136,3 +138,25 @@ def output_names(config: PretrainedConfig) -> tuple[str, ...]:
         ('negative', 'positive')
     """
     return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+
+
+def refuse_contradiction(config: PretrainedConfig, what: str, way_out: str) -> None:
+    """Refuse a config whose two tables of labels disagree: nothing says which of them was trained.
+
+    Args:
+        config: Of the model.
+        what: Who it is, for messages.
+        way_out: The argument that says how it is.
+
+    Raises:
+        DataError: It is so.
+    """
+    ids = config.label2id or {}
+    if any(is_generic(str(name)) for name in (*ids, *config.id2label.values())):
+        return  # transformers' placeholders, which stay in one table where only the other is set
+    for name, i in ids.items():
+        if str(config.id2label.get(int(i))) != str(name):
+            raise DataError(
+                f"{what}: its config's label2id gives {str(name)!r} the number {i}, which id2label calls "
+                f"{config.id2label.get(int(i))!r}: correct the config, or name the labels in the order of its logits with {way_out}."
+            )

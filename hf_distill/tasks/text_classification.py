@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,11 +19,11 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from ..errors import DataError
-from ..fusion.alignment import UNLABELLED, LabelMap, find_label, is_generic
+from ..fusion.alignment import UNLABELLED, LabelMap, alike_names, find_label, is_generic, unclear_names
 from ..lookup import suggest
 from ..losses.distributions import cross_entropy
 from ..rows.labels import LabelReader
-from .task import output_names
+from .task import output_names, refuse_contradiction
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class TextClassification:
             DataError: Nothing names the labels, fewer than two, or names given twice.
         """
         names = _found_names(given, dataset, label_column, config)
-        if len(names) < 2 or len(set(names)) < len(names):
+        if unclear := "there are fewer than two" * (len(names) < 2) or unclear_names(names):
             raise DataError(
-                f"The student's label names are {list(names)}: at least two are needed, all different."
+                f"The student's label names are {list(names)}, but {unclear}: at least two are needed, all different."
             )
         return names
 
@@ -94,6 +95,7 @@ class TextClassification:
 
     def refuse_other_labels(self, config: PretrainedConfig, label_names: Sequence[str], what: str) -> None:
         """Refuse a head that was trained for the same labels in another order: it would have to learn to swap them."""
+        refuse_contradiction(config, what, "id2label= and label2id=")
         own = output_names(config)
         if any(is_generic(name) for name in own):
             return
@@ -131,9 +133,7 @@ def _found_names(
     config: PretrainedConfig | None,
 ) -> tuple[str, ...]:
     if given is not None:
-        if isinstance(given, str):
-            raise DataError(f"label_names is the single text {given!r}: give a list of names.")
-        return tuple(str(name) for name in given)
+        return _given_names(given)
     feature = ((dataset.features if dataset is not None else None) or {}).get(label_column)
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names)
@@ -142,13 +142,97 @@ def _found_names(
     found = "there is no such column"
     if isinstance(dataset, datasets.Dataset) and label_column in dataset.column_names:
         values = set(dataset.unique(label_column)) - {None}
-        if values and all(isinstance(value, str) for value in values):
-            return tuple(sorted(values))
         found = f"it holds {sorted(map(str, values))[:5]}"
+        if values and all(isinstance(value, str) for value in values):
+            names = tuple(sorted(value for value in values if value.strip()))
+            # The numbers 0 to n-1 written as text are ids, as they would be as numbers.
+            if names != tuple(sorted(map(str, range(len(names))))):
+                return _refuse_unclear_column(names, label_column)
     raise DataError(
         f"Nothing names the student's labels: no label_names=, no ClassLabel in column {label_column!r} ({found}), and "
         'the student\'s config has only placeholders. Pass label_names=["…", "…"], in the order of the label ids.'
     )
+
+
+def _given_names(given: Any) -> tuple[str, ...]:
+    """What the caller says: a sequence in the order of the ids, or a mapping between ids and names.
+
+    Raises:
+        DataError: It has no order, or ids that are none.
+    """
+    if isinstance(given, str):
+        raise DataError(f"label_names is the single text {given!r}: give a list of names.")
+    if isinstance(given, Mapping):
+        names = [key for key in given if _is_id(given[key])]
+        by_id = {int(given[name]): name for name in names}
+        if not names:  # {0: "negative"}, or as JSON writes it {"0": "negative"}
+            by_id = {int(key): name for key, name in given.items() if _is_id(key) or str(key).isdecimal()}
+        if len(by_id) < len(given) or sorted(by_id) != list(range(len(given))):
+            raise DataError(
+                f"label_names is the mapping {dict(given)!r}, which does not give each name one of the ids 0 to "
+                f"{len(given) - 1}: give {{name: id}}, {{id: name}}, or the names in the order of their ids."
+            )
+        given = [by_id[i] for i in range(len(by_id))]
+    elif hasattr(given, "tolist"):  # an array
+        given = given.tolist()
+    if not isinstance(given, Sequence):
+        raise DataError(
+            f"label_names is a {type(given).__name__} ({given!r}), which has no order, but the order says which id a name has: "
+            "give a list of names."
+        )
+    wrong = [name for name in given if not isinstance(name, (str, int))]
+    if wrong:
+        raise DataError(f"label_names holds {wrong[0]!r}, a {type(wrong[0]).__name__}: give names.")
+    return tuple(str(name) for name in given)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+_MISSING = frozenset({"nan", "<na>", "null", "nat", "#n/a"})
+"""Words that programs write where a value is missing, in small letters."""
+
+
+def _may_be_missing(value: str) -> bool:
+    return value.strip().lower() in _MISSING or value.strip() == "None"
+
+
+def _refuse_unclear_column(names: tuple[str, ...], label_column: str) -> tuple[str, ...]:
+    """Names that a column itself gives, once it is clear that they are meant.
+
+    Raises:
+        DataError: One of them is what programs write for a missing value, or two differ by what matching ignores.
+    """
+    missing = next((name for name in names if _may_be_missing(name)), None)
+    if missing is not None:
+        raise DataError(
+            f"Column {label_column!r} holds {missing!r}, which programs write where a value is missing: leave the label empty "
+            "where a row has none; if it is a class, pass label_names= with it."
+        )
+    if alike := alike_names(names):
+        raise DataError(
+            f"Column {label_column!r} holds {alike[0]!r} and {alike[1]!r}, which only case, spaces or punctuation tells apart: pass "
+            "label_names= with one of them, and the other is read as that; or with both, if they are two classes."
+        )
+    if len(names) == 1:
+        raise DataError(
+            f"All labels in column {label_column!r} are {names[0]!r}: at least two classes are needed to tell apart; pass "
+            "label_names= if other rows have others."
+        )
+    return names
+
+
+# As files write ids: no sign but for -100, and no zero in front, which makes a name (007).
+_WRITTEN_AS_ID = re.compile(r"(0|[1-9]\d{0,17}|-100|-1)(\.0+)?")
+
+
+def _number(name: str) -> float | None:
+    """The number that a name is."""
+    try:
+        return float(name) if math.isfinite(float(name)) else None
+    except ValueError:
+        return None
 
 
 def label_encoder(
@@ -156,7 +240,8 @@ def label_encoder(
 ) -> Callable[[Sequence[Any], Sequence[int]], list[int]]:
     """A function from raw labels to the student's ids.
 
-    Names are matched as teachers' labels are; ids of a `ClassLabel` by their names; other integers are ids already.
+    Names are matched as teachers' labels are; ids of a `ClassLabel` by their names; other integers are ids already, unless
+    names are numbers: then they are names too.
 
     Args:
         feature: The column's feature.
@@ -164,34 +249,68 @@ def label_encoder(
         label_column: The column's name, for messages.
 
     Returns:
-        ``encode(values, row_numbers) -> ids``; -100 where a row has no label (None, NaN, -100, a ClassLabel's -1).
+        ``encode(values, row_numbers) -> ids``; -100 where a row has no label (None, NaN, blank, -100, a ClassLabel's -1).
 
     Raises:
         DataError: At once for class names the student lacks; from ``encode`` for a value that is no label.
     """
     by_name = functools.cache(functools.partial(find_label, labels=tuple(label_names)))
+    numbers = {i: number for i, name in enumerate(label_names) if (number := _number(name)) is not None}
+
+    def by_number(number: float) -> int | None:
+        """The one name that is a number and this one: 1.0 is 1, where columns with gaps are written so."""
+        alike = [i for i, own in numbers.items() if own == number]
+        return alike[0] if len(alike) == 1 else None
+
     is_class = isinstance(feature, datasets.ClassLabel)
     if is_class and tuple(feature.names) != tuple(label_names):
         matched = LabelMap.match(feature.names, label_names, teacher=f"(column {label_column!r})")
         if matched.ignored:
             raise DataError(
                 f"Column {label_column!r} has the classes {list(matched.ignored)}, which are not among the student's "
-                f"labels {list(label_names)}: add them to label_names=, or remove their rows."
+                f"labels {list(label_names)}{suggest(matched.ignored[0], label_names)}: add them to label_names=, or remove their "
+                "rows."
             )
         ids = {column: i for i, column in enumerate(matched.columns) if column is not None}
     else:
         ids = {i: i for i in range(len(label_names))}
 
     def encode_one(value: Any, row: int) -> int:
-        if value is None or value == UNLABELLED or (isinstance(value, float) and math.isnan(value)):
+        if value is None or value != value:
             return UNLABELLED
         if isinstance(value, str):
-            if by_name(value) is None:
+            if (found := by_name(value)) is not None:
+                return found
+            if not value.strip():
+                return UNLABELLED
+            number = _number(value) if _WRITTEN_AS_ID.fullmatch(value.strip()) else None
+            if number is not None:  # a file's label; that it has no type there makes it no name
+                return encode_one(int(number), row)
+            if _may_be_missing(value):
                 raise DataError(
-                    f"Row {row}, column {label_column!r}: {value!r} is none of the student's labels "
-                    f"{list(label_names)}{suggest(value, label_names)}."
+                    f"Row {row}, column {label_column!r}: found {value!r}, which programs write where a value is missing: leave the "
+                    "label empty if the row has none; if it is a class, name it in label_names=."
                 )
-            return by_name(value)
+            raise DataError(
+                f"Row {row}, column {label_column!r}: {value!r} is none of the student's labels "
+                f"{list(label_names)}{suggest(value, label_names)}."
+            )
+        if isinstance(value, bool) and (found := by_name(str(value))) is not None:
+            return found
+        if numbers and not is_class and not isinstance(value, bool) and isinstance(value, (int, float)):
+            # Names that are numbers are names: 1 among "1", "2", "3" is the first of them.
+            if (found := by_name(str(value))) is None:
+                found = by_number(value)
+            if found is not None:
+                return found
+            if value == UNLABELLED:
+                return UNLABELLED
+            raise DataError(
+                f"Row {row}, column {label_column!r}: {value!r} is none of the student's labels {list(label_names)}; where names "
+                "are numbers, numbers are matched by name."
+            )
+        if value == UNLABELLED:
+            return UNLABELLED
         # Column readers turn integers with gaps into floats; true and false say nothing about which class is meant.
         if (
             isinstance(value, bool)

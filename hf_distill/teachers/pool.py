@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion
-from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage
+from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage, refuse_misspelt
 from ..fusion.shares import constant
 from ..rows.views import VIEWS, WORD_MASK, View
 from .states import Wanted
@@ -61,6 +61,7 @@ class TeacherPool:
         self.label_maps = [
             LabelMap.match(t.label_names, student_labels, teacher=t.name) for t in self.teachers
         ]
+        refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
         self.listen(fusion)
         self._device: torch.device | None = None
         self.views: dict[str, View] = {}

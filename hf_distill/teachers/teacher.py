@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
-from ..fusion.alignment import TeacherOutputs
+from ..fusion.alignment import TeacherOutputs, unclear_names
 from ..lookup import suggest
 from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs, without_adapter
 from ..tasks import build_task
-from ..tasks.task import Task, output_names
+from ..tasks.task import Task, output_names, refuse_contradiction
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
 from .hub_ids import loaded_commit
 from .over_base import load_over_base
@@ -62,7 +62,7 @@ class Teacher:
         tokenizer: Its tokenizer.
         name: What logs and reports call it; None: the last part of the id it was loaded from.
         labels: Where the checkpoint's names are missing or wrong: ``{its name: right name}``, or all names in the
-            order of its logits.
+            order of its logits. A name given as itself is another class than one of the student's that is nearly called so.
         max_length: Longest input in tokens; None: what tokenizer and positions allow.
         task: The task, by name or as an object.
 
@@ -110,6 +110,7 @@ class Teacher:
                 'set tokenizer.padding_side = "right".'
             )
         self.label_names = _named(model, labels, name)
+        self.said_labels = said_labels(labels)
         self.view = TokenView(tokenizer, length)
         self.model = model.eval().requires_grad_(False)
         self._parameters = named_inputs(model)
@@ -246,12 +247,27 @@ def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> 
     return teacher
 
 
+def said_labels(labels: Mapping[str, str] | Sequence[str] | None) -> frozenset[str]:
+    """Of which of a teacher's labels the user says that they are meant as they are.
+
+    Example:
+        >>> said_labels({"LABEL_0": "negative", "NUM": "NUM"})
+        frozenset({'NUM'})
+    """
+    return (
+        frozenset(key for key, name in labels.items() if key == name)
+        if isinstance(labels, Mapping)
+        else frozenset()
+    )
+
+
 def _named(
     model: PreTrainedModel, labels: Mapping[str, str] | Sequence[str] | None, teacher: str
 ) -> tuple[str, ...]:
     """The names of the logits, after what the user says of them."""
     own = list(output_names(model.config))
     if labels is None:
+        refuse_contradiction(model.config, f"Teacher {teacher!r}", "labels=")
         names = own
     elif isinstance(labels, Mapping):
         unknown = [key for key in labels if key not in own]
@@ -266,8 +282,8 @@ def _named(
             raise DataError(
                 f"Teacher {teacher!r}: labels= gives {len(names)} names, but it has {len(own)} outputs: {own}."
             )
-    if len(set(names)) < len(names):
+    if unclear := unclear_names(names):
         raise DataError(
-            f"Teacher {teacher!r}: its labels {names} are not all different: name them with labels=."
+            f"Teacher {teacher!r}: its labels are {names}, but {unclear}: name them with labels=."
         )
     return tuple(names)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import EvalPrediction
 
 from ..errors import DataError
 from ..fusion.alignment import UNLABELLED
@@ -162,13 +163,63 @@ class EvaluationRows:
         self._weights = {name: term.weight for name, term in terms.items()}
 
     def means(self) -> dict[str, float]:
-        """``loss`` and its parts by their log names; a part in which no unit counts is left out."""
+        """``loss`` and its parts by their log names; a part in which no unit counts is left out, and so is their sum."""
         if not self._batches:
             return {}
-        loss, means = 0.0, {}
+        loss, means = None, {}
         for name, weight in self._weights.items():
             values, counts = (torch.cat([batch[name][part] for batch in self._batches]) for part in (0, 1))
             if counts.any():
                 means[log_name(name)] = values[counts].mean().item()
-                loss += weight * means[log_name(name)]
-        return {"loss": loss, **means}
+                if weight:
+                    loss = (loss or 0.0) + weight * means[log_name(name)]
+        return means if loss is None else {"loss": loss, **means}
+
+
+def over_labelled_rows(compute_metrics: Callable[..., dict[str, float]]) -> Callable[..., dict[str, float]]:
+    """A user's ``compute_metrics`` that is asked about labelled rows alone: to it -100 would be a wrong answer.
+
+    Args:
+        compute_metrics: A function of `transformers.EvalPrediction`, and of ``compute_result`` under ``batch_eval_metrics``.
+
+    Returns:
+        Another, which gives nothing where no row has a label.
+
+    Example:
+        >>> import numpy as np
+        >>> count = over_labelled_rows(lambda prediction: {"rows": len(prediction.label_ids)})
+        >>> count(EvalPrediction(np.zeros((3, 2)), np.array([1, -100, 0]))), count(EvalPrediction(np.zeros((1, 2)), np.array([-100])))
+        ({'rows': 2}, {})
+    """
+
+    def computed(prediction: EvalPrediction, *args: Any, **options: Any) -> dict[str, float]:
+        labels = prediction.label_ids
+        if labels is None:
+            return compute_metrics(prediction, *args, **options)
+        known = labels != UNLABELLED
+        known = known.reshape(len(known), -1).any(1)
+        in_batches = bool(
+            args or options
+        )  # whoever keeps sums is asked for them in the end, also after an empty batch
+        if not known.any() and not in_batches:
+            return {}
+        kept = EvalPrediction(
+            _rows_of(prediction.predictions, known),
+            _rows_of(labels, known),
+            _rows_of(prediction.inputs, known),
+            _rows_of(prediction.losses, known),
+        )
+        return compute_metrics(kept, *args, **options)
+
+    return computed
+
+
+def _rows_of(values: Any, known: Any) -> Any:
+    """Those rows of arrays or tensors, alone, in sequences or in mappings."""
+    if values is None:
+        return None
+    if isinstance(values, Mapping):
+        return {key: _rows_of(value, known) for key, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return type(values)(_rows_of(value, known) for value in values)
+    return values[known] if getattr(values, "shape", ()) and len(values) == len(known) else values

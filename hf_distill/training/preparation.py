@@ -10,6 +10,7 @@ import datasets
 from transformers import TrainingArguments
 
 from ..errors import ConfigurationError, DataError
+from ..fusion.alignment import UNLABELLED
 from ..rows.labels import LabelReader, count_labelled
 from ..rows.preparing import is_prepared, prepare_dataset
 from ..rows.views import View
@@ -103,6 +104,24 @@ def refuse_unlabelled(rows: Any, label_column: str, task_weight: float) -> None:
             f"task_weight is {task_weight}, but no row of the training set has a label in column {label_column!r}: "
             "correct label_column=, or set task_weight to 0 to learn from the teachers alone."
         )
+
+
+def one_class_note(rows: Any, label_names: Sequence[str]) -> str:
+    """What to say where all labels of prepared training rows are of one class; "" where they are not.
+
+    Args:
+        rows: Prepared rows.
+        label_names: The student's.
+    """
+    if not isinstance(rows, datasets.Dataset) or not count_labelled(rows):
+        return ""
+    classes = set(rows.unique("labels")) - {UNLABELLED}
+    if len(classes) > 1:
+        return ""
+    return (
+        f"Note: all labels of the training set are of one class, {label_names[classes.pop()]!r}: from them alone a student "
+        "learns to answer nothing else."
+    )
 
 
 def one_dataset(rows: Any) -> Any:

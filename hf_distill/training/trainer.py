@@ -33,12 +33,12 @@ from ..teachers.cache.settings import CacheSettings
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource
-from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, total_loss
+from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
 from .opening import open_teachers_for
-from .preparation import RowPreparation, one_dataset, overlap_notes, refuse_unlabelled
+from .preparation import RowPreparation, one_class_note, one_dataset, overlap_notes, refuse_unlabelled
 from .pushes import check_for_all
 from .resuming import describe_run, find_checkpoint, resume, save_run
 from .run_facts import run_facts
@@ -344,14 +344,24 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """As `Trainer.evaluation_loop`, with the loss and its parts exact over the rows, whatever the batches."""
         self._evaluated = EvaluationRows()
         compute_metrics = self.compute_metrics
-        if count_labelled(getattr(dataloader, "dataset", None)) == 0:
-            self.compute_metrics = None  # as the plain Trainer does without labels
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
-        )
-        self.compute_metrics = compute_metrics
+        labelled = count_labelled(getattr(dataloader, "dataset", None)) != 0
+        # None: as the plain Trainer does without labels.
+        self.compute_metrics = over_labelled_rows(compute_metrics) if compute_metrics and labelled else None
+        try:
+            output = super().evaluation_loop(
+                dataloader,
+                description,
+                prediction_loss_only,
+                ignore_keys,
+                metric_key_prefix=metric_key_prefix,
+            )
+        finally:
+            self.compute_metrics = compute_metrics
         means = self._evaluated.means()
+        output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batches; and 0 where no row counts
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        if not labelled and self.is_world_process_zero():
+            print(f"{description}: no row has a label, so metrics and losses that need labels are left out.")
         return output
 
     # ---- The student ----
@@ -385,6 +395,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if checkpoint is not None:
             self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes)
             self.teacher_pool.listen(self.fusion)
+        if (note := one_class_note(self.train_dataset, self.student_labels)) and self.is_world_process_zero():
+            print(note)
         if self.teachers and self.is_world_process_zero():
             print(
                 f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"

@@ -365,10 +365,6 @@ BAD = [
     ({"data": "{files: {train: a.parquet.gz}}"}, "data.files.train: the format is known by the suffix"),
     ({"data": "{files: {train: csv}}"}, "data.files.train: the format is known by the suffix"),
     (
-        {"data": "{files: {train: a.csv, test: b.tsv}}"},
-        "data.files: all files must have one format; found a.csv, b.tsv",
-    ),
-    (
         {"data": "{dataset: a/b, text_columns: [x, x]}"},
         "data.text_columns: the two columns of a pair must differ",
     ),
@@ -807,9 +803,9 @@ def test_words_that_pandas_takes_for_missing_are_text_and_empty_labels_are_missi
 @pytest.mark.parametrize(
     ("content", "name", "sentence"),
     [
-        ("text,label\na,b\nc,d,e,f\n", "r.csv", "data.files: r.csv cannot be loaded: Error tokenizing data"),
-        ('{"text": "a"}\n{"text": ', "r.jsonl", "data.files: r.jsonl cannot be loaded: JSON parse error"),
-        ("", "r.csv", "data.files: r.csv cannot be loaded: No columns to parse from file"),
+        ("text,label\na,b\nc,d,e,f\n", "r.csv", "data.files: r.csv, line 3: found 4 fields, but"),
+        ('{"text": "a"}\n{"text": ', "r.jsonl", "data.files: r.jsonl, line 2: it is no JSON"),
+        ("", "r.csv", "data.files: r.csv is empty"),
         ("text,label\na,b\n", "r.csv.gz", "data.files: r.csv.gz cannot be loaded: Not a gzipped file"),
         ("no parquet", "r.parquet", "data.files: r.parquet cannot be loaded: "),
         (
@@ -830,7 +826,7 @@ def test_data_that_cannot_be_used(write, content, name, sentence):
     with pytest.raises(DataError) as raised:
         load_data(recipe)
     assert sentence in str(raised.value)
-    if "column" in sentence and "No columns" not in sentence:
+    if "column" in sentence:
         assert "their columns are: " in str(raised.value)
 
 

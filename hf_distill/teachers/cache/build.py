@@ -22,7 +22,7 @@ from ...errors import ConfigurationError, DataError
 from ...rows.preparing import distinct_rows
 from ...tasks import build_task
 from ...tasks.task import Task
-from ..teacher import Teacher, TeacherSpec, load_teacher
+from ..teacher import Teacher, TeacherSpec, load_teacher, said_labels
 from .key import folder_identity, key_facts, recall, remember, teacher_key
 from .reading import CachedTeacher, CachedView
 from .settings import AUTOCAST, STORED_AS, CacheSettings
@@ -79,6 +79,7 @@ class TeacherCache:
                     own.wanted,
                     entry.get("layers"),
                     entry.get("width"),
+                    getattr(given, "said_labels", None) or said_labels(getattr(given, "labels", None)),
                 )
             )
 

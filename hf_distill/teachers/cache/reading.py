@@ -81,6 +81,7 @@ class CachedTeacher:
         stored: What is stored below the logits, in its order.
         layers: How many layers the model has; None where the cache was built before they were noted.
         width: The size of its states.
+        said_labels: As the live teacher's.
     """
 
     name: str
@@ -92,6 +93,7 @@ class CachedTeacher:
     stored: tuple[Wanted, ...] = ()
     layers: int | None = None
     width: int | None = None
+    said_labels: frozenset[str] = frozenset()
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
         """The stored outputs; see `TeacherSource`."""
