@@ -85,6 +85,12 @@ class StudentTrainer(Trainer):
 
     # ---- Numbers that are not finite: Trainer only leaves them out of its logs, and trains and saves on ----
 
+    def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
+        # Not in `train`: here a search's student is made, and a checkpoint's weights are loaded.
+        self.numbers.begin()
+        refuse_not_finite(self.model, "before the first step", "begin from other weights")
+        return super()._inner_training_loop(*args, **options)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Tensor:
         """As `Trainer.training_step`; of a loss that is not finite nothing is logged, without waiting for it."""
         self._learnt_from = inputs
@@ -182,8 +188,6 @@ class StudentTrainer(Trainer):
     def train(self, *args: Any, **options: Any) -> Any:
         """As `Trainer.train`; pushes that failed meanwhile are named at its end."""
         self.older_report = report_digest(self.args.output_dir)
-        self.numbers.begin()
-        refuse_not_finite(self.model, "before the first step", "begin from other weights")
         output = super().train(*args, **options)
         announce_failed_pushes(self)
         return output

@@ -355,7 +355,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
         self.compute_metrics = compute_metrics
-        self.numbers.end_evaluation(f"the evaluation ({description.lower()})", self.student)
+        self.numbers.end_evaluation(f"the {description.lower()}", self.student)
         means = self._evaluated.means()
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
         return output

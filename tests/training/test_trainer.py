@@ -545,7 +545,9 @@ def test_a_diverged_student_is_never_the_best(tmp_path, teachers, bert_tokenizer
         tmp_path, teachers, bert_tokenizer, rows, eval_dataset=held_out, callbacks=[Diverge()], max_steps=2,
         load_best_model_at_end=True, metric_for_best_model="eval_loss", **options,
     )  # fmt: skip
-    with pytest.raises(DataError, match=r"student's outputs are not finite .* its weight 'classifier.weight'"):
+    with pytest.raises(
+        DataError, match=r"student's outputs are not finite .* its weight 'classifier.weight'"
+    ):
         trainer.train()
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
