@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import UNLABELLED, TeacherBatch
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import encode_views, example_id
 from ..tasks import build_task
@@ -97,6 +97,9 @@ class Ensemble:
 
         Returns:
             (N, C) float32 on the CPU, classes in the order of ``label_names``.
+
+        Raises:
+            DataError: Texts and pairs together, or a teacher's outputs are not finite.
         """
         fused = [torch.empty(0, len(self.label_names))]
         for start in range(0, len(texts), self.batch_size):
@@ -117,8 +120,18 @@ class Ensemble:
             )
             with torch.no_grad():
                 batch = self.pool(_moved(inputs, self.device))
+                self._refuse_spoilt(batch, texts[start : start + self.batch_size])
                 fused.append(self.fusion(batch.logits, temperature=1.0, mask=batch.mask).cpu())
         return torch.cat(fused)
+
+    def _refuse_spoilt(self, batch: TeacherBatch, texts: Sequence[Any]) -> None:
+        found = batch.spoilt.nonzero().tolist()
+        if found:
+            teacher, text = self.pool.teachers[batch.speakers[found[0][0]]], _columns(texts[found[0][1]])[0]
+            raise DataError(
+                f"Teacher {teacher.name!r} gives outputs that are not finite for {text[:80]!r}, so the ensemble has no "
+                "answer: mend or drop it, or give it a wider type (dtype: float32) if it overflows."
+            )
 
 
 def _columns(text: Any) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Shapes: K teachers, S systems, B rows of a batch, N rows of the dataset, C class
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import UNLABELLED, TeacherBatch, not_finite
 from ..processes import once
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import prepare_dataset
@@ -167,13 +168,15 @@ def evaluate_loader(
         notes: Sentences to add to the report.
     """
     modules = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
-    log_probs, labels, _ = predict_rows(
+    found = predict_rows(
         loader, pool=pool, fusion=fusion.fusion, students=students, accelerator=accelerator, task=task
     )
     # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
-    results = once(lambda: _measure(modules, log_probs, labels), accelerator)
+    labels = found.labels
+    finite = {name: values for name, values in found.log_probs.items() if name not in found.spoilt}
+    results = once(lambda: _measure(modules, finite, labels), accelerator)
     sizes = count_parameters(pool.teachers, students)
-    systems = {name: SystemResult(values, sizes.get(name)) for name, values in results.items()}
+    systems = {name: SystemResult(results.get(name, {}), sizes.get(name)) for name in found.log_probs}
     return EvaluationReport(
         task=task.name,
         dataset=dataset_name,
@@ -181,7 +184,11 @@ def evaluate_loader(
         systems=systems,
         labels=tuple(label_names),
         fusion=summary(fusion.fusion) if pool.teachers else "",
-        notes=(*notes, *report_notes(fusion if pool.teachers else None, labels, label_names)),
+        notes=(
+            *notes,
+            *report_notes(fusion if pool.teachers else None, labels, label_names),
+            *(f"{sentence}, so it has no figures." for sentence in spoilt_systems(found)),
+        ),
     )
 
 
@@ -236,11 +243,45 @@ class RowPredictions(NamedTuple):
         log_probs: (N, C) float32 by the system's name.
         labels: (N,) int64, -100 where a row has none.
         example_ids: (N,) int64, a hash of each row's text columns.
+        spoilt: By system, the numbers of the rows on which its outputs, or those it is made of, are not finite; NaN
+            stands there. Systems without such rows are left out.
     """
 
-    log_probs: dict[str, np.ndarray]
+    log_probs: Mapping[str, np.ndarray]
     labels: np.ndarray
     example_ids: np.ndarray
+    spoilt: Mapping[str, Sequence[int]] = MappingProxyType({})
+
+
+def spoilt_systems(found: RowPredictions) -> list[str]:
+    """Which systems give outputs that are not finite, a clause each.
+
+    Example:
+        >>> found = RowPredictions({}, np.array([0, 1]), np.array([7, 8]), {"teacher:bert": [1]})
+        >>> spoilt_systems(found)
+        ['teacher:bert gives outputs that are not finite on 1 of 2 rows, row 1 first']
+    """
+    return [
+        f"{name} gives outputs that are not finite on {len(rows)} of {len(found.labels)} rows, row {rows[0]} first"
+        for name, rows in found.spoilt.items()
+    ]
+
+
+def refuse_spoilt(found: RowPredictions, split: str) -> None:
+    """Refuse answers that nothing can be judged by.
+
+    Args:
+        found: The answers.
+        split: What the rows are called.
+
+    Raises:
+        DataError: Some are not finite.
+    """
+    if found.spoilt:
+        raise DataError(
+            f"On the {split} rows {'; '.join(spoilt_systems(found))}: nothing can be judged by that, so mend or drop the "
+            "first of them, or its rows. The student of the training is saved."
+        )
 
 
 def predict_rows(
@@ -263,7 +304,9 @@ def predict_rows(
                 logits = {name: forward(inputs) for name, forward in forwards.items()}
                 batch = pool(inputs) if pool.teachers else None
             systems = {name: task.log_probs(values) for name, values in logits.items()}
+            spoilt = {name: ~values.isfinite().all(-1) for name, values in logits.items()}
             if batch is not None:
+                spoilt |= _spoilt_by_teachers(pool, batch, spoilt.get("student"))
                 systems["ensemble"] = fusion(batch.logits, temperature=1.0, mask=batch.mask)
                 if "student" in logits:
                     mask = batch.mask
@@ -273,6 +316,11 @@ def predict_rows(
                     systems["student+teachers"] = pooled(together, temperature=1.0, mask=mask)
                 for k, teacher in enumerate(pool.teachers):
                     systems[f"teacher:{teacher.name}"] = task.log_probs(batch.logits[k])
+            # An infinity among logits may look like a certain answer: NaN says it to all who read on.
+            systems = {
+                name: values.float().masked_fill(spoilt[name][:, None], torch.nan)
+                for name, values in systems.items()
+            }
             rows = (systems, inputs["labels"], inputs["example_id"])
             gathered.append(_to_numpy(accelerator.gather_for_metrics(rows)))
     finally:
@@ -281,11 +329,24 @@ def predict_rows(
     if not gathered:
         raise DataError("The evaluation set has no rows.")
     systems, labels, example_ids = zip(*gathered, strict=True)
+    log_probs = {name: np.concatenate([batch[name] for batch in systems]) for name in systems[0]}
+    nan = {name: np.flatnonzero(np.isnan(values).any(-1)).tolist() for name, values in log_probs.items()}
     return RowPredictions(
-        {name: np.concatenate([batch[name] for batch in systems]) for name in systems[0]},
+        log_probs,
         np.concatenate(labels),
         np.concatenate(example_ids),
+        {name: rows for name, rows in nan.items() if rows},
     )
+
+
+def _spoilt_by_teachers(pool: TeacherPool, batch: TeacherBatch, student: Tensor | None) -> dict[str, Tensor]:
+    """(B,) bool by system: on which rows it, or what it is made of, is not finite."""
+    each = not_finite(batch.logits, batch.mask)
+    spoilt = {f"teacher:{teacher.name}": each[k] for k, teacher in enumerate(pool.teachers)}
+    spoilt["ensemble"] = batch.spoilt.any(0)
+    if student is not None:
+        spoilt["student+teachers"] = each.any(0) | student
+    return spoilt
 
 
 def _to_numpy(

@@ -44,12 +44,16 @@ class TeacherBatch(NamedTuple):
         mask: (K, N, C) bool, True where the teacher has the class; None where every teacher has all.
         unknown: (C,) bool, True where no teacher that is heard has the class; None where each is known.
         hidden_states: One mapping per teacher of the run, by what was asked for; empty where a teacher was not run.
+        speakers: The numbers of the k teachers of the run that are heard.
+        spoilt: (k, N) bool, True where one of these says something that is not finite; None where nobody looked.
     """
 
     logits: Tensor
     mask: Tensor | None
     unknown: Tensor | None = None
     hidden_states: tuple[Mapping[Any, Any], ...] = ()
+    speakers: tuple[int, ...] = ()
+    spoilt: Tensor | None = None
 
 
 _GENERIC = re.compile(r"label[\W_]*\d+", re.IGNORECASE)
@@ -410,3 +414,21 @@ def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> Teache
     if not any(label_map.missing for label_map in maps):
         return TeacherBatch(stacked, None)
     return TeacherBatch(stacked, torch.stack(known)[:, None, :].expand_as(stacked))
+
+
+def not_finite(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Where teachers say something that is not finite of a class that they have.
+
+    Args:
+        logits: (K, N, C).
+        mask: (K, N, C) bool, True where a teacher has the class; None where every teacher has all.
+
+    Returns:
+        (K, N) bool.
+
+    Example:
+        >>> not_finite(torch.tensor([[[0.0, -torch.inf]]]), torch.tensor([[[True, False]]]))
+        tensor([[False]])
+    """
+    spoilt = ~logits.isfinite()
+    return (spoilt if mask is None else spoilt & mask).any(-1)

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion
-from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, check_coverage, refuse_misspelt
+from ..fusion.alignment import (
+    LabelMap,
+    TeacherBatch,
+    TeacherOutputs,
+    align,
+    check_coverage,
+    not_finite,
+    refuse_misspelt,
+)
 from ..fusion.shares import constant
 from ..rows.views import VIEWS, WORD_MASK, View
 from .states import Wanted
@@ -149,6 +157,10 @@ class TeacherPool:
             k: self._outputs(k, inputs, run is None or k in run, wanted[k] if wanted else ()) for k in which
         }
         batch = align(list(outputs.values()), [self.label_maps[k] for k in which])
+        spoilt = not_finite(batch.logits, batch.mask)
+        if len(heard) < len(outputs):  # those without a weight may say what they like
+            spoilt = torch.stack([spoilt[i] for i, k in enumerate(outputs) if k in heard])
+        batch = batch._replace(speakers=tuple(k for k in outputs if k in heard), spoilt=spoilt)
         if wanted:
             states = tuple(
                 outputs[k].hidden_states if k in outputs else {} for k in range(len(self.teachers))

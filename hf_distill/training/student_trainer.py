@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.views import VIEWS, TokenView
+from .finite import FiniteUpdates, refuse_not_finite
 from .hidden import StudentWithProjections, bare
 from .preparation import RowPreparation
 from .pushes import announce_failed_pushes, create_card, open_for, push_checkpoint, push_trained
@@ -28,10 +30,13 @@ class StudentTrainer(Trainer):
 
     Attributes:
         _prepare: Set before `Trainer` is initialised.
+        numbers: Watches whether they are finite; set before `Trainer` is initialised.
     """
 
     _prepare: RowPreparation
+    numbers: FiniteUpdates
     _loaded: Any = None
+    _learnt_from: dict[str, Any] | None = None
     _repository: str | None = None
 
     @property
@@ -78,6 +83,59 @@ class StudentTrainer(Trainer):
         with self._student_as_model():
             super()._set_signature_columns_if_needed()
 
+    # ---- Numbers that are not finite: Trainer only leaves them out of its logs, and trains and saves on ----
+
+    def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
+        # Not in `train`: here a search's student is made, and a checkpoint's weights are loaded.
+        self.numbers.begin()
+        refuse_not_finite(self.model, "before the first step", "begin from other weights")
+        return super()._inner_training_loop(*args, **options)
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Tensor:
+        """As `Trainer.training_step`; of a loss that is not finite nothing is logged, without waiting for it."""
+        self._learnt_from = inputs
+        loss = super().training_step(model, inputs, *args, **options)
+        return torch.where(loss.isfinite(), loss, 0.0)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # Trainer's last call before every update, and on_pre_optimizer_step is not given the norm.
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.numbers.before_update(
+            norm,
+            self.state.global_step + 1,
+            self.optimizer,
+            scaled=self.accelerator.scaler is not None,
+            model=self.model,
+        )
+        return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.numbers.settle(self.model)
+        super()._maybe_log_save_evaluate(*args, **options)
+
+    def _refuse_student_without_answers(self) -> None:
+        refuse_not_finite(self.model, f"after step {self.state.global_step}")
+        # An update may be finite and so large that no forward after it is: nobody would see that before the next one.
+        if self._learnt_from is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        inputs, was_training = self._student_inputs(self._learnt_from), self.model.training
+        with torch.no_grad(), self.accelerator.autocast():
+            logits = self.student.eval()(**self._prepare_inputs(inputs)).logits
+        self.model.train(was_training)
+        self.numbers.refuse_answers(logits, self.state.global_step)
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        self.numbers.settle(self.model)
+        self._refuse_student_without_answers()
+        super()._save_checkpoint(*args, **options)
+
+    def _finalize_training(self, *args: Any, **options: Any) -> Any:
+        self.numbers.end(self.model)
+        self._refuse_student_without_answers()
+        self._learnt_from = None
+        return super()._finalize_training(*args, **options)
+
     # ---- The student out ----
 
     @contextlib.contextmanager
@@ -93,6 +151,8 @@ class StudentTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
+        self.numbers.settle(self.model)
+        refuse_not_finite(self.model, f"after step {self.state.global_step}")
         # Trainer pickles its arguments beside the student, and a push uploads the folder.
         token, self.args.hub_token = self.args.hub_token, None
         try:

@@ -36,6 +36,7 @@ from ..teachers.teacher import TeacherSource
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
+from .finite import FiniteUpdates
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
 from .opening import open_teachers_for
 from .preparation import RowPreparation, one_class_note, one_dataset, overlap_notes, refuse_unlabelled
@@ -179,6 +180,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         refuse_unlabelled(train_dataset, label_column, args.task_weight)
         self._sums = TrainingSums()
         self._evaluated = EvaluationRows()
+        self.numbers = FiniteUpdates(self.teachers, self._prepare.row_of, opened.view.tokenizer.decode)
         self._run: dict[str, Any] | None = None
         super().__init__(
             model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
@@ -233,6 +235,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if self.hidden:
             terms |= hidden_terms(self.hidden, states, targets.teachers, inputs, self.fusion, model.training)
         loss = self._reduce(terms, inputs["labels"], num_items_in_batch, model.training)
+        said = None if targets is None else targets.teachers
+        loss = self.numbers.watch(loss, terms, outputs.logits, said, inputs, model.training)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
 
     def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
@@ -343,6 +347,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
     ) -> Any:
         """As `Trainer.evaluation_loop`, with the loss and its parts exact over the rows, whatever the batches."""
         self._evaluated = EvaluationRows()
+        self.numbers.begin_evaluation()
         compute_metrics = self.compute_metrics
         labelled = count_labelled(getattr(dataloader, "dataset", None)) != 0
         # None: as the plain Trainer does without labels.
@@ -357,6 +362,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             )
         finally:
             self.compute_metrics = compute_metrics
+        self.numbers.end_evaluation(f"the {description.lower()}", self.student)
         means = self._evaluated.means()
         output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batches; and 0 where no row counts
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})

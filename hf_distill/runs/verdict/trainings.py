@@ -16,7 +16,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from ...evaluation.evaluating import compute_metrics_from, count_parameters, predict_rows
+from ...evaluation.evaluating import compute_metrics_from, count_parameters, predict_rows, refuse_spoilt
 from ...fusion import LinearPool
 from ...fusion.alignment import UNLABELLED
 from ...recipe.sections import Losses
@@ -241,6 +241,7 @@ def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str
             accelerator=trainer.accelerator,
             task=trainer.task,
         )
+        refuse_spoilt(found, name)
         made.append(Answers(found.example_ids, found.labels, found.log_probs))
     return made
 
@@ -265,6 +266,7 @@ def answers_of_all(
         accelerator=trainer.accelerator,
         task=trainer.task,
     )
+    refuse_spoilt(found, setup.split)
     return SavedRows(
         part="teachers",
         seed=None,
