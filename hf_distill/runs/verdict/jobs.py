@@ -6,18 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from tqdm.auto import tqdm
 
 from ...errors import HfDistillError
+from ...stopping import PARENT, terminated
 
 STEPS_FILE = "steps_done"
 LOG_FILE = "log.txt"
@@ -86,7 +84,8 @@ def run_jobs(
 ) -> None:
     """Run every job, one per place at a time; what was finished when one fails stays finished.
 
-    Jobs find their modules where this process finds them, and end with it where it is told to end.
+    Jobs find their modules where this process finds them, and end with it, however it ends: where it is told to, they save
+    what they have; where it is killed, so are they.
 
     Args:
         jobs: The trainings.
@@ -107,7 +106,7 @@ def run_jobs(
         disable=None if show else True,
     )
     done = 0
-    with _ended_by_sigterm():
+    with terminated():
         try:
             while waiting or running:
                 for place, added in enumerate(where):
@@ -137,25 +136,6 @@ def run_jobs(
             bar.close()
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, which schedulers send, is an exception here: left to itself it would end this process and no job."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no other thread may say what a signal does
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(
-            signal.SIGTERM, before or signal.SIG_DFL
-        )  # None: a library's own, which cannot be put back
-
-
 def _started(job: Job, added: Mapping[str, str], program: Sequence[str]) -> subprocess.Popen[bytes]:
     kept = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
     # `python -m` looks into the working directory first: another copy of the package there would do the training.
@@ -166,7 +146,7 @@ def _started(job: Job, added: Mapping[str, str], program: Sequence[str]) -> subp
         with (job.folder / LOG_FILE).open("wb") as log:
             return subprocess.Popen(
                 [*program, *job.arguments],
-                env={**kept, "PYTHONPATH": modules, **added},
+                env={**kept, "PYTHONPATH": modules, PARENT: str(os.getpid()), **added},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -195,5 +175,5 @@ def _failure(job: Job, code: int) -> HfDistillError:
                 "CUDA_VISIBLE_DEVICES let fewer trainings run at a time)"
             )
     error = HfDistillError(f"{job.name} {ending}. The end of {path}:\n{end}\n{_KEPT}")
-    error.exit_code = code if code in (2, 3, 4, 5) else 1
+    error.exit_code = code if code in (2, 3, 4, 5, 130, 143) else 1
     return error
