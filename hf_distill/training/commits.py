@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import StorageError
 from ..files import checksum, sync_file, sync_folder, trouble, write_text
+from ..processes import say
 
 MANIFEST = "checkpoint.json"
 """Says which files a checkpoint has, with their sizes and checksums; a folder without it is no checkpoint yet, or no more."""
@@ -57,8 +58,14 @@ def commit(folder: Path, step: int) -> None:
     for inner in {path.parent for path in paths} | {folder}:
         sync_folder(inner)
     write_text(folder / MANIFEST, _manifest({"format": _FORMAT, "step": step, "files": files}))
-    sync_folder(folder)
-    sync_folder(folder.parent)
+    try:
+        sync_folder(folder)
+        sync_folder(folder.parent)
+    except OSError:
+        (folder / MANIFEST).unlink(
+            missing_ok=True
+        )  # a machine that stops now could leave the name without what it names
+        raise
 
 
 def discard(folder: Path) -> None:
@@ -116,7 +123,12 @@ def rotate(output_dir: Path, limit: int | None, protected: Sequence[Path]) -> No
     candidates.sort(key=lambda path: (is_committed(path), path.stat().st_mtime, _step(path) or 0))
     surplus = len(found) - max(limit, len(found) - len(candidates))
     for path in candidates[: max(0, surplus)]:
-        discard(path)
+        try:
+            discard(path)
+        except OSError as error:  # what is there too much endangers nothing
+            say(
+                f"{path} cannot be removed ({error.strerror or error}); it is tried again after the next checkpoint."
+            )
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -145,8 +145,7 @@ class StudentTrainer(Trainer):
             push_checkpoint(self, self._to_push)
         if self.args.should_save:
             best = self.state.best_model_checkpoint
-            with saving(folder, 0):
-                rotate(folder.parent, limit, [folder, *([] if best is None else [Path(best)])])
+            rotate(folder.parent, limit, [folder, *([] if best is None else [Path(best)])])
 
     def _bytes_of_student(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.student.state_dict().values())
