@@ -62,6 +62,24 @@ class CorruptStateError(HfDistillError):
     exit_code = 5
 
 
+class StorageError(CorruptStateError):
+    """A disk that takes nothing more, or a place where nothing may be written; what was saved before is whole."""
+
+
+class StoppedError(HfDistillError):
+    """A training that a signal ended after a good checkpoint.
+
+    Attributes:
+        checkpoint: The folder to go on from.
+        exit_code: 143 after SIGTERM, 130 after SIGINT.
+    """
+
+    def __init__(self, message: str, *, number: int, checkpoint: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+        self.checkpoint = checkpoint
+
+
 class PushError(HfDistillError):
     """The push to the Hub failed; what was trained is complete on disk."""
 

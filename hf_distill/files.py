@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import xxhash
+
+TROUBLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota is used up",
+    errno.EROFS: "it is read-only",
+    errno.EACCES: "you may not write there",
+    errno.EPERM: "you may not write there",
+    errno.EFBIG: "a file may not be that large there",
+    errno.EIO: "the disk does not take it (input/output error)",
+}
+"""What storage says that takes nothing more, by its number."""
 
 
 @contextmanager
@@ -84,6 +99,74 @@ def read_json(path: str | os.PathLike[str], newest: int) -> tuple[dict[str, Any]
     if found not in range(1, newest + 1):
         raise ValueError(f"its format is {found!r}, and this version of hf_distill reads 1 to {newest}")
     return content, found
+
+
+def checksum(path: str | os.PathLike[str]) -> str:
+    """The xxh3 checksum, of 128 bits, of a file's bytes: it finds accidents, not enemies.
+
+    Example:
+        >>> path = tmp_path / "a.txt"
+        >>> write_text(path, "all of it")
+        >>> checksum(path)
+        '50498ca317bb48f574177a57527cbb52'
+    """
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Have a folder's names on the disk: a rename is only there once its folder is."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Have on the disk what others wrote into a file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def trouble(error: BaseException, folder: str | os.PathLike[str]) -> str | None:
+    """What keeps a folder from taking more, None where an error says nothing of storage.
+
+    safetensors and torch write in other languages: the former tells the system's number in its text, the latter only that
+    it failed, so a small file is tried in its place.
+
+    Args:
+        error: Whatever writing into the folder raised.
+        folder: Where it was written.
+
+    Example:
+        >>> trouble(OSError(28, "No space left on device"), "."), trouble(ValueError("no"), ".")
+        ('the disk is full', None)
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return TROUBLE.get(error.errno)
+    told = re.search(r"os error (\d+)", str(error))
+    if told:
+        return TROUBLE.get(int(told[1]))
+    if not re.search(
+        r"PytorchStreamWriter|inline_container|iostream|cannot be opened|not a file", str(error)
+    ):
+        return None
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as tried:
+        return TROUBLE.get(tried.errno or 0, str(tried))
+    return "the disk took only a part of it"
 
 
 def _as_others(unfinished: str, path: Path) -> None:

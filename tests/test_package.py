@@ -35,13 +35,13 @@ ORDER = [
     "runs",
     "cli",
 ]
-GROUND = {"errors", "lookup", "processes", "durations", "markdown", "files"}
+GROUND = {"errors", "lookup", "processes", "durations", "markdown", "files", "stopping"}
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {
     "fusion": {"torch", "scipy", "sklearn"},
     "losses": {"torch"},
-    "ground": {"accelerate"},
+    "ground": {"accelerate", "xxhash"},
     "evaluation/statistics.py": {"numpy", "scipy"},
     "evaluation/plots.py": {"matplotlib", "numpy"},
     "evaluation/metrics.py": {"datasets", "evaluate", "numpy", "sklearn"},

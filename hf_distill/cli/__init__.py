@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..stopping import end_with_parent
 from .shared import reporting
 
 # Each is a function of its own name in a file of that name; in the order of `--help`.
@@ -40,6 +41,7 @@ app = typer.Typer(
 def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    end_with_parent()
     if version:
         typer.echo(f"hf-distill {__version__}")
         raise typer.Exit

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
+import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import HfDistillError
+from ..errors import HfDistillError, StoppedError, StorageError
+from ..files import TROUBLE
 from ..processes import process
+from ..stopping import Terminated, terminated
 
 if TYPE_CHECKING:
     from ..recipe import Setup
@@ -55,9 +61,16 @@ def _hide_bars() -> None:
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Turn our errors into their message and exit code; any other keeps its traceback."""
+    """Turn our errors, a full disk and signals into a message and an exit code; any other error keeps its traceback."""
     try:
-        yield
+        with terminated():
+            yield
+    except StoppedError as error:
+        if process() == 0:
+            typer.echo(
+                f"{str(error).partition(', and train(')[0]}. Go on with: {_command(resume=True)}", err=True
+            )
+        raise typer.Exit(error.exit_code) from None
     except HfDistillError as error:
         if process() > 0:
             # The main process most likely says the same; its launcher then ends this one while it waits.
@@ -65,3 +78,40 @@ def reporting() -> Iterator[None]:
             typer.echo(f"process {process()}:", err=True)
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from None
+    except (KeyboardInterrupt, Terminated) as stopped:
+        number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
+        if process() == 0:
+            typer.echo(
+                f"Stopped by {number.name}: what was finished is kept, and the same command goes on from there: "
+                f"{_command(resume=False)}",
+                err=True,
+            )
+        raise typer.Exit(128 + number) from None
+    except OSError as error:
+        why = TROUBLE.get(error.errno or 0) if error.errno not in (errno.EACCES, errno.EPERM) else None
+        if why is None:
+            raise
+        free = f"{shutil.disk_usage(_standing(error.filename)).free:,} bytes are free"
+        typer.echo(
+            f"{error.filename or 'A file'} cannot be written, since {why} ({free}): make room and run the same command "
+            "again; what was finished is kept.",
+            err=True,
+        )
+        raise typer.Exit(StorageError.exit_code) from None
+
+
+def _standing(name: str | None) -> Path:
+    """The folder nearest to a file that is there."""
+    path = Path(name or ".").absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _command(*, resume: bool) -> str:
+    """This command, as it goes on from the newest checkpoint or as it was given."""
+    words = sys.argv[1:]
+    if resume:
+        at = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--resume"), len(words))
+        named = at + 1 < len(words) and Path(words[at + 1]).is_dir()
+        words = [*words[:at], *words[at + 1 + named :], "--resume"]
+        words = [word for word in words if word != "--unverified"]
+    return shlex.join(["hf-distill", *words])

@@ -36,7 +36,7 @@ def train(
         str | None,
         typer.Option(
             metavar="[CHECKPOINT]",
-            help="Continue from a checkpoint folder; without one, from the last in the output folder.",
+            help="Continue from a checkpoint folder; without one, from the newest in the output folder that is whole.",
             show_default=False,
         ),
     ] = None,
@@ -48,8 +48,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified",
+            help="With --resume CHECKPOINT: also one without a manifest, or with other files than were saved.",
+        ),
+    ] = False,
 ) -> None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
     from ..runs.train import train_recipe
 
-    train_recipe(load(recipe, overrides), resume=resume, allow=allow or ())
+    train_recipe(load(recipe, overrides), resume=resume, allow=allow or (), unverified=unverified)

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from transformers.trainer_utils import get_last_checkpoint
-
-from ..errors import ConfigurationError
 from ..evaluation.cost import describe_student
 from ..evaluation.results import EvaluationReport
 from ..processes import process, say
 from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup
 from ..training.progress import show_losses
+from ..training.resuming import find_checkpoint
 from ..verdict import VerdictReport
 from .push import check_recipe_repository, push_trained_recipe
 from .verdict.judgement import open_verdict
 
 
 def train_recipe(
-    setup: Setup, *, resume: str | None = None, allow: Sequence[str] = ()
+    setup: Setup, *, resume: str | None = None, allow: Sequence[str] = (), unverified: bool = False
 ) -> EvaluationReport | VerdictReport | None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it.
 
     Args:
         setup: Of the recipe.
-        resume: A checkpoint to go on from; ``last``: the last in the output folder.
+        resume: A checkpoint to go on from; ``last``: the newest in the output folder that is whole.
         allow: What may differ from the interrupted run, as its refusal names it.
+        unverified: Whether a checkpoint that is named may have no manifest, or other files than were saved.
 
     Returns:
         The report; None where `evaluation.split` is none.
@@ -35,7 +33,13 @@ def train_recipe(
     Raises:
         HfDistillError: Data, teachers and student do not fit together, the push cannot be, and whatever else stops a run.
     """
-    checkpoint = None if resume is None else _checkpoint(resume, setup.folder)
+    found = find_checkpoint(
+        True if resume == "last" else resume,
+        setup.folder,
+        unverified=unverified,
+        best=setup.arguments.load_best_model_at_end,
+    )
+    checkpoint = None if found is None else str(found)
     check_recipe_repository(setup)
     trainer = setup.trainer(resume=None if "fusion" in allow else checkpoint)
     baseline = setup.baseline(trainer.student_labels)  # now: a wrong one is not worth hours of waiting
@@ -47,7 +51,7 @@ def train_recipe(
         say(f"The student in {setup.folder} is of this recipe, and is not trained again")
     else:
         show_losses(trainer, "student")
-        trainer.train(resume_from_checkpoint=checkpoint, allow_changes=allow)
+        trainer.train(resume_from_checkpoint=checkpoint, allow_changes=allow, unverified=unverified)
         trainer.save_model(_internal_call=True)  # the report is pushed with it, at the end
         trainer.save_state()
         say(f"The student is saved in {setup.folder}")
@@ -67,16 +71,3 @@ def train_recipe(
         commit = push_trained_recipe(setup, trainer)
         say(f"The student is pushed to {destination(setup.recipe).repo}: {commit.pr_url or commit}")
     return report
-
-
-def _checkpoint(resume: str, folder: Path) -> str:
-    found = (get_last_checkpoint(folder) if folder.is_dir() else None) if resume == "last" else resume
-    if found is None:
-        raise ConfigurationError(
-            f"--resume: there is no checkpoint in {folder.absolute()}; leave --resume out to train from the start"
-        )
-    if not Path(found, "trainer_state.json").is_file():
-        raise ConfigurationError(
-            f"--resume: {Path(found).absolute()} is no checkpoint, it has no trainer_state.json"
-        )
-    return found

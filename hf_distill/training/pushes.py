@@ -14,9 +14,11 @@ from accelerate import PartialState
 from huggingface_hub import CommitInfo
 
 from ..errors import ConfigurationError, PushError
+from ..files import write_text
 from ..processes import once
 from ..publishing.facts import save_facts
 from ..publishing.push import check_repository, push_folder, reason, write_card
+from .commits import MANIFEST, copied_manifest, is_committed
 from .run_facts import run_facts
 
 # They hold a pickle of the arguments, which resuming does not read.
@@ -234,11 +236,14 @@ def _link(checkpoint: Path, folder: Path) -> list[str]:
     names = [
         path.relative_to(checkpoint).as_posix() for path in sorted(checkpoint.rglob("*")) if path.is_file()
     ]
-    names = [name for name in names if name not in _NOT_OF_A_CHECKPOINT]
+    names = [name for name in names if name not in (*_NOT_OF_A_CHECKPOINT, MANIFEST)]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(checkpoint / name, folder / name)
         except OSError:  # a file system without links
             shutil.copy2(checkpoint / name, folder / name)
+    if is_committed(checkpoint):
+        write_text(folder / MANIFEST, copied_manifest(checkpoint, names))
+        names.append(MANIFEST)
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ import datasets
 import numpy as np
 import xxhash
 from accelerate import PartialState
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigurationError, CorruptStateError
 from ..files import read_json, write_json
@@ -23,13 +23,18 @@ from ..lookup import named, suggest
 from ..losses import HIDDEN_LOSSES, LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..markdown import markdown_table
+from ..processes import once, say
 from ..teachers.cache.key import teacher_key
 from ..teachers.cache.reading import CachedTeacher
 from ..teachers.cache.settings import CacheSettings
 from ..teachers.held_out import FUSION_FILE, load_choice
 from ..teachers.teacher import Teacher
 from .callbacks import AdaptiveStrength, ScheduleCallback
+from .commits import checkpoints, is_checkpoint, problem
 from .schedules import SCHEDULES
+
+STATE_FILE = "trainer_state.json"
+"""What `Trainer` writes into every checkpoint of how far it is."""
 
 RUN_FILE = "run_state.json"
 """Where a checkpoint says which run it is of."""
@@ -115,11 +120,98 @@ def describe_run(trainer: Any, fusion: Any) -> dict[str, Any]:
     return json.loads(json.dumps(run))
 
 
-def find_checkpoint(given: str | bool | None, output_dir: str) -> Path | None:
-    """The checkpoint that ``resume_from_checkpoint`` means, None where it means none, or one that is not there."""
-    if isinstance(given, bool) or given is None:
-        given = get_last_checkpoint(output_dir) if given and Path(output_dir).is_dir() else None
-    return None if given is None else Path(given)
+def find_checkpoint(
+    given: str | bool | None,
+    output_dir: str | os.PathLike[str],
+    *,
+    unverified: bool = False,
+    best: bool = False,
+) -> Path | None:
+    """The checkpoint that ``resume_from_checkpoint`` means, looked for by the main process for all of them.
+
+    Args:
+        given: A folder; True: the newest in ``output_dir`` whose files are what was saved; else none is meant.
+        output_dir: The run's folder.
+        unverified: Whether a folder that is named may have no manifest, or other files than were saved.
+        best: Whether the run loads its best checkpoint at its end, so that this one must be whole too.
+
+    Returns:
+        Its folder; what was passed over, and why, is printed.
+
+    Raises:
+        ConfigurationError: There is none at all.
+        CorruptStateError: None can be relied on.
+    """
+    if given is None or given is False:
+        if unverified:
+            raise ConfigurationError(
+                "A checkpoint that is not verified is gone on from only where it is named: --resume CHECKPOINT --unverified "
+                "(resume_from_checkpoint=CHECKPOINT, unverified=True)."
+            )
+        return None
+    if given is True:
+        return once(lambda: _newest(Path(output_dir), unverified, best), PartialState())
+    return once(lambda: _named(Path(given), unverified, best), PartialState())
+
+
+def _newest(folder: Path, unverified: bool, best: bool) -> Path:
+    if unverified:
+        find_checkpoint(None, folder, unverified=True)
+    found = checkpoints(folder)
+    if not found:
+        raise ConfigurationError(
+            f"--resume (resume_from_checkpoint): there is no checkpoint in {folder.absolute()}; leave it out to train from the "
+            "start."
+        )
+    passed = []
+    for path in found:
+        why = _why_not(path, best)
+        if why is None:
+            for line in passed:
+                say(line)
+            if passed:
+                say(f"The run goes on from {path}.")
+            return path
+        passed.append(f"{path} is passed over: {why}.")
+    raise CorruptStateError(
+        f"No checkpoint in {folder.absolute()} can be relied on: "
+        + "; ".join(
+            f"{path.name}: {line.partition(' is passed over: ')[2][:-1]}"
+            for path, line in zip(found, passed, strict=True)
+        )
+        + ". Train from the start, or name one that you trust: --resume CHECKPOINT --unverified (unverified=True)."
+    )
+
+
+def _named(path: Path, unverified: bool, best: bool) -> Path:
+    stateless = not (path / STATE_FILE).is_file()
+    if not path.is_dir() or (stateless and not is_checkpoint(path)):
+        raise ConfigurationError(
+            f"--resume (resume_from_checkpoint): {path.absolute()} is no checkpoint, it has no {STATE_FILE}."
+        )
+    why = _why_not(path, best)
+    if why is None:
+        return path
+    if not unverified or stateless:
+        raise CorruptStateError(
+            f"{path} is not gone on from: {why}. Without its path, --resume (resume_from_checkpoint=True) takes the newest "
+            "that is whole; where you trust this one all the same, add --unverified (unverified=True)."
+        )
+    say(f"{path} is gone on from as it is, though {why}.")
+    return path
+
+
+def _why_not(path: Path, best: bool) -> str | None:
+    """Why a checkpoint cannot be gone on from: its own files, or those of the best one before it."""
+    why = problem(path)
+    if why is not None or not best:
+        return why
+    known = json.loads((path / STATE_FILE).read_text(encoding="utf-8")).get("best_model_checkpoint")
+    # One that is gone altogether was left behind on purpose; Trainer says so.
+    if known is None or not Path(known).is_dir():
+        return None
+    damage = problem(Path(known))
+    return None if damage is None else f"the best checkpoint until then, {known}, is not whole ({damage})"
 
 
 def resume(

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..errors import CorruptStateError, StoppedError, UnsafeFileError, in_a_line
 from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.views import VIEWS, TokenView
+from ..stopping import Request, noted
+from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
 from .finite import FiniteUpdates, refuse_not_finite
 from .hidden import StudentWithProjections, bare
 from .preparation import RowPreparation
@@ -38,6 +44,9 @@ class StudentTrainer(Trainer):
     _loaded: Any = None
     _learnt_from: dict[str, Any] | None = None
     _repository: str | None = None
+    _saving: bool = False
+    _to_push: str | None = None
+    _unverified: bool = False
 
     @property
     def student(self) -> PreTrainedModel:
@@ -156,7 +165,7 @@ class StudentTrainer(Trainer):
         # Trainer pickles its arguments beside the student, and a push uploads the folder.
         token, self.args.hub_token = self.args.hub_token, None
         try:
-            with self._student_as_model() as wrapper:
+            with saving(folder, self._bytes_of_student()), self._student_as_model() as wrapper:
                 super()._save(
                     output_dir, state_dict if wrapper is None else wrapper.part_of_student(state_dict)
                 )
@@ -165,11 +174,58 @@ class StudentTrainer(Trainer):
         if self.args.should_save and wrapper is not None and is_checkpoint(folder):
             wrapper.save_projections(folder, state_dict)
 
+    # ---- Checkpoints that count ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As `Trainer._save_checkpoint`; the checkpoint counts once all of it is on the disk, and older ones go after that.
+
+        `Trainer` writes over what lies there, pushes and rotates before anything is synced, and keeps the newest by the
+        folders' times, whole or not: a process that is killed meanwhile can leave none. So its push and its rotation wait
+        here until the manifest is there.
+        """
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        before = next(filter(is_committed, checkpoints(folder.parent)), None)
+        needed = (size(before) if before else 0) or 3 * self._bytes_of_student()
+        limit, self._to_push = self.args.save_total_limit, None
+        with saving(folder, needed):
+            if self.args.should_save:
+                begin(folder)
+            self.accelerator.wait_for_everyone()
+            self.args.save_total_limit, self._saving = None, True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit, self._saving = limit, False
+            self.accelerator.wait_for_everyone()  # each process has put its own random state there
+            if self.args.should_save:
+                commit(folder, self.state.global_step)
+        self.accelerator.wait_for_everyone()
+        if self._to_push is not None:
+            push_checkpoint(self, self._to_push)
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(folder.parent, limit, [folder, *([] if best is None else [Path(best)])])
+
+    def _bytes_of_student(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.student.state_dict().values())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:  # it keeps the whole model in files of its own
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        with self._student_as_model() as wrapper:
+        with reading(resume_from_checkpoint), self._student_as_model() as wrapper:
             super()._load_from_checkpoint(resume_from_checkpoint)
             if wrapper is not None:
                 wrapper.load_projections(Path(resume_from_checkpoint))
@@ -178,7 +234,14 @@ class StudentTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_best_model()
             return
-        with self._student_as_model() as wrapper:
+        best = Path(self.state.best_model_checkpoint)
+        damage = problem(best)
+        if damage is not None and not self._unverified:
+            raise CorruptStateError(
+                f"The best checkpoint of the training, {best}, is not what was saved ({damage}), so its student is not "
+                "loaded: go on with --resume (resume_from_checkpoint=True), which takes an older one."
+            )
+        with reading(str(best)), self._student_as_model() as wrapper:
             super()._load_best_model()
             if wrapper is not None:
                 wrapper.load_projections(Path(self.state.best_model_checkpoint))
@@ -186,9 +249,24 @@ class StudentTrainer(Trainer):
     # ---- The Hub ----
 
     def train(self, *args: Any, **options: Any) -> Any:
-        """As `Trainer.train`; pushes that failed meanwhile are named at its end."""
+        """As `Trainer.train`; pushes that failed meanwhile are named at its end.
+
+        SIGTERM and SIGINT end it after the step that runs and a checkpoint of it.
+
+        Raises:
+            StoppedError: A signal did.
+        """
         self.older_report = report_digest(self.args.output_dir)
-        output = super().train(*args, **options)
+        with noted() as request:
+            stop = StopAfterStep(request)
+            self.add_callback(stop)
+            try:
+                output = super().train(*args, **options)
+            except StoppedError:
+                self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+                raise
+            finally:
+                self.remove_callback(stop)
         announce_failed_pushes(self)
         return output
 
@@ -225,14 +303,72 @@ class StudentTrainer(Trainer):
         return push_trained(self, message=commit_message, blocking=blocking, **where, **options)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        push_checkpoint(self, checkpoint_folder)
+        if self._saving:
+            self._to_push = checkpoint_folder
+        else:
+            push_checkpoint(self, checkpoint_folder)
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether `Trainer` writes a checkpoint there, and not the finished student.
+class StopAfterStep(TrainerCallback):
+    """Ends a training that was told to stop, on all processes after the same step and its checkpoint.
 
-    Example:
-        >>> is_checkpoint(Path("out/checkpoint-500")), is_checkpoint(Path("out"))
-        (True, False)
+    Args:
+        request: Filled in by a signal of this process.
     """
-    return folder.name.startswith(PREFIX_CHECKPOINT_DIR + "-")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self._group: Any = None
+        self._number = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Prepare for asking the other processes."""
+        if args.world_size > 1:
+            # On the processors, beside whatever the devices are doing: to ask there would wait for them at every step.
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint where a process was told to stop."""
+        self._number = self.request.number
+        if self._group is not None:
+            told = torch.tensor(self._number)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
+            self._number = int(told)
+        if self._number:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the training, where it was to be."""
+        if not self._number:
+            return
+        folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        raise StoppedError(
+            f"Stopped by {signal.Signals(self._number).name} after step {state.global_step} of {state.max_steps}: "
+            f"{folder} is saved, and train(resume_from_checkpoint=True) goes on from it.",
+            number=self._number,
+            checkpoint=str(folder),
+        )
+
+
+@contextlib.contextmanager
+def reading(checkpoint: str | None) -> Iterator[None]:
+    """Say in a sentence which checkpoint cannot be read, and whether it is damage or something that is no tensor.
+
+    Raises:
+        UnsafeFileError: A file has objects that could run code, which are not loaded.
+        CorruptStateError: A file is damaged.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise UnsafeFileError(
+            f"{checkpoint} is not loaded: a file in it has more than tensors and numbers, which could run code "
+            f"({in_a_line(error, 200)}); go on from a checkpoint that you saved yourself."
+        ) from error
+    except (SafetensorError, EOFError, OSError, RuntimeError) as error:
+        torn = isinstance(error, (SafetensorError, EOFError, OSError))
+        if checkpoint is None or not (torn or "PytorchStreamReader" in str(error)):
+            raise
+        raise CorruptStateError(
+            f"{checkpoint} cannot be read ({in_a_line(error, 200)}): go on from another checkpoint."
+        ) from error

@@ -36,6 +36,7 @@ from ..teachers.teacher import TeacherSource
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
+from .commits import is_checkpoint
 from .finite import FiniteUpdates
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
 from .opening import open_teachers_for
@@ -43,7 +44,7 @@ from .preparation import RowPreparation, one_class_note, one_dataset, overlap_no
 from .pushes import check_for_all
 from .resuming import describe_run, find_checkpoint, resume, save_run
 from .run_facts import run_facts
-from .student_trainer import StudentTrainer, is_checkpoint
+from .student_trainer import StudentTrainer
 
 
 class MultiTeacherDistillationTrainer(StudentTrainer):
@@ -383,21 +384,35 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         resume_from_checkpoint: str | bool | None = None,
         *args: Any,
         allow_changes: Sequence[str] = (),
+        unverified: bool = False,
         **options: Any,
     ) -> Any:
         """Print how labels were matched and what hidden losses compare, then train; see `Trainer.train`.
 
         Args:
-            resume_from_checkpoint: A checkpoint of this run, or True for the last one. A checkpoint of another run is
-                refused with a table of what differs; the fusion is the checkpoint's and is not fitted again.
+            resume_from_checkpoint: A checkpoint of this run, or True for the newest one whose files are what was saved;
+                what is passed over is named. A checkpoint of another run is refused with a table of what differs; the
+                fusion is the checkpoint's and is not fitted again.
             allow_changes: What may differ all the same: names of the table's fields, such as ``("data",)``.
+            unverified: Whether to go on from a checkpoint, given by its folder, that has no manifest or another file than
+                was saved.
+
+        Raises:
+            StoppedError: SIGTERM or SIGINT ended the training after a checkpoint.
+            CorruptStateError: There is no checkpoint that can be relied on, or its files cannot be read.
+            StorageError: A checkpoint could not be saved; those before it are whole.
         """
         self.args.check_distillation()
         self._prepare.refuse_other_length(self.args.max_length)
         self._sums = TrainingSums()
-        checkpoint = find_checkpoint(resume_from_checkpoint, self.args.output_dir)
-        if checkpoint is not None or self.args.save_strategy != "no":
-            self._run = describe_run(self, self._asked_fusion)
+        checkpoint = find_checkpoint(
+            resume_from_checkpoint,
+            self.args.output_dir,
+            unverified=unverified,
+            best=self.args.load_best_model_at_end,
+        )
+        self._unverified = unverified
+        self._run = describe_run(self, self._asked_fusion)  # whatever is saved when: a signal asks for it too
         if checkpoint is not None:
             self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes)
             self.teacher_pool.listen(self.fusion)
@@ -410,7 +425,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             if self.hidden:
                 table = self.hidden.table(getattr(self.fusion, "weights", None))
                 print(f"What the hidden losses compare:\n{table}")
-        return super().train(resume_from_checkpoint, *args, **options)
+        return super().train(None if checkpoint is None else str(checkpoint), *args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

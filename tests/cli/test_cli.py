@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import CommitInfo
 from typer.testing import CliRunner
 
 import hf_distill
+from hf_distill import MultiTeacherDistillationTrainer
 from hf_distill.cli import app
 from hf_distill.errors import PushError
 
@@ -254,6 +256,39 @@ def test_resume_continues(run, recipe):
     # An override after the option is an override.
     refused = run("train", recipe, "--resume", "losses.temperature=0")
     assert refused.stderr == "command line: losses.temperature: expected a number above 0, found 0\n"
+
+
+def test_a_signal_names_what_is_saved_and_the_command_that_goes_on(run, recipe, monkeypatch):
+    def told(self, *args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **options)
+
+    step = MultiTeacherDistillationTrainer.training_step
+    monkeypatch.setattr(
+        "sys.argv", ["hf-distill", "train", "tiny.yaml", "--resume", "runs", "evaluation.split=none"]
+    )
+    with monkeypatch.context() as patches:
+        patches.setattr(MultiTeacherDistillationTrainer, "training_step", told)
+        stopped = run("train", recipe, "evaluation.split=none")
+    assert stopped.exit_code == 143, stopped.output
+    saved = Path("runs/tiny/checkpoint-1")
+    assert f"Stopped by SIGTERM after step 1 of 4: {saved} is saved. Go on with: " in stopped.stderr.replace(
+        os.getcwd() + "/", ""
+    )
+    assert "hf-distill train tiny.yaml evaluation.split=none --resume\n" in stopped.stderr
+    done = run("train", recipe, "evaluation.split=none", "--resume")
+    assert done.exit_code == 0, done.output
+    assert json.loads(Path("runs/tiny/trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_an_older_checkpoint_needs_its_name(run, recipe):
+    assert run("train", recipe, "evaluation.split=none").exit_code == 0
+    (Path("runs/tiny/checkpoint-2") / "checkpoint.json").unlink()
+    refused = run("train", recipe, "evaluation.split=none", "--resume", "runs/tiny/checkpoint-2")
+    assert refused.exit_code == 5 and "has no checkpoint.json" in refused.stderr
+    assert run("train", recipe, "--resume", "--unverified").exit_code == 2
+    named = ("--resume", "runs/tiny/checkpoint-2", "--unverified")
+    assert run("train", recipe, "evaluation.split=none", *named).exit_code == 0
 
 
 def test_a_push_that_cannot_be_is_said_before_training(run, recipe):

@@ -22,6 +22,7 @@ from hf_distill.teachers.cache.key import folder_identity, teacher_key
 from hf_distill.teachers.cache.store import cache_info
 from hf_distill.teachers.held_out import load_choice
 from hf_distill.teachers.teacher import TeacherSpec
+from hf_distill.training.commits import MANIFEST
 from hf_distill.training.resuming import RUN_FILE, describe_run, load_run, resume, save_run
 
 FOLDER = older_runs.FOLDER
@@ -62,10 +63,13 @@ def test_a_checkpoint_of_then_is_gone_on_with(make, tmp_path):
     for file in (FOLDER / "plain").iterdir():
         shutil.copy(file, checkpoint)
     again = make("plain")
-    again.train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / MANIFEST).unlink()  # there was none then
+    with pytest.raises(CorruptStateError, match="has no checkpoint.json"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+    again.train(resume_from_checkpoint=str(checkpoint), unverified=True)
     assert again.state.global_step == 2 and again.fusion == LinearPool((1, 3))
     with pytest.raises(ConfigurationError, match=r"losses.distill +\| forward_kl +\| jsd"):
-        make("plain", distillation_loss="jsd").train(resume_from_checkpoint=str(checkpoint))
+        make("plain", distillation_loss="jsd").train(resume_from_checkpoint=str(checkpoint), unverified=True)
 
 
 @as_then

@@ -260,7 +260,7 @@ def recipe(checkpoints, held_out, tmp_path, monkeypatch):
     """A recipe on tiny checkpoints that ends with a verdict, timed for moments."""
     import hf_distill.publishing.export as export
     from hf_distill.evaluation import cost
-    from hf_distill.runs.verdict import judgement
+    from hf_distill.runs.verdict import jobs, judgement
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package, reason="the extra hf-distill[onnx] is not installed")
@@ -281,7 +281,7 @@ training: {{use_cpu: true, max_steps: 4, per_device_train_batch_size: 8, learnin
     timed = cost.time_model
     monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(export, "_SECONDS", 0.02)
-    monkeypatch.setattr(judgement, "places", lambda device: [Place()])
+    monkeypatch.setattr(judgement, "places", lambda device: [jobs.Place()])
     graphs: dict[str, Path] = {}
 
     def write_once(model, example, path):

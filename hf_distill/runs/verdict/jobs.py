@@ -6,19 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
 from ...errors import HfDistillError
+from ...stopping import PARENT, terminated
 
 STEPS_FILE = "steps_done"
 LOG_FILE = "log.txt"
@@ -116,7 +114,8 @@ def run_jobs(
 ) -> None:
     """Run every job, as many at a time as there are places; what was finished when one fails stays finished.
 
-    Jobs find their modules where this process finds them, and end with it where it is told to end.
+    Jobs find their modules where this process finds them, and end with it, however it ends: where it is told to, they save
+    what they have; where it is killed, so are they.
 
     Args:
         jobs: The trainings.
@@ -137,7 +136,7 @@ def run_jobs(
         disable=None if show else True,
     )
     done = 0
-    with _ended_by_sigterm():
+    with terminated():
         try:
             while waiting or running:
                 free = [place for place in range(len(where)) if not any(place in taken for taken in running)]
@@ -183,25 +182,6 @@ def _added(taken: Sequence[Place]) -> dict[str, str]:
     return {**taken[0].added, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, which schedulers send, is an exception here: left to itself it would end this process and no job."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # no other thread may say what a signal does
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(
-            signal.SIGTERM, before or signal.SIG_DFL
-        )  # None: a library's own, which cannot be put back
-
-
 def _started(job: Job, added: Mapping[str, str], program: Sequence[str]) -> subprocess.Popen[bytes]:
     kept = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
     # `python -m` looks into the working directory first: another copy of the package there would do the training.
@@ -212,7 +192,7 @@ def _started(job: Job, added: Mapping[str, str], program: Sequence[str]) -> subp
         with (job.folder / LOG_FILE).open("wb") as log:
             return subprocess.Popen(
                 [*program, *job.arguments],
-                env={**kept, "PYTHONPATH": modules, **added},
+                env={**kept, "PYTHONPATH": modules, PARENT: str(os.getpid()), **added},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -241,5 +221,5 @@ def _failure(job: Job, code: int) -> HfDistillError:
                 "CUDA_VISIBLE_DEVICES let fewer trainings run at a time)"
             )
     error = HfDistillError(f"{job.name} {ending}. The end of {path}:\n{end}\n{_KEPT}")
-    error.exit_code = code if code in (2, 3, 4, 5) else 1
+    error.exit_code = code if code in (2, 3, 4, 5, 130, 143) else 1
     return error

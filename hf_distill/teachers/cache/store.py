@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from ...errors import CorruptStateError, DataError
-from ...files import read_json, whole
+from ...files import checksum, read_json, sync_folder, whole
 
 DESCRIPTION = "teacher.json"
 """What a person wants to know of a store; nothing depends on it."""
@@ -96,8 +96,8 @@ class Store:
                     file.write(content)
                 else:
                     np.save(file, content, allow_pickle=False)
-            _sync_folder(self.folder)
-            return _checksum(path)
+            sync_folder(self.folder)
+            return checksum(path)
 
     @contextlib.contextmanager
     def lock(self, name: str, *, wait: bool) -> Iterator[bool]:
@@ -168,7 +168,7 @@ class Store:
         with self._explained("remove a damaged shard from"):
             for path in [self.folder / f"{name}.json", *self.folder.glob(f"{name}.*.npy")]:
                 path.unlink(missing_ok=True)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         self.damaged.pop(name, None)
 
     def _open(self, manifest_path: Path) -> Shard:
@@ -179,7 +179,7 @@ class Store:
         arrays = {}
         for field, expected in manifest["xxh3_128"].items():
             path = self.folder / f"{name}.{field}.npy"
-            if _checksum(path) != expected:
+            if checksum(path) != expected:
                 raise ValueError(f"the checksum of {path.name} does not match")
             arrays[field] = np.load(path, mmap_mode="r", allow_pickle=False)
             if len(arrays[field]) != manifest["rows"]:
@@ -272,23 +272,6 @@ class RowReader:
             for field, array in self.shards[shard].items():
                 gathered[field][here] = array[row_of[here]]
         return gathered
-
-
-def _checksum(path: str | os.PathLike[str]) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # a rename is only on disk once its folder is
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,176 @@
+"""Storage that takes no more: one sentence, exit code 5, the checkpoints before it whole, and a run that goes on later."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from faulty import kept, run, weights
+
+from hf_distill.errors import StorageError
+from hf_distill.files import trouble
+from hf_distill.training.commits import checkpoints, problem
+
+
+@pytest.fixture(scope="module")
+def meant(tmp_path_factory, bert_tokenizer):
+    trainer = run(tmp_path_factory.mktemp("whole"), bert_tokenizer)
+    trainer.train()
+    return weights(trainer)
+
+
+class Full:
+    """Refuses the n-th thing that is written into a folder, as a full, used-up or read-only disk does."""
+
+    def __init__(self, monkeypatch, folder: Path, number: int, begin=lambda: True):
+        self.folder, self.number, self.begin = str(folder), number, begin
+        self.count, self.left = 0, None
+        import transformers.modeling_utils as modeling
+
+        for owner, name, where in ((torch, "save", 1), (modeling, "safe_save_file", 1), (builtins, "open", 0), (os, "fsync", 0),
+                                   (os, "replace", 1), (os, "mkdir", 0)):  # fmt: skip
+            monkeypatch.setattr(owner, name, self.guarded(name, getattr(owner, name), where))
+
+    def guarded(self, name, real, where):
+        def call(*args, **options):
+            path = args[where] if len(args) > where else None
+            writes = name != "open" or (len(args) > 1 and set(str(args[1])) & set("wax"))
+            inside = name == "fsync" or (isinstance(path, (str, Path)) and str(path).startswith(self.folder))
+            if self.left is not None and writes and inside and self.begin():
+                if self.left == 0:
+                    raise self.refusal(name, path)
+                self.left -= 1
+            self.count += bool(writes and inside and self.begin())
+            return real(*args, **options)
+
+        return call
+
+    def refusal(self, name, path):
+        text = os.strerror(self.number)
+        if name == "save":  # torch's writer tells no number; what it tries next is refused like everything
+            return RuntimeError(
+                "[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file data/0"
+            )
+        if name == "safe_save_file":
+            from safetensors import SafetensorError
+
+            return SafetensorError(f"Error while serializing: I/O error: {text} (os error {self.number})")
+        return OSError(self.number, text, None if isinstance(path, int) else str(path))
+
+
+WHY = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota is used up",
+    errno.EROFS: "it is read-only",
+}
+
+
+@pytest.fixture
+def refused_at(monkeypatch, tmp_path, bert_tokenizer, meant):
+    """Refuses one point of writing; checks all that is promised, and returns how many points there are."""
+
+    def attempt(number: int, point: int | None, out: Path) -> int:
+        trainer = run(out, bert_tokenizer)
+        with monkeypatch.context() as patches:
+            # While the third step's checkpoint is saved.
+            full = Full(patches, out, number, lambda: trainer.state.global_step >= 3 and trainer._saving_now)
+            save = trainer._save_checkpoint
+            trainer._saving_now = False
+
+            def saving(*args, **options):
+                trainer._saving_now = True
+                try:
+                    return save(*args, **options)
+                finally:
+                    trainer._saving_now = False
+
+            patches.setattr(trainer, "_save_checkpoint", saving)
+            if point is None:
+                trainer.args.max_steps = 3
+                trainer.train()
+                return full.count
+            full.left = point
+            with pytest.raises(StorageError) as refused:
+                trainer.train()
+        said = str(refused.value)
+        assert refused.value.exit_code == 5
+        assert f"{out / 'checkpoint-3'} cannot be saved, since " in said and "bytes and" in said, said
+        assert WHY[number] in said or "took only a part" in said, (point, said)
+        assert f"{out / 'checkpoint-2'} is whole" in said and "--resume" in said
+        assert [problem(path) for path in checkpoints(out)] == [None, None]
+        again = run(out, bert_tokenizer)
+        again.train(resume_from_checkpoint=True)
+        assert kept(weights(again), meant)
+        return point
+
+    return attempt
+
+
+def test_a_checkpoint_that_finds_no_room(refused_at, tmp_path):
+    total = refused_at(errno.ENOSPC, None, tmp_path / "counted")
+    assert total > 20
+    for number, point in zip(WHY, (0, total // 2, total - 1), strict=True):
+        refused_at(number, point, tmp_path / f"out-{number}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", WHY)
+def test_no_room_at_any_point_of_a_save(refused_at, tmp_path, number):
+    total = refused_at(number, None, tmp_path / "counted")
+    for point in range(0, total, max(1, total // 14)):
+        refused_at(number, point, tmp_path / f"out-{point}")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)], capture_output=True
+    )
+    if not made or made.returncode:
+        pytest.skip("needs the right to mount a tmpfs; the tests above refuse single writes in its place")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk, bert_tokenizer, meant):
+    """Everything that writes meets it: safetensors, torch, Python."""
+    ballast = small_disk / "ballast"
+    seen, resumed = 0, False
+    for free in range(8_192, 400_000, 32_768):
+        out = small_disk / "out"
+        stats = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(max(0, stats.f_bavail * stats.f_frsize - free)))
+        try:
+            run(out, bert_tokenizer).train()
+        except StorageError as error:
+            assert "the disk is full" in str(error) or "took only a part" in str(error)
+            seen += 1
+        else:
+            break
+        finally:
+            ballast.unlink()
+        whole = checkpoints(out)
+        assert all(problem(path) is None for path in whole)
+        if whole and not resumed:
+            again = run(out, bert_tokenizer)
+            again.train(resume_from_checkpoint=True)
+            assert kept(weights(again), meant)
+            resumed = True
+        shutil.rmtree(out, ignore_errors=True)
+    assert seen > 2 and resumed
+
+
+def test_what_says_nothing_of_storage(tmp_path):
+    assert trouble(OSError(errno.ENOENT, "no"), tmp_path) is None
+    assert trouble(RuntimeError("CUDA out of memory"), tmp_path) is None
+    assert trouble(RuntimeError("x (os error 28)"), tmp_path) == "the disk is full"
