@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .shared import Overrides, RecipeFile, load
+from .shared import Overrides, RecipeFile, Trust, load
 
 
 class Command(TyperCommand):
@@ -48,8 +48,9 @@ def train(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
     from ..runs.train import train_recipe
 
-    train_recipe(load(recipe, overrides), resume=resume, allow=allow or ())
+    train_recipe(load(recipe, overrides, trust), resume=resume, allow=allow or ())

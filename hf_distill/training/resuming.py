@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,11 @@ def find_checkpoint(given: str | bool | None, output_dir: str) -> Path | None:
 
 
 def resume(
-    run: Mapping[str, Any], checkpoint: Path, choice: FusionChoice, allow_changes: Sequence[str]
+    run: Mapping[str, Any],
+    checkpoint: Path,
+    choice: FusionChoice,
+    allow_changes: Sequence[str],
+    trust: Iterable[str] = (),
 ) -> FusionChoice:
     """Compare a run with the one that a checkpoint is of.
 
@@ -132,6 +136,7 @@ def resume(
         checkpoint: The checkpoint's folder.
         choice: The fusion that the run would start with.
         allow_changes: Names of fields that may differ.
+        trust: Paths of your own that the checkpoint may name, beside the fusion that the run starts with.
 
     Returns:
         The fusion to go on with: the checkpoint's, where it has one and it may not be changed.
@@ -139,6 +144,7 @@ def resume(
     Raises:
         ConfigurationError: Other fields differ; the message has a table of them.
         CorruptStateError: What the checkpoint says of its run cannot be read.
+        UnsafeFileError: It names code that is neither built in, nor of this run, nor trusted.
     """
     for name in allow_changes:
         if name not in run:
@@ -150,7 +156,7 @@ def resume(
     names = [teacher["name"] for teacher in run["teachers"]]
     kept = None
     if fused.is_file() and "fusion" not in allow_changes and _fusion_names(fused) == names:
-        kept = load_choice(checkpoint, names)
+        kept = load_choice(checkpoint, names, trust=[*trust, named(choice.fusion, FUSIONS)])
     path = checkpoint / RUN_FILE
     if not path.is_file():
         if PartialState().is_main_process:

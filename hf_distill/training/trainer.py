@@ -367,6 +367,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         resume_from_checkpoint: str | bool | None = None,
         *args: Any,
         allow_changes: Sequence[str] = (),
+        trust: Sequence[str] = (),
         **options: Any,
     ) -> Any:
         """Print how labels were matched and what hidden losses compare, then train; see `Trainer.train`.
@@ -375,6 +376,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             resume_from_checkpoint: A checkpoint of this run, or True for the last one. A checkpoint of another run is
                 refused with a table of what differs; the fusion is the checkpoint's and is not fitted again.
             allow_changes: What may differ all the same: names of the table's fields, such as ``("data",)``.
+            trust: Paths ``pkg.mod:Name`` of your own that the checkpoint's files may name, beside the fusion given here.
         """
         self.args.check_distillation()
         self._prepare.refuse_other_length(self.args.max_length)
@@ -383,7 +385,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if checkpoint is not None or self.args.save_strategy != "no":
             self._run = describe_run(self, self._asked_fusion)
         if checkpoint is not None:
-            self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes)
+            self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes, trust)
             self.teacher_pool.listen(self.fusion)
         if self.teachers and self.is_world_process_zero():
             print(
