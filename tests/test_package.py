@@ -35,7 +35,7 @@ ORDER = [
     "runs",
     "cli",
 ]
-GROUND = {"errors", "lookup", "processes", "durations", "markdown", "files"}
+GROUND = {"errors", "trust", "lookup", "processes", "durations", "markdown", "files"}
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {

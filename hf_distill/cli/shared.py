@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from ..errors import explained, hide_tokens
@@ -77,8 +76,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
     def reported(*args: Any, debug: bool = False, **options: Any) -> None:
         try:
             command(*args, **options)
-        # What typer itself raises ends a command, and is no error.
-        except (typer.Exit, typer.Abort, click.ClickException):
+        except (typer.Exit, typer.Abort):  # they end a command, and are no errors
             raise
         except Exception as error:
             sentence, code = explained(error)
@@ -93,8 +91,10 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 
     # typer makes the options out of the signature.
     option = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
-    own = inspect.signature(command)
+    own = inspect.signature(command, eval_str=True)
     added = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
     reported.__signature__ = own.replace(parameters=[*own.parameters.values(), added])
-    reported.__annotations__ = {**command.__annotations__, "debug": option}
+    reported.__annotations__ = {
+        name: given.annotation for name, given in reported.__signature__.parameters.items()
+    }
     return reported
