@@ -94,3 +94,36 @@ def in_a_line(error: BaseException, most: int = 400) -> str:
         'no such file'
     """
     return " ".join(str(error).split())[:most]
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """What the command line says of any error, in a sentence, and the exit code it ends with.
+
+    Ours speak for themselves. Others are told in a line, with the way to more: what concerns a file or the disk ends
+    with the code of storage, anything else with 1.
+
+    Args:
+        error: What was raised.
+
+    Example:
+        >>> explained(DataError("a.csv, line 3: two fields, expected three"))
+        ('a.csv, line 3: two fields, expected three', 3)
+        >>> explained(KeyError("weights"))
+        ("KeyError: 'weights'. This was not foreseen; with --debug the same command shows where it happened.", 1)
+    """
+    if isinstance(error, HfDistillError):
+        return str(error), error.exit_code
+    said = hide_tokens(in_a_line(error)).rstrip(".")
+    name = type(error).__name__
+    told = f"{name}: {said}" if said else name
+    where = "with --debug the same command shows where it happened."
+    if isinstance(error, OSError) and error.errno is not None:
+        reason = f"{error.strerror or said}".lower()
+        path = f"{error.filename}: " if error.filename is not None else ""
+        return hide_tokens(f"{path}{reason} ({name}); {where}"), CorruptStateError.exit_code
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return (
+            f"The memory does not suffice ({told}): take smaller batches or fewer teachers; {where}",
+            HfDistillError.exit_code,
+        )
+    return f"{told}. This was not foreseen; {where}", HfDistillError.exit_code

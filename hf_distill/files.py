@@ -92,7 +92,10 @@ def read_json(path: str | os.PathLike[str], newest: int) -> tuple[dict[str, Any]
     Raises:
         OSError, ValueError: It cannot be read, holds something else, or a later version wrote it.
     """
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it nests too deeply to be one of ours") from None
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping")
     found = content.pop("format", 1)

@@ -50,4 +50,4 @@ def _main(
 for name in COMMANDS:
     command = importlib.import_module(f".{name}", __name__)
     declare = app.command(cls=getattr(command, "Command", None), hidden=name == "train_part")
-    declare(reporting()(getattr(command, name)))
+    declare(reporting(getattr(command, name)))

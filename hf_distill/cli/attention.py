@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..processes import process, say
-from .shared import Overrides, RecipeFile, load
+from .shared import Overrides, RecipeFile, Trust, load
 
 
 def attention(
@@ -47,11 +47,12 @@ def attention(
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=3, help="On how many rows to compare layers.")] = 200,
+    trust: Trust = None,
 ) -> None:
     """Draw what student and teachers attend to, and how alike their layers are before and after training."""
     from ..runs.attention import attention_recipe
 
-    setup = load(recipe, overrides)
+    setup = load(recipe, overrides, trust)
     texts = tuple(text or ())
     report = attention_recipe(
         setup,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import process, say
-from .shared import Overrides, RecipeFile, load
+from .shared import Overrides, RecipeFile, Trust, load
 
 
 def audit(
@@ -27,11 +27,12 @@ def audit(
             metavar="DIR", help="The folder of the audit; by default audit/ in the run's.", show_default=False
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Say what the teachers are worth before any training: which to keep, how to fuse them, whether one is enough."""
     from ..runs.audit import audit_recipe
 
-    setup = load(recipe, overrides)
+    setup = load(recipe, overrides, trust)
     report = audit_recipe(setup, split)
     folder = setup.folder / "audit" if output is None else output
     if process() == 0:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..processes import say
-from .shared import Overrides, load
+from .shared import Overrides, Trust, load
 
 
 def cache(
@@ -20,10 +20,11 @@ def cache(
     info: Annotated[
         Path | None, typer.Option(metavar="DIR", help="List what a cache holds instead.", show_default=False)
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Run every teacher once over every row of a recipe's data and keep the outputs in teachers.cache_dir."""
     from ..runs.cache import cache_recipe, cache_table
 
     if (recipe is None) == (info is None):
         raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
-    say(cache_recipe(load(recipe, overrides)) if info is None else cache_table(info))
+    say(cache_recipe(load(recipe, overrides, trust)) if info is None else cache_table(info))

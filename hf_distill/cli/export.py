@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import say
+from .shared import Trust, reach_own_modules
 
 
 def export(
@@ -21,10 +22,12 @@ def export(
             metavar="DIR", help="Where to write; by default RUN/onnx or RUN/int8.", show_default=False
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Write a student for onnxruntime, compare it with the student itself, and measure both."""
     from ..runs.export import export_run
 
-    report = export_run(run, format=format, output=output)
+    reach_own_modules()
+    report = export_run(run, format=format, output=output, trust=trust or ())
     folder = run / format if output is None else output
     say(f"\n{report}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import say
-from .shared import Overrides, RecipeFile, load
+from .shared import Overrides, RecipeFile, Trust, load
 
 
 def search(
@@ -23,12 +23,16 @@ def search(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Try temperatures, weights, fusions and learning rates, and write the recipe with the best. Goes on where it was left."""
     from ..runs.search.searching import search_folder, search_recipe
 
-    setup = load(recipe, overrides)
+    setup = load(recipe, overrides, trust)
     folder = search_folder(setup) if output is None else output
     report = search_recipe(setup, trials=trials, output=folder)
     best = folder / "best.yaml"
-    say(f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: hf-distill train {best}")
+    command = " ".join(
+        ["hf-distill train", str(best), *(f"--trust {name}" for name in sorted(setup.trusted))]
+    )
+    say(f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: {command}")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import os
 import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import HfDistillError, StoppedError, StorageError
+from ..errors import StoppedError, StorageError, explained, hide_tokens
 from ..files import TROUBLE
 from ..processes import process
 from ..stopping import Terminated, terminated
@@ -35,19 +37,33 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE:NAME",
+        help="What a run's stored files may name beside built-ins, letter by letter; once for each.",
+        show_default=False,
+    ),
+]
 
 
-def load(path: Path, overrides: list[str] | None) -> Setup:
+def load(path: Path, overrides: list[str] | None, trust: list[str] | None = None) -> Setup:
     """What the checked recipe means, with a user's own modules in reach."""
     from ..recipe import Setup, load_recipe
 
+    reach_own_modules()
+    recipe = load_recipe(path, overrides or [], trust=trust or ())
+    return Setup(recipe, trust=frozenset(trust or ()))
+
+
+def reach_own_modules() -> None:
+    """Let a user's own modules be found, and other processes than the first be silent."""
     # `python -m` finds a user's own module in the working directory; the installed command does likewise, but last,
     # so that no file lying there replaces an installed package.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     if process() > 0:
         _hide_bars()
-    return Setup(load_recipe(path, overrides or []))
 
 
 def _hide_bars() -> None:
@@ -59,45 +75,60 @@ def _hide_bars() -> None:
     logging.disable_progress_bar()
 
 
-@contextmanager
-def reporting() -> Iterator[None]:
-    """Turn our errors, a full disk and signals into a message and an exit code; any other error keeps its traceback."""
-    try:
-        with terminated():
-            yield
-    except StoppedError as error:
-        if process() == 0:
-            typer.echo(
-                f"{str(error).partition(', and train(')[0]}. Go on with: {_command(resume=True)}", err=True
-            )
-        raise typer.Exit(error.exit_code) from None
-    except HfDistillError as error:
-        if process() > 0:
-            # The main process most likely says the same; its launcher then ends this one while it waits.
-            time.sleep(10)
-            typer.echo(f"process {process()}:", err=True)
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from None
-    except (KeyboardInterrupt, Terminated) as stopped:
-        number = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM
-        if process() == 0:
-            typer.echo(
-                f"Stopped by {number.name}: what was finished is kept, and the same command goes on from there: "
-                f"{_command(resume=False)}",
-                err=True,
-            )
-        raise typer.Exit(128 + number) from None
-    except OSError as error:
-        why = TROUBLE.get(error.errno or 0) if error.errno not in (errno.EACCES, errno.EPERM) else None
-        if why is None:
+def reporting(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors and signals end in their sentence and exit code, and in the whole traceback with `--debug`."""
+
+    @functools.wraps(command)
+    def reported(*args: Any, debug: bool = False, **options: Any) -> None:
+        try:
+            with terminated():
+                command(*args, **options)
+        except (typer.Exit, typer.Abort):  # they end a command, and are no errors
             raise
-        free = f"{shutil.disk_usage(_standing(error.filename)).free:,} bytes are free"
-        typer.echo(
-            f"{error.filename or 'A file'} cannot be written, since {why} ({free}): make room and run the same command "
-            "again; what was finished is kept.",
-            err=True,
-        )
-        raise typer.Exit(StorageError.exit_code) from None
+        except (Exception, KeyboardInterrupt, Terminated) as error:
+            sentence, code = _told(error)
+            if process() > 0:
+                if isinstance(error, (StoppedError, KeyboardInterrupt, Terminated)):
+                    raise typer.Exit(code) from None
+                # The main process most likely says the same; its launcher then ends this one while it waits.
+                time.sleep(10)
+                typer.echo(f"process {process()}:", err=True)
+            if debug:
+                typer.echo(hide_tokens(traceback.format_exc()), err=True)
+            typer.echo(sentence, err=True)
+            raise typer.Exit(code) from None
+
+    # typer makes the options out of the signature.
+    option = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+    own = inspect.signature(command, eval_str=True)
+    added = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+    reported.__signature__ = own.replace(parameters=[*own.parameters.values(), added])
+    reported.__annotations__ = {
+        name: given.annotation for name, given in reported.__signature__.parameters.items()
+    }
+    return reported
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What ended a command, in a sentence with the command that goes on, and the exit code."""
+    if isinstance(error, StoppedError):
+        sentence = f"{str(error).partition(', and train(')[0]}. Go on with: {_command(resume=True)}"
+        return sentence, error.exit_code
+    if isinstance(error, (KeyboardInterrupt, Terminated)):
+        number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        return (
+            f"Stopped by {number.name}: what was finished is kept, and the same command goes on from there: "
+            f"{_command(resume=False)}"
+        ), 128 + number
+    if isinstance(error, OSError) and error.errno not in (errno.EACCES, errno.EPERM):
+        why = TROUBLE.get(error.errno or 0)
+        if why is not None:
+            free = f"{shutil.disk_usage(_standing(error.filename)).free:,} bytes are free"
+            return (
+                f"{error.filename or 'A file'} cannot be written, since {why} ({free}): make room and run the same "
+                "command again; what was finished is kept."
+            ), StorageError.exit_code
+    return explained(error)
 
 
 def _standing(name: str | None) -> Path:

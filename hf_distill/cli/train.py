@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .shared import Overrides, RecipeFile, load
+from .shared import Overrides, RecipeFile, Trust, load
 
 
 class Command(TyperCommand):
@@ -55,8 +55,9 @@ def train(
             help="With --resume CHECKPOINT: also one without a manifest, or with other files than were saved.",
         ),
     ] = False,
+    trust: Trust = None,
 ) -> None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
     from ..runs.train import train_recipe
 
-    train_recipe(load(recipe, overrides), resume=resume, allow=allow or (), unverified=unverified)
+    train_recipe(load(recipe, overrides, trust), resume=resume, allow=allow or (), unverified=unverified)

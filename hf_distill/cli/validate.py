@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .shared import Overrides, RecipeFile, load
+from .shared import Overrides, RecipeFile, Trust, reach_own_modules
 
 
 def validate(
@@ -16,8 +16,15 @@ def validate(
         bool,
         typer.Option("--load", help="Also load data and teachers, and print how their labels are matched."),
     ] = False,
+    trust: Trust = None,
 ) -> None:
-    """Check a recipe, all problems at once, and print what would run. Loads no model and no data."""
+    """Check a recipe, all problems at once, and print what would run. Loads no model and no data, and nobody's own code
+    but what is trusted."""
+    from ..recipe import Setup, look_at_recipe
     from ..runs.validate import validate_recipe
 
-    validate_recipe(load(recipe, overrides), load=with_data)
+    reach_own_modules()
+    looked = look_at_recipe(recipe, overrides or [], trust=trust or ())
+    validate_recipe(
+        Setup(looked.recipe, trust=frozenset(trust or ())), load=with_data, unchecked=looked.unchecked
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .checking import load_recipe
+from .checking import load_recipe, look_at_recipe
 from .sections import Recipe
 from .setup import Setup
 
-__all__ = ["Recipe", "Setup", "load_recipe"]
+__all__ = ["Recipe", "Setup", "load_recipe", "look_at_recipe"]

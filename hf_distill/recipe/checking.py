@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,10 +16,12 @@ from ..lookup import build, suggest
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS
+from ..trust import refuse_untrusted
 from . import yaml12
 from .data_section import check_data, named_files
 from .hub_section import check_hub
 from .loss_section import check_losses
+from .own_code import is_stored, own_code, without
 from .problems import Problem, found, from_validation, known_paths
 from .search_section import check_search
 from .sections import SPLITS, Recipe
@@ -27,19 +29,42 @@ from .student_section import check_student
 from .training_section import check_training, training_keys
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
-    """Read and check a recipe. No model, tokenizer or data set is loaded.
+class LookedAt(NamedTuple):
+    """A recipe that was checked without importing anything of its own.
+
+    Attributes:
+        recipe: The recipe.
+        unchecked: What was left alone, (place in the recipe, name).
+    """
+
+    recipe: Recipe
+    unchecked: tuple[tuple[str, str], ...]
+
+
+def load_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_files: bool = True,
+    trust: Iterable[str] = (),
+) -> Recipe:
+    """Read and check a recipe that is to run. No model, tokenizer or data set is loaded.
+
+    A path ``pkg.mod:Name`` in it is imported and called: a recipe is a program of whoever wrote it. `look_at_recipe` reads
+    one without. The recipe that a run stored is not taken to be the user's own: it names built-ins, or what is trusted.
 
     Args:
         path: The YAML file.
         overrides: `section.key=value`, the value in YAML; items of lists by their position
             (`teachers.models.0.name=bert`).
         check_files: Whether the local files and folders it names must exist on this machine.
+        trust: What the recipe of a run may name that is not built in, letter by letter.
 
     Returns:
         The recipe, with the overrides applied and the defaults filled in.
 
     Raises:
+        UnsafeFileError: It is the recipe of a run, and names code that nobody trusted.
         ConfigurationError: Anything wrong with the recipe; the message has one line per problem:
             `file: section.key: sentence`.
         DataError: The recipe is right, but files or folders that it names are missing.
@@ -48,7 +73,59 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
         >>> load_recipe("recipes/sst2.yaml", ["losses.temperature=4"]).losses.temperature
         4.0
     """
-    path = Path(path)
+    path, said = Path(path), set(trust)
+    written = _read(path, overrides)
+    if written.stored:
+        refuse_untrusted(own_code(written.raw), said | written.by_command, path)
+    return _checked(path, written, (), check_files)
+
+
+def look_at_recipe(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_files: bool = True,
+    trust: Iterable[str] = (),
+) -> LookedAt:
+    """Read and check anybody's recipe: what it names that is not built in is imported only where it is trusted.
+
+    Args:
+        path, overrides, check_files: As for `load_recipe`.
+        trust: What may be imported and called to be checked; what ``overrides`` name may too.
+
+    Raises:
+        ConfigurationError, DataError: As for `load_recipe`.
+
+    Example:
+        >>> look_at_recipe("recipes/sst2.yaml").unchecked
+        ()
+    """
+    path, said = Path(path), set(trust)
+    written = _read(path, overrides)
+    said |= written.by_command
+    unchecked = tuple((place, name) for place, name in own_code(written.raw) if name not in said)
+    return LookedAt(_checked(path, written, [name for _, name in unchecked], check_files), unchecked)
+
+
+class _Written(NamedTuple):
+    """What a file and the command line say, and what was wrong with how they say it.
+
+    Attributes:
+        raw: Mappings and lists, the overrides applied.
+        problems: Keys that stand twice, and overrides that set nothing.
+        overridden: What the command line said: keys, or sections that it alone speaks of.
+        by_command: The own code that it named.
+        stored: Whether the file is one of a run.
+    """
+
+    raw: dict[str, Any]
+    problems: list[Problem]
+    overridden: list[str]
+    by_command: set[str]
+    stored: bool
+
+
+def _read(path: Path, overrides: Sequence[str]) -> _Written:
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -71,6 +148,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
     raw = {key: {} if value is None and key != "task" else value for key, value in copy.deepcopy(raw).items()}
     problems = [Problem(where, sentence) for where, sentence in duplicates]
     in_file, overridden = set(raw), []
+    named_in_file = {name for _, name in own_code(raw)}
     for override in overrides:
         key, problem = _apply(raw, override)
         section = key.partition(".")[0]
@@ -80,8 +158,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
             problems.append(problem)
     if isinstance(raw.setdefault("training", {}), dict):
         raw["training"].setdefault("output_dir", f"runs/{path.stem}")
-    recipe, found_problems = check(raw, check_files=check_files)
-    problems += found_problems
+    by_command = {name for _, name in own_code(raw)} - named_in_file
+    return _Written(raw, problems, overridden, by_command, is_stored(path, text))
+
+
+def _checked(path: Path, written: _Written, unchecked: Collection[str], check_files: bool) -> Recipe:
+    overridden = written.overridden
+    recipe, found_problems = check(written.raw, check_files=check_files, unchecked=unchecked)
+    problems = [*written.problems, *found_problems]
     if problems:
         lines = []
         for problem in dict.fromkeys(problems):
@@ -93,18 +177,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
     return recipe
 
 
-def check(raw: Mapping[str, Any], *, check_files: bool) -> tuple[Recipe | None, list[Problem]]:
+def check(
+    raw: Mapping[str, Any], *, check_files: bool, unchecked: Collection[str] = ()
+) -> tuple[Recipe | None, list[Problem]]:
     """Check what a file holds, and find all that is wrong with it.
 
     Args:
         raw: The content of the file.
         check_files: As for `load_recipe`.
+        unchecked: Own code that no check may import.
     """
     recipe, problems = None, []
     try:
         recipe = Recipe.model_validate(dict(raw))
     except ValidationError as error:
         problems += from_validation(error, training_keys())
+    if unchecked:
+        raw = without(raw, unchecked)
     if isinstance(raw.get("training"), dict):
         problems += check_training(raw["training"], elsewhere=known_paths())
     problems += _task(raw)

@@ -33,6 +33,7 @@ from ..training.trainer import MultiTeacherDistillationTrainer
 from . import yaml12
 from .data_section import evaluation_split, load_data
 from .loss_section import build_callbacks, starting_values
+from .own_code import own_code
 from .sections import Recipe, Section
 from .student_section import build_recipe_student, label_names, teacher_spec
 
@@ -46,6 +47,7 @@ class Setup:
     Args:
         recipe: Of `load_recipe`.
         given: Raw rows by split, where they are in memory already; None: those that the recipe names.
+        trust: Paths ``pkg.mod:Name`` that stored files may name, beside those that the recipe names itself.
 
     Example:
         >>> recipe = Recipe(
@@ -62,10 +64,16 @@ class Setup:
 
     recipe: Recipe
     given: Mapping[str, datasets.Dataset] | None = None
+    trust: frozenset[str] = frozenset()
 
     def varied(self, **sections: Any) -> Setup:
         """The setup of a recipe with other sections, on the same rows."""
-        return Setup(self.recipe.model_copy(update=sections), vars(self).get("rows", self.given))
+        return Setup(self.recipe.model_copy(update=sections), vars(self).get("rows", self.given), self.trust)
+
+    @cached_property
+    def trusted(self) -> frozenset[str]:
+        """What stored files may name that is not built in: whoever runs a recipe trusts what it names."""
+        return self.trust | {name for _, name in own_code(written(self.recipe))}
 
     @property
     def folder(self) -> Path:
@@ -240,7 +248,7 @@ class Setup:
     def _fitted_before(self, checkpoint: str | None) -> FusionChoice | None:
         """The fusion that a checkpoint holds, where the recipe's would have to be fitted or chosen."""
         kept = checkpoint is not None and self.fits and Path(checkpoint, FUSION_FILE).is_file()
-        return load_choice(checkpoint) if kept else None
+        return load_choice(checkpoint, trust=self.trusted) if kept else None
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> Path:

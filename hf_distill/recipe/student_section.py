@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, DataError
 from ..lookup import suggest
 from ..students.building import build_student
 from ..tasks import TASKS
-from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
 from ..teachers.teacher import Teacher, TeacherSpec
 from .problems import Problem, found, given
 from .sections import Recipe, TeacherEntry
@@ -187,11 +187,7 @@ def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None 
     student, config = recipe.student, None
     if student.model is not None:
         options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
-        try:
-            config = transformers.AutoConfig.from_pretrained(student.model, **options)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:400]
-            raise DataError(f"student.model: {student.model} cannot be loaded: {reason}") from error
+        config = load_config(student.model, what="student.model", **options)
     if student.from_teacher is not None:
         source = source or _source(recipe)
         config = copy.deepcopy(source.model.config)

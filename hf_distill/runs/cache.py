@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..markdown import markdown_table
@@ -43,13 +45,22 @@ def cache_table(folder: Path) -> str:
     rows = [
         [
             entry["key"][:12],
-            f"{entry['teacher']} ({entry['source']}{' @ ' + entry['revision'][:8] if entry['revision'] else ''})",
+            _made_by(entry),
             f"{entry['rows']:,}",
             f"{entry['bytes']:,}",
-            entry["dtype"] + (f", {entry['precision']} autocast" if entry["precision"] else ""),
+            f"{entry.get('dtype', '?')}"
+            + (f", {entry['precision']} autocast" if entry.get("precision") else ""),
             f"{(time.time() - entry['written']) / 3600:.1f} h",
             str(len(entry["damaged"])),
         ]
         for entry in cache_info(folder)
     ]
     return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
+
+
+def _made_by(entry: Mapping[str, Any]) -> str:
+    """Whose outputs they are, as far as the description says so: anybody may have written it."""
+    if "teacher" not in entry:
+        return "? (its description cannot be read)"
+    revision = entry.get("revision")
+    return f"{entry['teacher']} ({entry.get('source', '?')}{f' @ {str(revision)[:8]}' if revision else ''})"

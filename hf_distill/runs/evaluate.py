@@ -46,7 +46,7 @@ def evaluate_recipe(setup: Setup) -> EvaluationReport:
         rows[split],
         student=str(folder),
         baseline=setup.baseline(names),
-        fusion=load_choice(folder, names_of_teachers) if setup.fits else setup.fusion,
+        fusion=load_choice(folder, names_of_teachers, trust=setup.trusted) if setup.fits else setup.fusion,
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,

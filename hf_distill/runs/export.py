@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from ..evaluation.cost import Cost
 from ..files import write_text
 from ..publishing.export import ExportReport, export_student
 from ..publishing.pushed_files import section_of_one_row
-from ..recipe.checking import load_recipe
+from ..recipe.checking import look_at_recipe
 from ..recipe.sections import Recipe
 from ..recipe.setup import Setup
 from ..rows.preparing import example_id
+from ..trust import refuse_untrusted
 from ..verdict import Answers
 from ..verdict.exported import Judged, open_judged, with_exported
 from ..verdict.systems import Role
@@ -34,6 +36,7 @@ def export_run(
     *,
     format: str = "onnx",
     output: str | os.PathLike[str] | None = None,
+    trust: Iterable[str] = (),
 ) -> ExportReport:
     """Export a run's student, compares the two on the rows of the final report, and adds it to the run's verdict.
 
@@ -41,6 +44,7 @@ def export_run(
         folder: Of the student; with `recipe.yaml` as a run writes it, or without.
         format: ``onnx`` or ``int8``.
         output: As for `export_student`.
+        trust: Metrics ``pkg.mod:Name`` of your own that the stored recipe may name.
 
     Raises:
         ConfigurationError, DataError, UnsafeFileError: As `export_student`; a recipe that cannot be read. Data that is
@@ -51,7 +55,10 @@ def export_run(
     if not path.is_file():
         note = f"There is no {path.name} beside the student, so no metrics could be computed."
         return export_student(folder, format=format, output=output, notes=[note])
-    setup = Setup(load_recipe(path, check_files=False))
+    looked = look_at_recipe(path, check_files=False, trust=trust)
+    used = [found for found in looked.unchecked if found[0].startswith("evaluation.")]
+    refuse_untrusted(used, (), path)
+    setup = Setup(looked.recipe, trust=frozenset(trust))
     recipe = setup.recipe
     options: dict[str, Any] = {"max_length": recipe.student.max_length, "task": recipe.task}
     try:

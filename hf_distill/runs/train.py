@@ -51,7 +51,12 @@ def train_recipe(
         say(f"The student in {setup.folder} is of this recipe, and is not trained again")
     else:
         show_losses(trainer, "student")
-        trainer.train(resume_from_checkpoint=checkpoint, allow_changes=allow, unverified=unverified)
+        trainer.train(
+            resume_from_checkpoint=checkpoint,
+            allow_changes=allow,
+            unverified=unverified,
+            trust=sorted(setup.trusted),
+        )
         trainer.save_model(_internal_call=True)  # the report is pushed with it, at the end
         trainer.save_state()
         say(f"The student is saved in {setup.folder}")

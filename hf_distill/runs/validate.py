@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..fusion.alignment import plan_table
 from ..processes import say
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.pool import TeacherPool
+from ..trust import refuse_untrusted
 
 
-def validate_recipe(setup: Setup, *, load: bool = False) -> None:
+def validate_recipe(setup: Setup, *, load: bool = False, unchecked: Sequence[tuple[str, str]] = ()) -> None:
     """Print what would run, a line per section.
 
     Args:
         setup: Of a checked recipe.
         load: Whether to load data and teachers, and to print how many rows there are and how labels are matched.
+        unchecked: The recipe's own code that nobody trusted, (place, name): nothing of it is imported.
+
+    Raises:
+        UnsafeFileError: Models are to be loaded with their own code, which nobody trusted.
     """
     say(recipe_summary(setup.recipe))
+    for place, name in unchecked:
+        say(f"{'unchecked':<12}{place}: {name} is not built in; --trust {name} checks it too, which runs it")
     if load:
+        loaded = [found for found in unchecked if found[0].endswith("trust_remote_code")]
+        refuse_untrusted(loaded, setup.trust, "The recipe")
+        if any(place == "fusion" for place, _ in unchecked):
+            setup = setup.varied(fusion="auto")  # which labels are matched does not depend on it
         counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in setup.rows.items())
         say(f"{'rows':<12}{counts}\n\n{_label_plan(setup)}")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import ConfigurationError, DataError, in_a_line
 from ..fusion.alignment import LabelMap
 from ..tasks.task import output_names
-from ..teachers.checkpoints import load_model, output_layer, refuse_untrained_head
+from ..teachers.checkpoints import load_config, load_model, output_layer, refuse_untrained_head
 from ..teachers.teacher import Teacher
 from .adapters import merge_adapter
 
@@ -139,10 +139,7 @@ def _opened(teacher: Any) -> tuple[PreTrainedModel, tuple[str, ...], str]:
 
 def _loaded(source: str, what: str) -> PreTrainedModel:
     """The checkpoint as a model of the class that saved it."""
-    try:
-        saved_as = AutoConfig.from_pretrained(source).architectures
-    except (OSError, ValueError) as error:
-        raise DataError(f"{what}: {source} cannot be loaded: {in_a_line(error)}") from error
+    saved_as = load_config(source, what=what).architectures
     if not saved_as:
         raise DataError(f"{what}: the config of {source} names no class: load the model, and pass it.")
     model, missing = load_model(source, saved_as[0], what=what, dtype="auto")

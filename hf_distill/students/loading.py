@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from ..errors import ConfigurationError, DataError, in_a_line
+from ..errors import ConfigurationError, DataError
 from ..rows.views import TokenView, input_length
 from ..tasks.task import Task
-from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
 from .adapters import add_adapter
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
     """
     if not isinstance(student, str):
         return student.config
-    try:
-        return AutoConfig.from_pretrained(student)
-    except (OSError, ValueError) as error:
-        raise DataError(f"The student {student} cannot be loaded: {in_a_line(error)}") from error
+    return load_config(student, what="The student")
 
 
 class OpenedStudent(NamedTuple):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import DataError, UnsafeFileError, in_a_line
 from ..rows.views import without_adapter
 from ..tasks.task import Task
+from .model_files import refuse_unsafe_files
 
 
 def load_model(
@@ -29,14 +31,22 @@ def load_model(
 
     Raises:
         DataError: Nothing can be loaded there, or sizes do not fit.
-        UnsafeFileError: The weights are not stored as safetensors.
+        UnsafeFileError: The weights are not stored as safetensors or lie elsewhere, or code would have to run.
     """
+    kind = getattr(transformers, auto_class, None)
+    if not isinstance(kind, type) or not hasattr(kind, "from_pretrained"):
+        raise DataError(
+            f"{what}: {id_or_path} was saved as {auto_class}, which transformers has no model of."
+        )
+    trusted = bool(options.setdefault("trust_remote_code", False))
+    refuse_unsafe_files(id_or_path, what, revision=options.get("revision"), trust_remote_code=trusted)
     try:
-        model, info = getattr(transformers, auto_class).from_pretrained(
+        model, info = kind.from_pretrained(
             id_or_path, use_safetensors=True, output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = in_a_line(error, 10_000)
+        refuse_remote_code(reason, f"{what}: {id_or_path}")
         if "safetensors" in reason and "not a local folder" not in reason:
             raise UnsafeFileError(
                 f"{what}: {id_or_path} holds no model.safetensors; other formats can run code when read and are "
@@ -44,6 +54,44 @@ def load_model(
             ) from error
         raise DataError(f"{what}: {id_or_path} cannot be loaded as {auto_class}: {reason[:500]}") from error
     return model, set(info["missing_keys"])
+
+
+def refuse_remote_code(reason: str, what: str) -> None:
+    """Say it where a library refused to run a model's own code.
+
+    Args:
+        reason: What the library said.
+        what: Whose model or tokenizer it is.
+
+    Raises:
+        UnsafeFileError: It was that.
+    """
+    if "trust_remote_code" in reason:
+        raise UnsafeFileError(
+            f"{what} comes with code of its own (auto_map), which was not run: pass trust_remote_code where you have read "
+            "that code, or name a model that needs none."
+        )
+
+
+def load_config(id_or_path: str, *, what: str, **options: Any) -> PretrainedConfig:
+    """`AutoConfig.from_pretrained`, with an error that says whose config it is; no code of the model's runs.
+
+    Args:
+        id_or_path: Hub id or folder.
+        what: Who it is for, for messages.
+        options: Arguments of ``from_pretrained``.
+
+    Raises:
+        DataError: There is none, or it cannot be read.
+        UnsafeFileError: It needs code of the model's own.
+    """
+    options.setdefault("trust_remote_code", False)
+    try:
+        return transformers.AutoConfig.from_pretrained(id_or_path, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = in_a_line(error)
+        refuse_remote_code(reason, f"{what}: {id_or_path}")
+        raise DataError(f"{what}: {id_or_path} cannot be loaded: {reason}") from error
 
 
 def load_with_head(
@@ -87,9 +135,11 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedT
         DataError: No tokenizer can be loaded there.
     """
     advice = "Save it there with tokenizer.save_pretrained, or pass it."
+    options.setdefault("trust_remote_code", False)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
     except (OSError, ValueError, ImportError) as error:
+        refuse_remote_code(in_a_line(error, 10_000), f"{what}: the tokenizer of {id_or_path}")
         raise DataError(
             f"{what}: no tokenizer can be loaded from {id_or_path}: {in_a_line(error)}. {advice}"
         ) from error

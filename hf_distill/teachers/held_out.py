@@ -5,7 +5,7 @@ Shapes: K teachers, N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..errors import ConfigurationError, CorruptStateError, DataError, in_a_line
+from ..errors import ConfigurationError, CorruptStateError, DataError, UnsafeFileError, in_a_line
 from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import UNLABELLED
+from ..fusion.table import FUSIONS
 from ..processes import once
 from ..rows.labels import count_labelled
+from ..trust import own_path, refuse_untrusted
 from .pool import TeacherPool
 
 FUSION_FILE = "fusion.json"
@@ -179,26 +181,34 @@ def save_choice(choice: FusionChoice, folder: Path, names: list[str]) -> None:
     write_json(folder / FUSION_FILE, content)
 
 
-def load_choice(folder: str | Path, names: list[str] | None = None) -> FusionChoice:
+def load_choice(
+    folder: str | Path, names: list[str] | None = None, *, trust: Iterable[str] = ()
+) -> FusionChoice:
     """Read the fusion that a run saved beside its student.
 
     Args:
         folder: Of the student.
         names: The teachers it is for; None: not compared.
+        trust: Paths ``pkg.mod:Name`` of your own that the file may name.
 
     Raises:
+        UnsafeFileError: It names a fusion that is neither built in nor trusted; nothing is imported.
         CorruptStateError: There is none, or it cannot be read.
         ConfigurationError: It was made for other teachers, or another order of them.
     """
     path = Path(folder) / FUSION_FILE
     try:
         content, _ = read_json(path, _FORMAT)
+        own = own_path(content["fusion"], FUSIONS)
+        refuse_untrusted([("fusion", own)] if own else [], trust, path)
         choice = FusionChoice(
             build_fusion(content["fusion"]),
             content["reason"],
             tuple(content["warnings"]),
             torch.tensor(content["fitted_on"], dtype=torch.int64),
         )
+    except UnsafeFileError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptStateError(
             f"{path} does not hold the fusion of a run ({in_a_line(error, 200)}): train again, or give the "

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError, UnsafeFileError, in_a_line
 from ..tasks.task import Task
 from .checkpoints import load_model, load_tokenizer, output_layer, refuse_other_task, refuse_untrained_head
+from .model_files import refuse_unsafe_files
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -82,12 +84,16 @@ def load_over_base(
     """
     peft = require_peft()
     folder = _adapter_folder(adapter, what)
+    refuse_unsafe_files(str(folder), what, trust_remote_code=trust_remote_code)
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{what}: {folder / _CONFIG} cannot be read: {error}") from error
     peft_task_type(config, task, f"{what}: {adapter}")
-    saved = peft.load_peft_weights(str(folder), device="cpu")
+    try:
+        saved = peft.load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{what}: {folder / _WEIGHTS} cannot be read: {in_a_line(error)}") from error
     shared = _load_base(
         base, task, what, {"revision": revision, "dtype": dtype, "trust_remote_code": trust_remote_code}
     )

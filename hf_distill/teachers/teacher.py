@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -261,13 +262,43 @@ def said_labels(labels: Mapping[str, str] | Sequence[str] | None) -> frozenset[s
     )
 
 
+def labels_on_disk(spec: TeacherSpec) -> tuple[str, ...] | None:
+    """The names of a teacher's logits, by the files of its folder alone.
+
+    Args:
+        spec: The teacher.
+
+    Returns:
+        None where they are not said there: for ids of the Hub, for adapters, which bring a head of their own, and for
+        folders whose config names no labels.
+
+    Example:
+        >>> labels_on_disk(TeacherSpec(bert_folder))
+        ('negative', 'positive')
+    """
+    if spec.adapter is not None:
+        return None
+    try:
+        config = json.loads(Path(spec.id_or_path, "config.json").read_text(encoding="utf-8"))
+        names = {int(i): str(name) for i, name in config["id2label"].items()}
+        return _renamed([names[i] for i in range(len(names))], spec.labels, spec.called)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def _named(
     model: PreTrainedModel, labels: Mapping[str, str] | Sequence[str] | None, teacher: str
 ) -> tuple[str, ...]:
     """The names of the logits, after what the user says of them."""
-    own = list(output_names(model.config))
     if labels is None:
         refuse_contradiction(model.config, f"Teacher {teacher!r}", "labels=")
+    return _renamed(list(output_names(model.config)), labels, teacher)
+
+
+def _renamed(
+    own: list[str], labels: Mapping[str, str] | Sequence[str] | None, teacher: str
+) -> tuple[str, ...]:
+    if labels is None:
         names = own
     elif isinstance(labels, Mapping):
         unknown = [key for key in labels if key not in own]

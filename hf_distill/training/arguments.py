@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from ..errors import ConfigurationError
 
 
-@dataclass
+@dataclass(repr=False)  # transformers' own leaves the tokens out
 class DistillationArguments(TrainingArguments):
     """`transformers.TrainingArguments` plus temperature and weights; objects go to the trainer's constructor.
 

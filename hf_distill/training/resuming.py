@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,11 @@ def _why_not(path: Path, best: bool) -> str | None:
 
 
 def resume(
-    run: Mapping[str, Any], checkpoint: Path, choice: FusionChoice, allow_changes: Sequence[str]
+    run: Mapping[str, Any],
+    checkpoint: Path,
+    choice: FusionChoice,
+    allow_changes: Sequence[str],
+    trust: Iterable[str] = (),
 ) -> FusionChoice:
     """Compare a run with the one that a checkpoint is of.
 
@@ -224,6 +228,7 @@ def resume(
         checkpoint: The checkpoint's folder.
         choice: The fusion that the run would start with.
         allow_changes: Names of fields that may differ.
+        trust: Paths of your own that the checkpoint may name, beside the fusion that the run starts with.
 
     Returns:
         The fusion to go on with: the checkpoint's, where it has one and it may not be changed.
@@ -231,6 +236,7 @@ def resume(
     Raises:
         ConfigurationError: Other fields differ; the message has a table of them.
         CorruptStateError: What the checkpoint says of its run cannot be read.
+        UnsafeFileError: It names code that is neither built in, nor of this run, nor trusted.
     """
     for name in allow_changes:
         if name not in run:
@@ -242,7 +248,7 @@ def resume(
     names = [teacher["name"] for teacher in run["teachers"]]
     kept = None
     if fused.is_file() and "fusion" not in allow_changes and _fusion_names(fused) == names:
-        kept = load_choice(checkpoint, names)
+        kept = load_choice(checkpoint, names, trust=[*trust, named(choice.fusion, FUSIONS)])
     path = checkpoint / RUN_FILE
     if not path.is_file():
         if PartialState().is_main_process:

@@ -385,6 +385,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         *args: Any,
         allow_changes: Sequence[str] = (),
         unverified: bool = False,
+        trust: Sequence[str] = (),
         **options: Any,
     ) -> Any:
         """Print how labels were matched and what hidden losses compare, then train; see `Trainer.train`.
@@ -396,6 +397,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             allow_changes: What may differ all the same: names of the table's fields, such as ``("data",)``.
             unverified: Whether to go on from a checkpoint, given by its folder, that has no manifest or another file than
                 was saved.
+            trust: Paths ``pkg.mod:Name`` of your own that the checkpoint's files may name, beside the fusion given here.
 
         Raises:
             StoppedError: SIGTERM or SIGINT ended the training after a checkpoint.
@@ -414,7 +416,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._unverified = unverified
         self._run = describe_run(self, self._asked_fusion)  # whatever is saved when: a signal asks for it too
         if checkpoint is not None:
-            self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes)
+            self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes, trust)
             self.teacher_pool.listen(self.fusion)
         if (note := one_class_note(self.train_dataset, self.student_labels)) and self.is_world_process_zero():
             print(note)

@@ -130,12 +130,32 @@ def test_a_missing_recipe_ends_with_2(run):
     assert done.stderr.startswith("none.yaml: the recipe cannot be read: no such file")
 
 
-def test_an_error_of_ours_keeps_its_traceback(run, recipe, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyError("a mistake of ours"), 1, "KeyError: 'a mistake of ours'. This was not foreseen; with --debug"),
+        (OSError(28, "No space left on device", "/full/a"), 5, "/full/a: no space left on device (OSError); with --debug"),
+        (ValueError("of a\n library"), 1, "ValueError: of a library. This was not foreseen"),
+    ],
+)  # fmt: skip
+def test_an_error_of_others_is_a_line_and_with_debug_its_whole_traceback(
+    run, recipe, monkeypatch, raised, code, said
+):
     def broken(*arguments, **options):
-        raise KeyError("a mistake of ours")
+        raise raised
 
-    monkeypatch.setattr("hf_distill.recipe.load_recipe", broken)
-    assert isinstance(run("validate", recipe).exception, KeyError)
+    monkeypatch.setattr("hf_distill.recipe.look_at_recipe", broken)
+    done = run("validate", recipe)
+    assert done.exit_code == code
+    assert done.stderr.startswith(said) and len(done.stderr.splitlines()) == 1
+    whole = run("validate", recipe, "--debug")
+    assert whole.exit_code == code
+    assert "Traceback (most recent call last)" in whole.stderr and "in broken" in whole.stderr
+
+
+@pytest.mark.parametrize("command", hf_distill.cli.COMMANDS)
+def test_every_command_takes_debug(run, command):
+    assert "--debug" in run(command.replace("_", "-"), "--help").stdout
 
 
 def test_a_users_own_fusion_is_found_in_the_working_directory(run, recipe, monkeypatch):

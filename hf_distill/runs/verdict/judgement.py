@@ -170,6 +170,8 @@ class Verdict:
 
     def _job(self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, part: str, seed: int) -> Job:
         arguments = ["train-part", str(self.folder / "recipe.yaml"), part, str(seed), self.key]
+        for name in sorted(self.setup.trusted):
+            arguments += ["--trust", name]
         if trainer.args.n_gpu > 1:
             # What this process spread over its GPUs, one of them does in as many turns.
             turns = trainer.args.gradient_accumulation_steps * trainer.args.n_gpu

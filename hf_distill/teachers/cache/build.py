@@ -22,7 +22,7 @@ from ...errors import ConfigurationError, DataError
 from ...rows.preparing import distinct_rows
 from ...tasks import build_task
 from ...tasks.task import Task
-from ..teacher import Teacher, TeacherSpec, load_teacher, said_labels
+from ..teacher import Teacher, TeacherSpec, labels_on_disk, load_teacher, said_labels
 from .key import folder_identity, key_facts, recall, remember, teacher_key
 from .reading import CachedTeacher, CachedView
 from .settings import AUTOCAST, STORED_AS, CacheSettings
@@ -91,7 +91,7 @@ class TeacherCache:
         identity = None
         if isinstance(spec, TeacherSpec):
             identity = folder_identity(spec, key_facts(self._task, settings))
-            known = recall(cache_dir, identity)
+            known = recall(cache_dir, identity, labels_on_disk(spec))
             if known is not None:
                 return {**known, "name": spec.called, "source": spec.source, "revision": None}
         teacher = load_teacher(spec, self._task)
@@ -110,10 +110,15 @@ class TeacherCache:
             "layers": getattr(config, "num_hidden_layers", None),
             "width": getattr(config, "hidden_size", None),
         }
-        if not read_description(store.folder):
+        before = read_description(store.folder)
+        made_by = before.get("folders")
+        made_by = made_by if isinstance(made_by, list) else []
+        made_by = made_by if identity is None or identity in made_by else [*made_by, identity]
+        if any(before.get(name) != value for name, value in {**known, "folders": made_by}.items()):
             store.write_description(
                 {
                     **known,
+                    "folders": made_by,
                     "teacher": teacher.name,
                     "source": Path(teacher.source).name if os.path.isdir(teacher.source) else teacher.source,
                     "revision": teacher.revision,
@@ -160,7 +165,15 @@ class TeacherCache:
     def _open(self, cached: CachedTeacher, ids: np.ndarray) -> tuple[Store, RowReader, np.ndarray]:
         """A teacher's store, its readable rows, and those of some ids (n,) that are missing; damaged shards are removed."""
         store = Store(cached.view.folder, cached.view.key)
-        known = RowReader(store.shards(), cached.view.what)
+        shards = []
+        for shard in store.shards():
+            logits = shard.fields.get("logits")
+            if logits is None or logits.shape[1:] != (len(cached.label_names),):
+                found = "no logits" if logits is None else f"logits of shape {logits.shape}"
+                store.damaged[shard.name] = f"it has {found}, for {len(cached.label_names)} labels"
+            else:
+                shards.append(shard)
+        known = RowReader(shards, cached.view.what)
         for name, reason in list(store.damaged.items()):
             if PartialState().is_main_process:
                 where = f"Cache of teacher {cached.name!r}: shard {name}"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ...files import write_json
 from ...tasks.task import Task
 from ..teacher import Teacher, TeacherSpec
 from .settings import CacheSettings
+from .store import read_description
 
 # Raise whenever the same teacher and row would be stored as other numbers.
 _FORMAT = 1
@@ -107,14 +109,57 @@ def key_facts(task: Task, settings: CacheSettings) -> list[Any]:
     return [_FORMAT, task.name, task.auto_class, *settings.key_facts]
 
 
-def recall(cache_dir: str | os.PathLike[str], identity: str | None) -> dict[str, Any] | None:
-    """What was remembered under an identity; None where nothing was, or nothing readable."""
+def recall(
+    cache_dir: str | os.PathLike[str], identity: str | None, labels: Sequence[str] | None
+) -> dict[str, Any] | None:
+    """What was remembered under an identity, where all that speaks of the teacher agrees.
+
+    Such a file has no checksum, and whoever may write it could swap classes or teachers by it. So it counts only where
+    the store that it names says the same of itself, and was made by this very folder, and where the labels are those of
+    the teacher's own files.
+
+    Args:
+        cache_dir: Folder of the cache.
+        identity: Of `folder_identity`.
+        labels: Of the teacher's own files; None where they do not say.
+
+    Returns:
+        None where nothing was remembered, or something is in doubt: the teacher is then loaded, which decides.
+    """
     if identity is None:
         return None
     try:
-        return json.loads((Path(cache_dir) / f"folder-{identity}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = json.loads((Path(cache_dir) / f"folder-{identity}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    if not _is_sound(known):
+        return None
+    store = read_description(Path(cache_dir) / known["key"])
+    made_by = store.get("folders")
+    if not isinstance(made_by, list) or identity not in made_by:
+        return None
+    if any(store.get(name) != value for name, value in known.items()):
+        return None
+    return known if labels is None or known["labels"] == list(labels) else None
+
+
+def _is_sound(known: Any) -> bool:
+    """Whether it has the parts that `remember` writes, each of its type, and no other."""
+
+    def count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+    return (
+        isinstance(known, dict)
+        and known.keys() == {"key", "labels", "parameters", "layers", "width"}
+        and isinstance(known["key"], str)
+        and re.fullmatch("[0-9a-f]{32}", known["key"]) is not None
+        and isinstance(known["labels"], list)
+        and all(isinstance(label, str) for label in known["labels"])
+        and len(set(known["labels"])) == len(known["labels"]) > 0
+        and count(known["parameters"])
+        and all(known[name] is None or count(known[name]) for name in ("layers", "width"))
+    )
 
 
 def remember(cache_dir: str | os.PathLike[str], identity: str | None, teacher: Mapping[str, Any]) -> None:

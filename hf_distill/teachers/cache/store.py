@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -159,7 +160,7 @@ class Store:
                 continue
             try:
                 found.append(self._open(path))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 self.damaged[path.stem] = str(error)
         return found
 
@@ -178,6 +179,8 @@ class Store:
             raise ValueError(f"it was written for another teacher or format ({manifest['key'][:12]}…)")
         arrays = {}
         for field, expected in manifest["xxh3_128"].items():
+            if re.fullmatch("[a-z0-9_]+", field) is None:
+                raise ValueError(f"it names {field!r}, which is no field")
             path = self.folder / f"{name}.{field}.npy"
             if checksum(path) != expected:
                 raise ValueError(f"the checksum of {path.name} does not match")
@@ -278,7 +281,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """What the description of a store says; empty where it is missing or unreadable, or a later version wrote it."""
     try:
         return read_json(folder / DESCRIPTION, _FORMAT)[0]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -304,8 +307,8 @@ def cache_info(cache_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         shards = store.shards()
         found.append(
             {
-                "key": place.name,
                 **read_description(place),
+                "key": place.name,
                 "rows": sum(len(shard.ids) for shard in shards),
                 "bytes": sum(path.stat().st_size for path in place.glob("*.npy")),
                 "damaged": sorted(store.damaged),
