@@ -15,13 +15,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
 from ..fusion.alignment import UNLABELLED, TeacherBatch, not_finite
 from ..processes import once
 from ..rows.collator import MultiTeacherCollator
+from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
 from ..rows.views import TokenView, input_length, named_inputs
 from ..students.loading import load_trained, student_config
@@ -123,11 +124,11 @@ def evaluate_ensemble(
     )
     rows, fitted = leave_out_fitted(rows, fusion)
     accelerator = accelerator or Accelerator()
-    collator = MultiTeacherCollator(
-        DataCollatorWithPadding(processing_class) if students else None, pool.views
-    )
+    collator = MultiTeacherCollator(Padding(processing_class) if students else None, pool.views)
     return evaluate_loader(
-        accelerator.prepare_data_loader(DataLoader(rows, batch_size=batch_size, collate_fn=collator)),
+        accelerator.prepare_data_loader(
+            DataLoader(indexed(rows), batch_size=batch_size, collate_fn=collator)
+        ),
         pool=pool.to(accelerator.device),
         fusion=fusion,
         students=students,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 
 from ..errors import ConfigurationError, CorruptStateError, in_a_line
 from ..evaluation.cost import time_rows, timed_rows, weight_bytes
@@ -32,6 +32,7 @@ from ..fusion.alignment import UNLABELLED
 from ..lookup import suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
+from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
 from ..rows.views import TokenView, input_length, named_inputs, text_batches
 from ..tasks import build_task
@@ -223,8 +224,8 @@ def export_student(
             teacher_views={},
             what=dataset_name,
         )
-    collator = MultiTeacherCollator(DataCollatorWithPadding(tokenizer), {})
-    batches = list(DataLoader(prepared, batch_size=batch_size, collate_fn=collator))
+    collator = MultiTeacherCollator(Padding(tokenizer), {})
+    batches = list(DataLoader(indexed(prepared), batch_size=batch_size, collate_fn=collator))
     inputs = [name for name in batches[0] if name in named_inputs(model) - {"labels"}]
     output = Path(folder, format) if output is None else Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,16 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
+from .columns import Columns, Padding, Ragged
 from .words import TokenSpans
 
 VIEWS = "teacher_views"
@@ -54,7 +55,7 @@ class View(Protocol):
         """Columns to store with B prepared rows; one list of B texts, or two for pairs, come in."""
         ...
 
-    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
+    def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
         """Tensors of a batch from the stored columns of B rows and their example ids (B,)."""
         ...
 
@@ -138,21 +139,9 @@ class TokenView:
             *texts, truncation=self.max_length is not None, max_length=self.max_length, **options
         )
 
-    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
-        """Pad B rows as the tokenizer pads.
-
-        Args:
-            encoded: One row of `encode` each.
-            example_ids: (B,) int64; not needed here.
-
-        Returns:
-            Inputs of the model, each (B, L).
-        """
-        return dict(self._pad(list(encoded)))
-
-    @functools.cached_property
-    def _pad(self) -> DataCollatorWithPadding:
-        return DataCollatorWithPadding(self.tokenizer)
+    def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
+        """Pad B rows as the tokenizer pads, see `Padding.collate`."""
+        return Padding(self.tokenizer).collate(encoded, example_ids)
 
 
 def text_batches(view: View, texts: Sequence[Sequence[str]], size: int) -> Iterator[dict[str, Tensor]]:
@@ -170,8 +159,8 @@ def text_batches(view: View, texts: Sequence[Sequence[str]], size: int) -> Itera
     """
     for start in range(0, len(texts[0]), size):
         encoded = view.encode([list(column[start : start + size]) for column in texts])
-        rows = [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
-        yield view.collate(rows, torch.arange(len(rows)))
+        columns = {name: Ragged.of(values) for name, values in encoded.items()}
+        yield view.collate(columns, torch.arange(min(size, len(texts[0]) - start)))
 
 
 def _hash(parts: Any) -> str:

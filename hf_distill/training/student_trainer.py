@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..errors import CorruptStateError, StoppedError, UnsafeFileError, in_a_line
 from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report, report_digest
+from ..rows.columns import indexed
 from ..rows.views import VIEWS, TokenView
 from ..stopping import Request, noted
 from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
@@ -77,7 +78,7 @@ class StudentTrainer(Trainer):
         )
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        return dataset  # prepared rows have no others
+        return indexed(dataset)  # prepared rows have no other columns
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         return data_collator

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ..errors import ConfigurationError
 from ..evaluation.evaluating import evaluate_loader
@@ -24,6 +24,7 @@ from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import save_facts
 from ..rows.collator import MultiTeacherCollator
+from ..rows.columns import student_padding
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
 from ..students.loading import adapted, load_trained, open_student
@@ -187,7 +188,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
             args=args,
             data_collator=MultiTeacherCollator(
-                data_collator or DataCollatorWithPadding(processing_class), self.teacher_pool.views
+                student_padding(data_collator, processing_class), self.teacher_pool.views
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

@@ -22,6 +22,7 @@ from ...fusion import HeldOut
 from ...fusion.alignment import UNLABELLED, LabelMap, is_generic, plan_table
 from ...processes import once
 from ...rows.collator import MultiTeacherCollator
+from ...rows.columns import indexed
 from ...rows.preparing import prepare_dataset
 from ...rows.views import text_batches
 from ...tasks import build_task
@@ -102,7 +103,9 @@ def audit_teachers(
         teacher_views=pool.views,
         what=dataset_name,
     )
-    loader = DataLoader(rows, batch_size=batch_size, collate_fn=MultiTeacherCollator(None, pool.views))
+    loader = DataLoader(
+        indexed(rows), batch_size=batch_size, collate_fn=MultiTeacherCollator(None, pool.views)
+    )
     held = collect(accelerator.prepare_data_loader(loader), pool, accelerator)
 
     def audited() -> AuditReport:

@@ -188,7 +188,7 @@ class Verdict:
         choice, setup, recipe = trainer.fusion_choice, self.setup, self.setup.recipe
         judged = setup.rows[setup.split]
         texts = distinct_rows(judged, recipe.data.text_columns)
-        prepared = trainer.get_eval_dataloader(judged).dataset
+        prepared = trainer.get_eval_dataloader(judged).dataset.rows
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
         notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
@@ -308,7 +308,7 @@ def _key(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> str:
     digest = xxhash.xxh3_128(weights_digest(trainer.student).encode())
     for name in dict.fromkeys((setup.split, "validation")):
         if name in rows:
-            prepared = trainer.get_eval_dataloader(rows[name]).dataset.with_format("numpy")
+            prepared = trainer.get_eval_dataloader(rows[name]).dataset.rows.with_format("numpy")
             for column in ("example_id", "labels"):
                 digest.update(prepared[column][:].astype("<i8").tobytes())
     about = {

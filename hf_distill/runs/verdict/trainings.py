@@ -336,7 +336,7 @@ def _lengths(
     trainer: MultiTeacherDistillationTrainer, rows: datasets.Dataset, example_ids: np.ndarray
 ) -> np.ndarray | None:
     """(N,) tokens of each row as the student reads it, in the order of its answers, which is the sampler's."""
-    prepared = trainer.get_eval_dataloader(rows).dataset
+    prepared = trainer.get_eval_dataloader(rows).dataset.rows
     if "input_ids" not in prepared.column_names:
         return None
     columns = prepared.with_format(None)

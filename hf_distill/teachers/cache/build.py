@@ -19,6 +19,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
+from ...rows.columns import Ragged
 from ...rows.preparing import distinct_rows
 from ...tasks import build_task
 from ...tasks.task import Task
@@ -265,7 +266,7 @@ def _outputs(
     dtype = AUTOCAST[settings.precision]
     budget = settings.token_budget or (1024 if device.type == "cpu" else 8192)
     for batch in _by_length(lengths, budget):
-        encoded = [{key: tokens[key][i] for key in tokens} for i in batch]
+        encoded = {key: Ragged.of([values[i] for i in batch]) for key, values in tokens.items()}
         inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             outputs = teacher.run({k: v.to(device) for k, v in inputs.items()}, settings.wanted)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...fusion.alignment import TeacherOutputs
+from ...rows.columns import Columns
 from ..states import Wanted
 from .store import RowReader, Store
 
@@ -35,7 +36,7 @@ class CachedView:
         """Nothing: stored outputs need no tokens."""
         return {}
 
-    def collate(self, encoded: Sequence[Mapping[str, Any]], example_ids: Tensor) -> dict[str, Tensor]:
+    def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
         """The stored outputs of B rows: ``logits`` (B, Ck), and what else was stored, in the storage type.
 
         Raises:
