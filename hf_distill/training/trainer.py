@@ -351,7 +351,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._evaluated = EvaluationRows()
         self.numbers.begin_evaluation()
         compute_metrics = self.compute_metrics
-        labelled = count_labelled(getattr(dataloader, "dataset", None)) != 0
+        labelled = count_labelled(getattr(dataloader.dataset, "rows", dataloader.dataset)) != 0
         # None: as the plain Trainer does without labels.
         self.compute_metrics = over_labelled_rows(compute_metrics) if compute_metrics and labelled else None
         try:
