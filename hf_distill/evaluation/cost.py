@@ -334,9 +334,8 @@ def describe_student(
         <BLANKLINE>
         Forward of batches of 2 x 8 on cpu, ... thread(s), in inference mode: medians of 1 round(s) in turns.
     """
-    live = [teacher.model for teacher in teachers if isinstance(teacher, Teacher)]
-    limits = [limit for model in (student, *live) if (limit := position_limit(model)) is not None]
-    length = min([length, *limits])
+    models = [student, *(teacher.model for teacher in teachers if isinstance(teacher, Teacher))]
+    length = min(length, *(position_limit(model) or length for model in models))
     rows, own, least = [], [], rounds
     for teacher in teachers:
         parameters = getattr(teacher, "num_parameters", None)
@@ -349,8 +348,10 @@ def describe_student(
             faster = statistics.median(slow / fast for fast, slow in zip(ours, theirs, strict=True))
             cells[2:] = [f"{weight_bytes(teacher.model):,}", _milliseconds(theirs), f"{faster:.1f} x"]
         rows.append(cells)
-    first = ["student", f"{student.num_parameters():,}", f"{weight_bytes(student):,}"]
-    first += [_milliseconds(own) if own else "–", ""]
+    first = [
+        *("student", f"{student.num_parameters():,}", f"{weight_bytes(student):,}"),
+        *(_milliseconds(own) if own else "–", ""),
+    ]
     table = markdown_table(["model", "parameters", "bytes", "forward", "student is faster"], [first, *rows])
     if not own:
         return table
@@ -458,9 +459,11 @@ def place(device: torch.device) -> str:
         >>> place(torch.device("cpu")).startswith("cpu with 1 thread(s), ")
         True
     """
-    if device.type == "cpu":
-        return f"cpu with {torch.get_num_threads()} thread(s), {os.cpu_count()} cores"
-    return device_name(device)
+    return (
+        f"cpu with {torch.get_num_threads()} thread(s), {os.cpu_count()} cores"
+        if device.type == "cpu"
+        else device_name(device)
+    )
 
 
 def busy(load: float | None = None, cores: int | None = None) -> str:

@@ -6,11 +6,9 @@ The page has no script, needs no other file and nothing from the network; it is 
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import whole
 from ..markdown import escaped, markdown_table, plain
-from .plots import BACK, BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, STYLE, png
+from .plots import BACK, BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, STYLE, drawn, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -270,8 +268,6 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
         >>> text.startswith("<svg"), "http" in re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
         (True, False)
     """
-    import matplotlib.style
-
     settings = {
         "svg.fonttype": "none",  # text stays text: it can be found and read aloud, and looks like the page's
         "svg.hashsalt": title,  # ids of several figures on a page must differ, and repeat from run to run
@@ -280,11 +276,8 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
         "axes.facecolor": "none",
         **STYLE,
     }
-    file = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.style.context(["default", settings]):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        draw(*arguments).savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
+    options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
+    text = drawn(draw, arguments, settings, **options).decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     for colour, variable in _COLOURS.items():
         text = text.replace(colour, variable)
@@ -304,9 +297,11 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
 
 def _shortened(section: Section) -> Section:
     more = len(section.rows) - _MOST_ROWS
-    if more <= 0:
-        return section
-    return section._replace(rows=section.rows[:_MOST_ROWS], note=f"{more} more rows are in the report.")
+    return (
+        section
+        if more <= 0
+        else section._replace(rows=section.rows[:_MOST_ROWS], note=f"{more} more rows are in the report.")
+    )
 
 
 def _html_section(section: Section, *, folds: bool) -> str:

@@ -77,8 +77,7 @@ class Ensemble:
         Returns:
             One ``{"label": name, "score": probability}`` per text, or lists of them.
         """
-        single = isinstance(texts, (str, Mapping, tuple))
-        probs = self.log_probs([texts] if single else texts).exp()
+        probs = self.log_probs([texts] if isinstance(texts, (str, Mapping, tuple)) else texts).exp()
         answers = []
         for row in probs:
             scores, classes = row.sort(descending=True)
@@ -106,8 +105,7 @@ class Ensemble:
             rows = [_columns(texts[i]) for i in range(start, min(start + self.batch_size, len(texts)))]
             if len({len(row) for row in rows}) > 1:
                 raise DataError("The ensemble was given texts and pairs together: pass them in two calls.")
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            tokens = encode_views(columns, self.pool.views)
+            tokens = encode_views([list(column) for column in zip(*rows, strict=True)], self.pool.views)
             inputs = self._collate(
                 [
                     {
@@ -146,9 +144,11 @@ def _columns(text: Any) -> tuple[str, ...]:
 
 
 def _moved(inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Mapping):
-        return {key: _moved(value, device) for key, value in inputs.items()}
-    return inputs.to(device)
+    return (
+        {key: _moved(value, device) for key, value in inputs.items()}
+        if isinstance(inputs, Mapping)
+        else inputs.to(device)
+    )
 
 
 def _let_evaluator_take_callables() -> None:

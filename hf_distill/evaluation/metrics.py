@@ -108,8 +108,7 @@ def expected_calibration_error(log_probs: np.ndarray, labels: np.ndarray, *, bin
     """
     log_probs, labels = _checked(log_probs, labels)
     confidence, correct, index = binned(log_probs, labels, bins=bins)
-    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    return float(np.abs(np.bincount(index, weights=correct - confidence, minlength=bins)).sum() / len(labels))
 
 
 def kl_to_ensemble(log_probs: np.ndarray, ensemble_log_probs: np.ndarray) -> float:
@@ -152,9 +151,11 @@ class _OfflineMetric(evaluate.Metric):
     """Of references and predictions."""
 
     def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(self.columns)
         return evaluate.MetricInfo(
-            description=type(self).__doc__, citation="", inputs_description="", features=features
+            description=type(self).__doc__,
+            citation="",
+            inputs_description="",
+            features=datasets.Features(self.columns),
         )
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
@@ -171,8 +172,11 @@ class _AveragedMetric(_OfflineMetric):
         self.average = average
 
     def _compute(self, predictions: Any, references: Any, average: str | None = None) -> dict[str, float]:
-        score = self.score(references, predictions, average=average or self.average, zero_division=0)
-        return {self.name: float(score)}
+        return {
+            self.name: float(
+                self.score(references, predictions, average=average or self.average, zero_division=0)
+            )
+        }
 
 
 class Accuracy(_OfflineMetric):

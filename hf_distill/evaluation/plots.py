@@ -5,9 +5,10 @@ Shapes: K teachers, L tokens. Names are shown as they are written, also those wi
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,16 +59,40 @@ def png(draw: Callable[..., Figure], *arguments: Any, style: Mapping[str, Any] |
         >>> png(reliability_diagram, {"bert": [ReliabilityBin(0.9, 0.8, 40)]})[1:4]
         b'PNG'
     """
-    import io
+    return drawn(draw, arguments, style or {}, format="png", dpi=150)
 
+
+def drawn(
+    draw: Callable[..., Figure], arguments: Iterable[Any], style: Mapping[str, Any], **options: Any
+) -> bytes:
+    """Draw a figure with settings of its own, and save it.
+
+    Args:
+        draw: Makes the figure.
+        arguments: For `draw`.
+        style: Settings of matplotlib's that the figure is drawn with.
+        options: For matplotlib's ``savefig``.
+    """
     import matplotlib.style
 
     file = io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.style.context(["default", dict(style or {})]):
+    with warnings.catch_warnings(), matplotlib.style.context(["default", dict(style)]):
         # A name in a script that the font lacks becomes boxes, which its reader understands without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        draw(*arguments).savefig(file, format="png", dpi=150)
+        draw(*arguments).savefig(file, **options)
     return file.getvalue()
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure without matplotlib's global state, which lays its axes out itself.
+
+    Args:
+        width: In inches, as the height.
+        height: See `width`.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
@@ -82,11 +107,9 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
         >>> len(reliability_diagram({"bert": [ReliabilityBin(0.9, 0.8, 40)]}).axes)
         1
     """
-    from matplotlib.figure import Figure
-
     columns = {5: 3, 6: 3}.get(len(systems), min(len(systems), 4 if len(systems) <= 8 else 5))
     rows = math.ceil(len(systems) / columns)
-    figure = Figure(figsize=(2.5 * columns + 0.6, 2.6 * rows + 0.9), layout="constrained")
+    figure = empty_figure(2.5 * columns + 0.6, 2.6 * rows + 0.9)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, (name, bins) in zip(grid, systems.items(), strict=False):
         confidence, accuracy, counts = (np.array(values, float) for values in zip(*bins, strict=True))
@@ -95,8 +118,7 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
         axes.plot(confidence, accuracy, color=BLUE, linewidth=0.8, alpha=0.5)
         # Area by rows: a bin of two rows is no evidence and must not look like any.
-        sizes = 8 + 130 * share
-        axes.scatter(confidence, accuracy, sizes, color=BLUE, zorder=3)
+        axes.scatter(confidence, accuracy, 8 + 130 * share, color=BLUE, zorder=3)
         _plainly(axes.set_title(shortened(name, 34), fontsize=9))
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.04), aspect="equal")
         axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
@@ -130,8 +152,6 @@ def agreement_heat_map(names: Sequence[str], agreement: np.ndarray) -> Figure:
         >>> len(agreement_heat_map(["a", "b"], np.array([[1.0, 0.8], [0.8, 1.0]])).axes[0].texts)
         2
     """
-    from matplotlib.figure import Figure
-
     count = len(names)
     apart = ~np.eye(count, dtype=bool)
     shown = np.where(apart, agreement, np.nan)
@@ -139,7 +159,7 @@ def agreement_heat_map(names: Sequence[str], agreement: np.ndarray) -> Figure:
     if high - low < 0.02:  # no colours for what is no difference
         low, high = high - 0.02, high
     side = 1.8 + 0.62 * max(count, 3)
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    figure = empty_figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shown, cmap="cividis", vmin=low, vmax=high)
     axes.set_facecolor("#eeeeee")
@@ -173,11 +193,9 @@ def rule_scores(
         >>> [axes.get_xlabel() for axes in figure.axes]
         ['accuracy, %', 'NLL, nats']
     """
-    from matplotlib.figure import Figure
-
     finite = {name: nll.value if math.isfinite(nll.value) else math.inf for name, (_, nll) in scores.items()}
     order = sorted(scores, key=finite.__getitem__, reverse=True)  # the axis counts from below
-    figure = Figure(figsize=(9.5, 1.7 + 0.32 * len(order)), layout="constrained")
+    figure = empty_figure(9.5, 1.7 + 0.32 * len(order))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, part, scale, title in ((left, 0, 100, "accuracy, %"), (right, 1, 1, "NLL, nats")):
         values = {name: scale * scores[name][part].value for name in order}
@@ -192,8 +210,16 @@ def rule_scores(
                 number = f"{values[name]:.3g}" if math.isfinite(values[name]) else "∞"
                 text = f"{number} →" if beyond else f"← {number}"
                 side, edge = ("right", 0.99) if beyond else ("left", 0.01)
-                across = axes.get_yaxis_transform()
-                axes.text(edge, y, text, transform=across, ha=side, va="center", fontsize=8, color=BLUE)
+                axes.text(
+                    edge,
+                    y,
+                    text,
+                    transform=axes.get_yaxis_transform(),
+                    ha=side,
+                    va="center",
+                    fontsize=8,
+                    color=BLUE,
+                )
         axes.axvline(scale * best_teacher[part], color=ORANGE, linestyle="--", linewidth=1.2)
         axes.set_xlabel(title, fontsize=9)
         axes.tick_params(labelsize=8)
@@ -203,17 +229,13 @@ def rule_scores(
     left.set_yticks(range(len(order)), [shortened(name, 34) for name in order], fontsize=8)
     left.set_ylim(-0.6, len(order) - 0.4)
     _plain_ticks(left)
-    marks = [
-        left.plot([], [], color=BLUE, marker="o", markersize=5, linewidth=1.4)[0],
-        left.plot([], [], color=ORANGE, linestyle="--", linewidth=1.2)[0],
-        left.plot([], [], color=GREEN, linestyle=":", linewidth=1.6)[0],
-    ]
-    words = [
-        "fusion rule, 95 % interval",
-        "best single teacher, calibrated",
-        "some teacher is right (upper bound)",
-    ]
-    figure.legend(marks, words, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    marks = {
+        "fusion rule, 95 % interval": {"color": BLUE, "marker": "o", "markersize": 5, "linewidth": 1.4},
+        "best single teacher, calibrated": {"color": ORANGE, "linestyle": "--", "linewidth": 1.2},
+        "some teacher is right (upper bound)": {"color": GREEN, "linestyle": ":", "linewidth": 1.6},
+    }
+    lines = [left.plot([], [], **style)[0] for style in marks.values()]
+    figure.legend(lines, list(marks), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
@@ -247,13 +269,11 @@ def attention_grid(models: Sequence[AttentionRow], most_tokens: int = 40) -> Fig
         2
     """
     from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
 
     shown = [min(len(row.tokens), most_tokens) for row in models]
     columns = len(models[0].panels)
     side = min(max(0.17 * max(shown), 2.2), 5.6)
-    size = (columns * (side + 0.15) + 1.5, len(models) * (side + 1.0) + 0.7)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = empty_figure(columns * (side + 0.15) + 1.5, len(models) * (side + 1.0) + 0.7)
     grid = figure.subplots(len(models), columns, squeeze=False)
     there = [weights for row in models for _, weights in row.panels if weights is not None]
     norm = PowerNorm(0.5, vmin=0, vmax=max(float(weights.max()) for weights in there))
@@ -297,14 +317,12 @@ def similarity_grid(lines: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]
         >>> len(similarity_grid([("after training", [("bert", np.eye(3))])]).axes)  # the panel and the scale
         2
     """
-    from matplotlib.figure import Figure
-
     widths = [max(0.46 * values.shape[1], 1.2) for _, values in lines[0][1]]
     heights = [max(0.36 * line[0][1].shape[0], 1.3) for _, line in lines]
-    size = (sum(widths) + 0.35 * len(widths) + 1.5, sum(heights) + 0.3 * len(lines) + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    ratios = {"width_ratios": widths, "height_ratios": heights}
-    grid = figure.subplots(len(lines), len(widths), squeeze=False, gridspec_kw=ratios)
+    figure = empty_figure(sum(widths) + 0.35 * len(widths) + 1.5, sum(heights) + 0.3 * len(lines) + 0.6)
+    grid = figure.subplots(
+        len(lines), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths, "height_ratios": heights}
+    )
     every = [values for _, line in lines for _, values in line]
     low = math.floor(10 * min(float(values.min()) for values in every)) / 10
     high = max(math.ceil(10 * max(float(values.max()) for values in every)) / 10, low + 0.1)

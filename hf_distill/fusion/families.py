@@ -163,9 +163,9 @@ class BernoulliLogPool:
 
         def nll(strength: Tensor) -> Tensor:
             beta = (strength / scale)[:, None]
-            present = (beta * has).sum(0)
-            fused = (beta * rows).sum(0) * beta.sum() / present.clamp(min=1e-12)
-            loss = F.binary_cross_entropy_with_logits(fused, labels)
+            loss = F.binary_cross_entropy_with_logits(
+                (beta * rows).sum(0) * beta.sum() / (beta * has).sum(0).clamp(min=1e-12), labels
+            )
             return loss + 0.01 / len(labels) * strength.square().sum()
 
         least = (

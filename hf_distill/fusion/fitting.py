@@ -39,8 +39,7 @@ def held_out_rows(
         mask = None if bool(mask.all()) else mask
     counts = (labels >= 0) & (labels < logits.shape[-1])
     if mask is not None:
-        known = mask.any(0).gather(-1, labels.clamp(min=0)[:, None])[:, 0]
-        counts = counts & known
+        counts = counts & mask.any(0).gather(-1, labels.clamp(min=0)[:, None])[:, 0]
     if not bool(counts.any()):
         raise DataError(
             f"{what} is fitted on held-out rows with labels, but none of the {len(labels)} rows given has one that a "
@@ -74,8 +73,9 @@ def refuse_infinite(logits: Tensor, mask: Tensor | None, what: str) -> None:
 
 def label_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
     """p_k(y), (K, n): what each teacher gives the label; 0 where it lacks the class."""
-    picked = labels[None, :, None].expand(len(logits), -1, 1)
-    return F.log_softmax(logits, -1).gather(-1, picked)[..., 0].exp()
+    return (
+        F.log_softmax(logits, -1).gather(-1, labels[None, :, None].expand(len(logits), -1, 1))[..., 0].exp()
+    )
 
 
 def mean_nll(log_probs: Tensor, labels: Tensor) -> float:

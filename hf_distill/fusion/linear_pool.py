@@ -34,8 +34,9 @@ def pooled(
     """
     log_probs = F.log_softmax(logits / temperature, -1)
     if mask is None:
-        silent = (weights == 0)[..., None]
-        return torch.where(silent, -torch.inf, log_probs + weights.log()[..., None]).logsumexp(0)
+        return torch.where(
+            (weights == 0)[..., None], -torch.inf, log_probs + weights.log()[..., None]
+        ).logsumexp(0)
     return conditional_consensus(log_probs, mask, weights)
 
 

@@ -35,8 +35,7 @@ def pooled_logits(
     if mask is None:
         return F.log_softmax((weights[..., None] * logits).sum(0) / temperature, -1)
     consensus = least_squares_logits(logits, mask, weights) / temperature
-    log_probs = F.log_softmax(consensus.masked_fill(~mask.any(0), -torch.inf), -1)
-    return Balance(mask, weights)(log_probs)
+    return Balance(mask, weights)(F.log_softmax(consensus.masked_fill(~mask.any(0), -torch.inf), -1))
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,10 @@ class LogPool:
         def nll(strength: Tensor) -> Tensor:
             beta = strength / scale
             if mask is None:
-                fused = torch.einsum("k,knc->nc", beta, rows)
-                return F.cross_entropy(fused, labels) + prior * strength.square().sum()
+                return (
+                    F.cross_entropy(torch.einsum("k,knc->nc", beta, rows), labels)
+                    + prior * strength.square().sum()
+                )
             total = beta.sum()
             log_probs = pooled_logits(rows, (beta / total)[:, None], temperature=1 / total, mask=mask)
             return F.nll_loss(log_probs, labels) + prior * strength.square().sum()
@@ -124,8 +125,7 @@ class LogPool:
         # Least squares needs every weight above 0 where classes are missing.
         least = 0.0 if mask is None else 1e-6
         bounds = [(least, None) if bool(of) else (least, least) for of in heard_of]
-        start = torch.where(heard_of, 1.0 / len(rows), least)
-        found = minimise(nll, start, bounds)
+        found = minimise(nll, torch.where(heard_of, 1.0 / len(rows), least), bounds)
         if bool((found < 1e-5).all()):
             raise DataError(
                 f"LogPool cannot be fitted: on the {len(labels)} held-out rows no teacher's logits predict the labels "

@@ -134,6 +134,5 @@ class LikelihoodWeighted:
         if labels is not None:
             surprise, known = _surprise(logits, labels, mask)
             scores = (-surprise.clamp(max=1e4) / self.tau).masked_fill(~known, -torch.inf)
-            scores = torch.where(known.any(0), scores, 0.0)
-            weights = scores.softmax(0)
+            weights = torch.where(known.any(0), scores, 0.0).softmax(0)
         return pooled(logits, weights, temperature=temperature, mask=mask)

@@ -61,8 +61,7 @@ class PoolThenTemper:
         mask: Tensor | None = None,
     ) -> Tensor:
         shares, logits, mask = heard(self.weights, self.temperatures, teacher_logits, mask)
-        log_probs = pooled(logits, shares, mask=mask)
-        return F.log_softmax(log_probs / (self.pooled_temperature * temperature), -1)
+        return F.log_softmax(pooled(logits, shares, mask=mask) / (self.pooled_temperature * temperature), -1)
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor, *, mask: Tensor | None = None) -> PoolThenTemper:

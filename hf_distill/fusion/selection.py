@@ -188,8 +188,7 @@ class StochasticTeacher:
         Returns:
             One index.
         """
-        shares = constant(self.weights, torch.device("cpu"))
-        return [int(torch.multinomial(shares, 1, generator=generator))]
+        return [int(torch.multinomial(constant(self.weights, torch.device("cpu")), 1, generator=generator))]
 
     def __call__(
         self,

@@ -33,8 +33,7 @@ def kl_of_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p‖q) over the last dimension from log-probabilities, with 0·log 0 = 0."""
     # Both factors are replaced before they meet: -inf - -inf would be NaN, in the gradient too.
     absent = log_p == -torch.inf
-    difference = log_p.masked_fill(absent, 0.0) - log_q.masked_fill(absent, 0.0)
-    return (log_p.exp() * difference).sum(-1)
+    return (log_p.exp() * (log_p.masked_fill(absent, 0.0) - log_q.masked_fill(absent, 0.0))).sum(-1)
 
 
 def forward_kl(student_logits: Tensor, target_log_probs: Tensor, *, temperature: float = 1.0) -> Tensor:

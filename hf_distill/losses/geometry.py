@@ -59,8 +59,9 @@ def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
         >>> rkd_distance(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [3.0]]))
         tensor(0.0139)
     """
-    difference = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher), reduction="sum")
-    return difference / max(1, len(student) ** 2)
+    return F.smooth_l1_loss(
+        _relative_distances(student), _relative_distances(teacher), reduction="sum"
+    ) / max(1, len(student) ** 2)
 
 
 def _relative_distances(rows: Tensor) -> Tensor:
@@ -143,8 +144,9 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         >>> similarity_preserving(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0], [0.0]]))
         tensor(0.2500)
     """
-    difference = unit(student @ student.mT) - unit(teacher @ teacher.mT)
-    return difference.square().sum() / max(1, len(student) ** 2)
+    return (unit(student @ student.mT) - unit(teacher @ teacher.mT)).square().sum() / max(
+        1, len(student) ** 2
+    )
 
 
 @declare(compares="rows")

@@ -60,11 +60,12 @@ def minilm_relations(
         raise ConfigurationError(
             f"minilm_relations: the student gives {len(student)} of queries, keys and values, the teacher {len(teacher)}."
         )
-    terms = [
-        _relation_kl(ours, theirs, mask.bool(), relation_heads)
-        for ours, theirs in zip(student, teacher, strict=True)
-    ]
-    return torch.stack(terms).sum(0)
+    return torch.stack(
+        [
+            _relation_kl(ours, theirs, mask.bool(), relation_heads)
+            for ours, theirs in zip(student, teacher, strict=True)
+        ]
+    ).sum(0)
 
 
 def _relation_kl(student: Tensor, teacher: Tensor, mask: Tensor, relation_heads: int) -> Tensor:

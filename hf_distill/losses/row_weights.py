@@ -59,8 +59,7 @@ def student_entropy(student_logits: Tensor, teacher_logits: Tensor, *, mask: Ten
         known &= mask.any(0)
     log_q = F.log_softmax(logits.masked_fill(~known, -torch.inf), -1)
     entropy = -(log_q.exp() * log_q.masked_fill(log_q == -torch.inf, 0.0)).sum(-1)
-    most = known.sum(-1).clamp(min=2).float().log()
-    return (entropy / most).clamp(0.0, 1.0)
+    return (entropy / known.sum(-1).clamp(min=2).float().log()).clamp(0.0, 1.0)
 
 
 @torch.no_grad()

@@ -102,8 +102,7 @@ def model_card(
         >>> "The licences differ" in card.text
         True
     """
-    options = facts.card
-    title = plain(title or options.get("model_name") or repo.rpartition("/")[2])
+    title = plain(title or facts.card.get("model_name") or repo.rpartition("/")[2])
     stated = {
         origin: origin.licence or licences.get(origin.source or "", UNKNOWN) for origin in origins(facts)
     }
@@ -128,14 +127,15 @@ def model_card(
         "settings": "; ".join(f"{escaped(key)}: {escaped(value)}" for key, value in facts.training.items())
         + ".",
         "licences": _licences(stated),
-        "command": _command("recipe.yaml" in files),
+        "command": _OF_A_RECIPE if "recipe.yaml" in files else _IN_PYTHON,
         "versions": ", ".join(
             f"{escaped(name)} {escaped(version)}" for name, version in facts.versions.items()
         ),
         "references": [_linked(reference) for reference in facts.references],
     }
-    metadata = _metadata(facts, title, stated, systems, report or {}, rows)
-    card = ModelCard.from_template(metadata, template_path=str(_TEMPLATE), **content)
+    card = ModelCard.from_template(
+        _metadata(facts, title, stated, systems, report or {}, rows), template_path=str(_TEMPLATE), **content
+    )
     card.text = re.sub(r"\n{3,}", "\n\n", card.text).rstrip() + "\n"
     return card
 
@@ -155,10 +155,10 @@ def _count(teachers: Sequence[Origin]) -> str:
 
 def _where(origin: Origin) -> str:
     found = _hub_link(origin.source) if origin.source else "a folder"
-    if not origin.over:
-        return found
     return (
         f"{found}, an adapter over {_hub_link(origin.over) if hub_id(origin.over) else escaped(origin.over)}"
+        if origin.over
+        else found
     )
 
 
@@ -199,12 +199,10 @@ def _data(facts: RunFacts, rows: Rows) -> str:
     if known and facts.data_commit != rows.revision:
         named["commit"] = facts.data_commit
     details = [f"{what} {code(value)}" for what, value in named.items() if value]
-    counts = []
-    if "rows" in facts.rows:
-        counts.append(f"{facts.rows['rows']:,} rows")
-    if facts.rows.get("labelled", facts.rows.get("rows")) != facts.rows.get("rows"):
-        counts.append(f"{facts.rows['labelled']:,} of them with a label")
-    return "Training data: " + ", ".join([source or "not named", *details, *counts]) + "."
+    total, labelled = facts.rows.get("rows"), facts.rows.get("labelled")
+    details += [] if total is None else [f"{total:,} rows"]
+    details += [] if labelled in (None, total) else [f"{labelled:,} of them with a label"]
+    return "Training data: " + ", ".join([source or "not named", *details]) + "."
 
 
 def _licences(stated: Mapping[Origin, str]) -> str:
@@ -231,10 +229,10 @@ def _licences(stated: Mapping[Origin, str]) -> str:
     return " ".join(said)
 
 
-def _command(recipe: bool) -> str:
-    if not recipe:
-        return "It was trained in Python, with `hf_distill.MultiTeacherDistillationTrainer` and the settings above."
-    return "[recipe.yaml](recipe.yaml) says all of it:\n\n```\nhf-distill train recipe.yaml\n```"
+_OF_A_RECIPE = "[recipe.yaml](recipe.yaml) says all of it:\n\n```\nhf-distill train recipe.yaml\n```"
+_IN_PYTHON = (
+    "It was trained in Python, with `hf_distill.MultiTeacherDistillationTrainer` and the settings above."
+)
 
 
 def _linked(reference: str) -> str:

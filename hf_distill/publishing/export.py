@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,8 +126,12 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in export.json; a value that is not finite is None."""
-        content = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "answers"}
-        return as_json({"version": 1, **content})
+        return as_json(
+            {
+                "version": 1,
+                **{own.name: getattr(self, own.name) for own in fields(self) if own.name != "answers"},
+            }
+        )
 
     def table(self) -> str:
         """Student and exported student as a Markdown table."""
@@ -150,8 +154,9 @@ class ExportReport:
             f"{self.agreement:.2%} of {self.rows} rows ({self.dataset}) get the same label from both; "
             f"logits differ by {self.max_difference:.2g} at most."
         )
-        notes = (f"\nNote: {note}" for note in self.notes)
-        return "\n".join([self.table(), "", same, "", f"{self.measured}.", *notes])
+        return "\n".join(
+            [self.table(), "", same, "", f"{self.measured}.", *(f"\nNote: {note}" for note in self.notes)]
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write export.json and export.md, and return the path of the latter."""
@@ -232,10 +237,9 @@ def export_student(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unfinished:
         made = write_onnx(model, {name: batches[0][name] for name in inputs}, Path(unfinished, FILES["onnx"]))
         checked = batches if format == "onnx" else batches[: -(-_CHECKED_ROWS // batch_size)]
-        reference, logits = (
-            _logits(model, tqdm(batches, desc="The student", leave=False), inputs),
-            _session_logits(made, checked, inputs),
-        )
+        bar = tqdm(batches, desc="The student", leave=False)
+        reference = np.concatenate([_forward(model, batch, inputs) for batch in bar])
+        logits = _session_logits(made, checked, inputs)
         difference = np.abs(logits - reference[: len(logits)]).max()
         if not difference <= TOLERANCE:
             raise ConfigurationError(
@@ -330,10 +334,9 @@ class OnnxStudent:
             (N, C) float32, in the order of ``label_names``.
         """
         columns = [list(column) for column in (texts, pairs) if column is not None]
-        found = [np.empty((0, len(self.label_names)), np.float32)]
-        for batch in text_batches(self.view, columns, batch_size):
-            found.append(run_session(self._session, batch, self.inputs))
-        return np.concatenate(found)
+        batches = text_batches(self.view, columns, batch_size)
+        found = [run_session(self._session, batch, self.inputs) for batch in batches]
+        return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *found])
 
 
 def _random_rows(view: TokenView, vocabulary: int) -> list[dict[str, Any]]:
@@ -358,14 +361,9 @@ def _forward(model: PreTrainedModel, batch: Mapping[str, Tensor], inputs: Sequen
         return model(**{name: batch[name] for name in inputs}).logits.numpy()
 
 
-def _logits(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]], inputs: Sequence[str]) -> Any:
-    return np.concatenate([_forward(model, batch, inputs) for batch in batches])
-
-
 def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs: Sequence[str]) -> np.ndarray:
-    session = open_session(file)
-    rows = tqdm(batches, desc=file.name, leave=False)
-    return np.concatenate([run_session(session, batch, inputs) for batch in rows])
+    session, bar = open_session(file), tqdm(batches, desc=file.name, leave=False)
+    return np.concatenate([run_session(session, batch, inputs) for batch in bar])
 
 
 def _metrics(metrics: Sequence[Any], answers: Answered, task: Task) -> dict[str, dict[str, float]]:
@@ -388,8 +386,8 @@ def _times(
         made = (collator(rows[i : i + size]) for i in range(0, len(rows), size))
         return [{name: batch[name] for name in inputs} for batch in made]
 
-    found = {}
-    for name, pace in time_rows(calls, batches(1), batches(_BATCH), seconds=_SECONDS, show=True).items():
-        p50, p95 = 1000 * np.quantile(pace.singles, [0.5, 0.95])
-        found[name] = (float(p50), float(p95), pace.throughput)
-    return found
+    paces = time_rows(calls, batches(1), batches(_BATCH), seconds=_SECONDS, show=True)
+    return {
+        name: (*(1000 * np.quantile(pace.singles, [0.5, 0.95])).tolist(), pace.throughput)
+        for name, pace in paces.items()
+    }

@@ -286,7 +286,7 @@ def reason(error: BaseException, token: str | None = None) -> str:
         chain.append(chain[-1].__cause__)
     answered = next((found for found in chain if isinstance(found, HfHubHTTPError)), None)
     status = None if answered is None else _status(answered)
-    said = _scrubbed(str(answered or error), token)
+    said = _one_line(_hidden(str(answered or error), token))[:500]
     if isinstance(error, HfDistillError):
         return said
     if status == 401:
@@ -305,10 +305,6 @@ def without_tokens(error: BaseException, token: str | None = None) -> BaseExcept
     """An error to raise from, unless its traceback, with all errors behind it, would show a token."""
     shown = "".join(traceback.format_exception(error))
     return error if _hidden(shown, token) == shown else None
-
-
-def _scrubbed(text: str, token: str | None) -> str:
-    return _one_line(_hidden(text, token))[:500]
 
 
 def _hidden(text: str, token: str | None) -> str:
@@ -334,10 +330,12 @@ def push_command(
         >>> push_command("runs/a b", "me/small", private=True, revision=None, pull_request=False)
         "hf-distill push 'runs/a b' me/small --private"
     """
-    words = ["hf-distill", "push", os.fspath(folder), repo]
-    words += ["--private"] if private else []
-    words += ["--revision", revision] if revision else []
-    return shlex.join([*words, *(["--pull-request"] if pull_request else [])])
+    options = [
+        *(["--private"] if private else []),
+        *(["--revision", revision] if revision else []),
+        *(["--pull-request"] if pull_request else []),
+    ]
+    return shlex.join(["hf-distill", "push", os.fspath(folder), repo, *options])
 
 
 # ---- What lies in a run's folder ----
@@ -367,8 +365,7 @@ def _rows(folder: Path) -> Rows:
     """What the recipe beside the student says of its data."""
     try:
         # As texts all: a split called no or a revision 1e5 must not become something else.
-        recipe = yaml.load((folder / "recipe.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        data = recipe["data"]
+        data = yaml.load((folder / "recipe.yaml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)["data"]
         files = (data.get("files") or {}).get("train", ())
         return Rows(data.get("dataset"), data.get("config"), data.get("revision"), tuple(files))
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):  # none, or not one of ours
@@ -382,6 +379,8 @@ def _mark(text: str) -> str:
 def _edited(text: str) -> bool:
     """Whether a card is somebody's own, and not as it was generated."""
     body, _, mark = text.rstrip("\n").rpartition("\n")
-    if mark.startswith("<!-- hf_distill "):
-        return mark != _mark(body)
-    return not any(generated in text for generated in _GENERATED)
+    return (
+        mark != _mark(body)
+        if mark.startswith("<!-- hf_distill ")
+        else not any(generated in text for generated in _GENERATED)
+    )

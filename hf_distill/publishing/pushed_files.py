@@ -195,10 +195,12 @@ def _plots(folder: Path, text: str) -> list[str]:
 
 
 def _flat(entries: Iterable[Any]) -> list[str]:
-    found = []
-    for entry in entries:
-        found += _flat(entry) if isinstance(entry, list) else [entry] if isinstance(entry, str) else []
-    return found
+    return [
+        name
+        for entry in entries
+        for name in (_flat(entry) if isinstance(entry, list) else [entry])
+        if isinstance(name, str)
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:

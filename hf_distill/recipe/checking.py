@@ -22,7 +22,7 @@ from .data_section import check_data, named_files
 from .hub_section import check_hub
 from .loss_section import check_losses
 from .own_code import is_stored, own_code, without
-from .problems import Problem, found, from_validation, known_paths
+from .problems import Problem, applying, found, from_validation, known_paths
 from .search_section import check_search
 from .sections import SPLITS, Recipe
 from .student_section import check_student
@@ -194,22 +194,22 @@ def check(
         problems += from_validation(error, training_keys())
     if unchecked:
         raw = without(raw, unchecked)
-    if isinstance(raw.get("training"), dict):
-        problems += check_training(raw["training"], elsewhere=known_paths())
-    problems += _task(raw)
-    problems += _specs(raw)
-    problems += check_data(_part(raw, "data")) if isinstance(raw.get("data"), dict) else []
-    problems += _teachers(_part(raw, "teachers"))
-    if isinstance(raw.get("student"), dict):
-        names = [_name(entry) for _, entry in _models(_part(raw, "teachers"))]
-        problems += check_student(raw["student"], names)
-    problems += check_losses(_part(raw, "losses"), _part(raw, "training"))
-    teachers = len(list(_models(_part(raw, "teachers"))))
-    problems += check_search(_part(raw, "search"), _part(raw, "losses"), teachers)
-    problems += _combinations(raw)
-    problems += check_hub(_part(raw, "hub"), _part(raw, "training"))
-    if check_files:
-        problems += _missing(raw)
+    there = {section for section in ("training", "data", "student") if isinstance(raw.get(section), dict)}
+    losses, training = _part(raw, "losses"), _part(raw, "training")
+    names = [_name(entry) for _, entry in _models(_part(raw, "teachers"))]
+    problems += [
+        *(check_training(training, elsewhere=known_paths()) if "training" in there else ()),
+        *_task(raw),
+        *_specs(raw),
+        *(check_data(raw["data"]) if "data" in there else ()),
+        *_teachers(_part(raw, "teachers")),
+        *(check_student(raw["student"], names) if "student" in there else ()),
+        *check_losses(losses, training),
+        *check_search(_part(raw, "search"), losses, len(names)),
+        *_combinations(raw),
+        *check_hub(_part(raw, "hub"), training),
+        *(_missing(raw) if check_files else ()),
+    ]
     return recipe, problems
 
 
@@ -224,22 +224,19 @@ def _apply(raw: dict[str, Any], override: str) -> tuple[str, Problem | None]:
         return key, Problem(key, f"the value {text!r} is not YAML: {(unreadable or [duplicates[0][1]])[0]}")
     here: Any = raw
     for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
+        index: Any = part
         if isinstance(here, list):
             if not part.isdigit() or int(part) >= len(here):
                 where = ".".join(parts[:depth])
                 return key, Problem(key, f"{where} has {len(here)} items, counted from 0; found {part!r}")
-            index: Any = int(part)
-        else:
-            index = part
-        if last:
+            index = int(part)
+        if depth == len(parts) - 1:
             here[index] = value
             return key, None
-        child = here[index] if isinstance(here, list) else here.get(index)
-        child = _spelled_out(parts[: depth + 1], child)
+        path = parts[: depth + 1]
+        child = _spelled_out(path, here[index] if isinstance(here, list) else here.get(index))
         if not isinstance(child, (dict, list)):
-            where = ".".join(parts[: depth + 1])
-            return key, Problem(key, f"{where} is {found(child)}, which has no parts to set")
+            return key, Problem(key, f"{'.'.join(path)} is {found(child)}, which has no parts to set")
         here[index] = child
         here = child
     raise AssertionError("the last part returns")
@@ -251,10 +248,9 @@ def _spelled_out(path: Sequence[str], value: Any) -> Any:
         if value is None:
             value = "linear_pool" if len(path) == 1 else "forward_kl"
         return {"use": value} if isinstance(value, str) else value
-    if list(path[:2]) == ["losses", "hidden"] and len(path) == 3 and isinstance(value, str):
-        return {"loss": value}
-    if list(path[:2]) == ["teachers", "models"] and len(path) == 3 and isinstance(value, str):
-        return {"model": value}
+    key = {"losses.hidden": "loss", "teachers.models": "model"}.get(".".join(path[:-1]))
+    if key is not None and isinstance(value, str):
+        return {key: value}
     return {} if value is None else value
 
 
@@ -273,10 +269,14 @@ def _task(raw: Mapping[str, Any]) -> Iterator[Problem]:
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
     fusion = _built(raw.get("fusion"), build_fusion, "fusion", problems)
-    make_loss = functools.partial(build, table=LOSSES, kind="distillation loss")
-    _built(_part(raw, "losses").get("distill"), make_loss, "losses.distill", problems)
-    make_weight = functools.partial(build, table=ROW_WEIGHTS, kind="row weight")
-    _built(_part(raw, "losses").get("row_weight"), make_weight, "losses.row_weight", problems)
+    tables = {"distill": (LOSSES, "distillation loss"), "row_weight": (ROW_WEIGHTS, "row weight")}
+    for key, (table, kind) in tables.items():
+        _built(
+            _part(raw, "losses").get(key),
+            functools.partial(build, table=table, kind=kind),
+            f"losses.{key}",
+            problems,
+        )
     weights, models = getattr(fusion, "weights", None), _part(raw, "teachers").get("models")
     if isinstance(weights, tuple) and isinstance(models, list) and len(weights) != len(models):
         problems.append(
@@ -326,33 +326,42 @@ def _teachers(teachers: Mapping[str, Any]) -> Iterator[Problem]:
         seen.setdefault(name, index)
 
 
-def _combinations(raw: Mapping[str, Any]) -> Iterator[Problem]:
-    training = _part(raw, "training")
-    files = _part(raw, "data").get("files")
-    if isinstance(files, dict):
-        split = _part(raw, "evaluation").get("split")
-        if split in SPLITS and files.get(split) is None:
-            yield Problem("evaluation.split", f"there is no data.files.{split}")
-        if training.get("eval_strategy", "no") != "no" and files.get("validation") is None:
-            yield Problem(
-                "training.eval_strategy", f"{training['eval_strategy']!r} needs data.files.validation"
-            )
-    evaluation = _part(raw, "evaluation")
-    if evaluation.get("verdict") is False and evaluation.get("seeds", 1) != 1:
-        yield Problem("evaluation.seeds", "several are for the verdict, which evaluation.verdict leaves out")
-    if evaluation.get("single_teacher") is True:
-        if evaluation.get("verdict") is False:
-            yield Problem(
-                "evaluation.single_teacher", "it is for the verdict, which evaluation.verdict leaves out"
-            )
-        if len(list(_models(_part(raw, "teachers")))) < 2:
-            yield Problem(
-                "evaluation.single_teacher", "there is one teacher, and its student is the run's own"
-            )
-    if "per_device_eval_batch_size" in training and _part(raw, "evaluation").get("batch_size") is not None:
-        yield Problem(
-            "training.per_device_eval_batch_size", "evaluation.batch_size says it already; keep one"
-        )
+def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
+    training, evaluation = _part(raw, "training"), _part(raw, "evaluation")
+    split, strategy = evaluation.get("split"), training.get("eval_strategy", "no")
+    unjudged, single = evaluation.get("verdict") is False, evaluation.get("single_teacher") is True
+    given = _part(raw, "data").get("files")
+    # Of the Hub's data nobody knows yet which splits there are.
+    missing = [name for name in SPLITS if given.get(name) is None] if isinstance(given, dict) else []
+    batch_size = evaluation.get("batch_size")
+    return applying(
+        (split in missing, "evaluation.split", f"there is no data.files.{split}"),
+        (
+            strategy != "no" and "validation" in missing,
+            "training.eval_strategy",
+            f"{strategy!r} needs data.files.validation",
+        ),
+        (
+            unjudged and evaluation.get("seeds", 1) != 1,
+            "evaluation.seeds",
+            "several are for the verdict, which evaluation.verdict leaves out",
+        ),
+        (
+            single and unjudged,
+            "evaluation.single_teacher",
+            "it is for the verdict, which evaluation.verdict leaves out",
+        ),
+        (
+            single and len(list(_models(_part(raw, "teachers")))) < 2,
+            "evaluation.single_teacher",
+            "there is one teacher, and its student is the run's own",
+        ),
+        (
+            "per_device_eval_batch_size" in training and batch_size is not None,
+            "training.per_device_eval_batch_size",
+            "evaluation.batch_size says it already; keep one",
+        ),
+    )
 
 
 def _missing(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .problems import Problem, found
+from .problems import Problem, applying, found
 from .sections import Recipe
 
 
-def check_hub(hub: Mapping[str, Any], training: Mapping[str, Any]) -> Iterator[Problem]:
+def check_hub(hub: Mapping[str, Any], training: Mapping[str, Any]) -> list[Problem]:
     """Check the section `hub`, and what `training` says of the Hub besides.
 
     Args:
         hub: The section as it was written.
         training: Likewise.
     """
-    if hub.get("push") is True and not hub.get("repo"):
-        yield Problem("hub.repo", "is missing; a push needs the repository, as user/name")
-    if hub.get("push") is True and training.get("push_to_hub") is True:
-        sentence = "it pushes while training, hub.push pushes once at the end; choose one"
-        yield Problem("training.push_to_hub", sentence)
-    same = {"hub_model_id": "repo", "hub_private_repo": "private", "hub_revision": "revision"}
-    yield from (
-        Problem(f"training.{key}", f"hub.{own} says it already; keep one")
-        for key, own in same.items()
-        if key in training and hub.get(own)
+    at_end, meanwhile, request = (
+        section.get(key) is True
+        for section, key in ((hub, "push"), (training, "push_to_hub"), (hub, "pull_request"))
     )
-    if hub.get("pull_request") is True:
-        branches = {
-            "hub.revision": hub.get("revision"),
-            "training.hub_revision": training.get("hub_revision"),
-        }
-        yield from (
-            Problem("hub.pull_request", f"it is opened against main, but {key} is {found(branch)}; keep one")
+    same = {"hub_model_id": "repo", "hub_private_repo": "private", "hub_revision": "revision"}
+    branches = {
+        "hub.revision": hub.get("revision"),
+        "training.hub_revision": training.get("hub_revision"),
+    }
+    return applying(
+        (
+            at_end and not hub.get("repo"),
+            "hub.repo",
+            "is missing; a push needs the repository, as user/name",
+        ),
+        (
+            at_end and meanwhile,
+            "training.push_to_hub",
+            "it pushes while training, hub.push pushes once at the end; choose one",
+        ),
+        *(
+            (key in training and hub.get(own), f"training.{key}", f"hub.{own} says it already; keep one")
+            for key, own in same.items()
+        ),
+        *(
+            (
+                request and branch is not None,
+                "hub.pull_request",
+                f"it is opened against main, but {key} is {found(branch)}; keep one",
+            )
             for key, branch in branches.items()
-            if branch is not None
-        )
-        if training.get("push_to_hub") is True:
-            sentence = "training.push_to_hub pushes to a branch while training; a pull request needs hub.push"
-            yield Problem("hub.pull_request", sentence)
+        ),
+        (
+            request and meanwhile,
+            "hub.pull_request",
+            "training.push_to_hub pushes to a branch while training; a pull request needs hub.push",
+        ),
+    )
 
 
 def pushes(recipe: Recipe) -> bool:

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..training.callbacks import AdaptiveStrength, ScheduleCallback
 from ..training.hidden.hidden_loss import build_hidden_losses
 from ..training.schedules import PATH, SCHEDULES, Constant, Schedule, build_schedule, refuse_nothing_learnt
-from .problems import Problem, found
+from .problems import Problem, applying, found
 from .sections import Losses
 
 _SCALARS = ("temperature", "task_weight", "distill_weight", "label_share")
@@ -139,30 +139,34 @@ def _hidden(entries: Any) -> Iterator[Problem]:
                 continue
 
 
-def _adaptive(task: Schedule | None, training: Mapping[str, Any]) -> Iterator[Problem]:
+def _adaptive(task: Schedule | None, training: Mapping[str, Any]) -> list[Problem]:
     """What an adaptive distillation weight needs: evaluations, of losses that compare, and another loss beside it."""
-    if training.get("eval_strategy", "no") == "no":
-        yield Problem(
+    return applying(
+        (
+            training.get("eval_strategy", "no") == "no",
             "training.eval_strategy",
             "the adaptive losses.distill_weight needs evaluations; write epoch or steps",
-        )
-    if training.get("label_smoothing_factor"):
-        yield Problem(
+        ),
+        (
+            training.get("label_smoothing_factor"),
             "training.label_smoothing_factor",
             "the adaptive losses.distill_weight compares the student's loss with the ensemble's, which has none; "
             "leave it out",
-        )
-    if task is not None and any(task(progress) == 0 for progress in PATH):
-        yield Problem(
+        ),
+        (
+            task is not None and any(task(progress) == 0 for progress in PATH),
             "losses.task_weight",
             "the adaptive distill_weight may fall to 0, so this must always be above 0, or nothing would be learnt",
-        )
+        ),
+    )
 
 
 def _schedule(value: Any, name: str) -> Schedule:
     """The schedule of a scalar; a number is one that never changes, and its range is the section's concern."""
-    if not isinstance(value, Mapping):
-        return Constant(value)
-    return build_schedule(
-        value, name, {**SCHEDULES, "adaptive": Adaptive} if name == "distill_weight" else SCHEDULES
+    return (
+        build_schedule(
+            value, name, {**SCHEDULES, "adaptive": Adaptive} if name == "distill_weight" else SCHEDULES
+        )
+        if isinstance(value, Mapping)
+        else Constant(value)
     )

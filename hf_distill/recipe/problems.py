@@ -53,6 +53,18 @@ _EXPECTED = {
 }
 
 
+# By what pydantic calls the mistake, with what it tells beside, and `found`.
+_SENTENCES = {
+    "missing": "is missing, and there is no default",
+    "too_short": "expected at least {min_length} of them, found {found}",
+    "too_long": "expected at most {max_length} of them, found {found}",
+    "less_than_equal": "expected a number of at most {le:g}, found {found}",
+    "greater_than": "expected a number above {gt:g}, found {found}",
+    "greater_than_equal": "expected a number of at least {ge:g}, found {found}",
+    "invalid_key": "a key must be text; write it in quotes",
+}
+
+
 class _Short(reprlib.Repr):
     """Cuts what is long, but first of all hides tokens: a cut one is not known any more."""
 
@@ -84,6 +96,18 @@ def found(value: Any) -> str:
     if value is None:
         return "nothing"
     return str(value).lower() if isinstance(value, bool) else _short.repr(value)
+
+
+def applying(*checks: tuple[Any, str, str]) -> list[Problem]:
+    """Turn those checks into problems whose condition holds.
+
+    Args:
+        checks: Whether it is a problem, the path, the sentence.
+
+    Returns:
+        The problems, in the order given.
+    """
+    return [Problem(path, sentence) for applies, path, sentence in checks if applies]
 
 
 def given(section: Mapping[str, Any], *keys: str) -> list[str]:
@@ -148,25 +172,14 @@ def from_validation(error: ValidationError, training_keys: Iterable[str]) -> lis
 
 def _sentence(item: Any) -> str:
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
-    if kind == "missing":
-        return "is missing, and there is no default"
+    if kind in _SENTENCES:
+        return _SENTENCES[kind].format(**context, found=found(value))
     if kind == "value_error":
         sentence = str(context["error"])
         return sentence if "found" in sentence else f"{sentence}; found {found(value)}"
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in context["expected"].replace(" or ", ", ").split(", ")]
         return f"expected one of {', '.join(choices)}; found {found(value)}{suggest(value, choices)}"
-    if kind == "too_short":
-        return f"expected at least {context['min_length']} of them, found {found(list(value))}"
-    if kind == "too_long":
-        return f"expected at most {context['max_length']} of them, found {found(list(value))}"
-    if kind == "less_than_equal":
-        return f"expected a number of at most {context['le']:g}, found {found(value)}"
-    if kind in ("greater_than", "greater_than_equal"):
-        limit = f"above {context['gt']:g}" if kind == "greater_than" else f"of at least {context['ge']:g}"
-        return f"expected a number {limit}, found {found(value)}"
-    if kind == "invalid_key":
-        return "a key must be text; write it in quotes"
     if kind not in _EXPECTED:
         return f"{item['msg']}; found {found(value)}"
     return f"expected {_EXPECTED[kind]}, found {found(value)}{_quoting_hint(kind, value)}"

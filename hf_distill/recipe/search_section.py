@@ -47,14 +47,18 @@ class Knob:
 
     def draw(self, trial: Any) -> Any:
         """The value of an `optuna.Trial`."""
-        if self.choices:
-            return trial.suggest_categorical(self.name, self.choices)
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+        return (
+            trial.suggest_categorical(self.name, self.choices)
+            if self.choices
+            else trial.suggest_float(self.name, self.low, self.high, log=self.log)
+        )
 
     def __contains__(self, value: Any) -> bool:
-        if self.choices:
-            return value in self.choices
-        return isinstance(value, (int, float)) and self.low <= value <= self.high
+        return (
+            value in self.choices
+            if self.choices
+            else isinstance(value, (int, float)) and self.low <= value <= self.high
+        )
 
 
 def fusion_name(spec: Any) -> str:

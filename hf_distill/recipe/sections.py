@@ -45,12 +45,9 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _as_hidden(value: Any) -> Any:
-    return {"loss": value} if isinstance(value, str) else value
-
-
-def _as_entry(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
+def _named_by(key: str) -> BeforeValidator:
+    """Let a text alone stand for the mapping that has it under `key`."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 def _is_spec(value: Any) -> Any:
@@ -179,7 +176,7 @@ class Teachers(Section):
     """The teachers, in the order in which fusion weights are given, and where their outputs are kept."""
 
     models: Annotated[
-        tuple[Annotated[TeacherEntry, BeforeValidator(_as_entry)], ...], Strict(False), Field(min_length=1)
+        tuple[Annotated[TeacherEntry, _named_by("model")], ...], Strict(False), Field(min_length=1)
     ]
     cache_dir: Text | None = None
     cache_dtype: Literal["float16", "float32"] = "float16"
@@ -225,7 +222,7 @@ class Losses(Section):
     distill_weight: Annotated[float, Field(ge=0), *Scheduled] = 0.5
     label_share: Annotated[float, Field(ge=0, le=1), *Scheduled] = 0.0
     row_weight: Spec | None = None
-    hidden: Annotated[tuple[Annotated[HiddenEntry, BeforeValidator(_as_hidden)], ...], Strict(False)] = ()
+    hidden: Annotated[tuple[Annotated[HiddenEntry, _named_by("loss")], ...], Strict(False)] = ()
 
 
 class Evaluation(Section):

@@ -135,11 +135,11 @@ class Setup:
         Raises:
             ConfigurationError: A fit is asked for, and the only rows for it are the report's.
         """
-        if self.split == "validation" and self.fits:
-            return self.fusion.without_rows(
-                "the report is made on the validation rows, which a fit must not see"
-            )
-        return self.fusion
+        return (
+            self.fusion.without_rows("the report is made on the validation rows, which a fit must not see")
+            if self.split == "validation" and self.fits
+            else self.fusion
+        )
 
     @cached_property
     def hidden_losses(self) -> list[HiddenLoss]:
@@ -178,8 +178,13 @@ class Setup:
         if folder is None:
             return None
         if self.hidden_losses:
-            config = student_config(self.student(seed=0)[0])
-            settings = cache_settings_for(self.hidden_losses, settings, self.teachers, config, self.task)
+            settings = cache_settings_for(
+                self.hidden_losses,
+                settings,
+                self.teachers,
+                student_config(self.student(seed=0)[0]),
+                self.task,
+            )
         return TeacherCache(self.teachers, folder, settings, task=self.recipe.task, device=device)
 
     def stored_teachers(self, split: str, device: torch.device) -> list[Any] | None:

@@ -143,8 +143,9 @@ def _from_teacher(
     names = label_names(recipe, train, teacher)
     transformers.set_seed(seed)
     kept = {} if student.layers is None else {"layers": student.layers}
-    built = build_student(teacher, **kept, hidden_size=student.hidden_size, labels=names)
-    return built, teacher.view.tokenizer
+    return build_student(
+        teacher, **kept, hidden_size=student.hidden_size, labels=names
+    ), teacher.view.tokenizer
 
 
 def _source(recipe: Recipe) -> Teacher:

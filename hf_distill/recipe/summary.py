@@ -61,9 +61,11 @@ def _pushed(hub: Hub) -> str:
 
 def _judged(recipe: Recipe) -> str:
     own = recipe.evaluation
-    if not own.verdict or own.split in ("none", "train"):
-        return ""
-    return f"; verdict with {own.seeds} seed{'s' if own.seeds > 1 else ''}"
+    return (
+        ""
+        if not own.verdict or own.split in ("none", "train")
+        else f"; verdict with {own.seeds} seed{'s' if own.seeds > 1 else ''}"
+    )
 
 
 def _made(student: Student) -> str:
@@ -75,9 +77,11 @@ def _made(student: Student) -> str:
 
 
 def _spec(spec: Any) -> str:
-    if isinstance(spec, str):
-        return spec
-    return f"{spec['use']}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'use')})"
+    return (
+        spec
+        if isinstance(spec, str)
+        else f"{spec['use']}({', '.join(f'{key}={value}' for key, value in spec.items() if key != 'use')})"
+    )
 
 
 def _scalar(value: Any) -> str:

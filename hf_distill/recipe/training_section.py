@@ -186,9 +186,7 @@ def _range_sentence(key: str, value: Any) -> str | None:
     least, inclusive = _LEAST[key]
     if value < least or (value == least and not inclusive):
         return f"expected a number {'of at least' if inclusive else 'above'} {least:g}, found {found(value)}"
-    if key in _BELOW_ONE and value >= 1:
-        return f"expected a number below 1, found {found(value)}"
-    return None
+    return f"expected a number below 1, found {found(value)}" if key in _BELOW_ONE and value >= 1 else None
 
 
 def _in_words(member: Any) -> str:
@@ -196,9 +194,11 @@ def _in_words(member: Any) -> str:
         return _WORDS[member]
     if typing.get_origin(member) is Literal:
         return ", ".join(found(item) for item in typing.get_args(member))
-    if (typing.get_origin(member) or member) is list:
-        return f"a list of {_WORDS.get((*typing.get_args(member), str)[0], 'words')}"
-    return "a mapping"
+    return (
+        f"a list of {_WORDS.get((*typing.get_args(member), str)[0], 'words')}"
+        if (typing.get_origin(member) or member) is list
+        else "a mapping"
+    )
 
 
 def _is_number(text: str) -> bool:

@@ -270,8 +270,7 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
         tensor([[2.]])
     """
     mask = mask.bool()
-    total = hidden.float().masked_fill(~mask[..., None], 0.0).sum(1)
-    return total / mask.sum(1, keepdim=True).clamp(min=1)
+    return hidden.float().masked_fill(~mask[..., None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -284,6 +283,5 @@ def first_token(hidden: Tensor, mask: Tensor) -> Tensor:
         tensor([[3.]])
     """
     mask = mask.bool()
-    at = mask.int().argmax(1)
-    states = hidden[torch.arange(len(hidden), device=hidden.device), at].float()
+    states = hidden[torch.arange(len(hidden), device=hidden.device), mask.int().argmax(1)].float()
     return states.masked_fill(~mask.any(1, keepdim=True), 0.0)

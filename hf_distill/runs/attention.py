@@ -69,9 +69,10 @@ class AttentionReport:
             if self.layers is None
             else f"layer {', '.join(map(str, self.layers))}"
         )
-        lines = ["# Attention and similarity", ""]
-        lines += [*(f"- {note}" for note in self.notes), ""] if self.notes else []
-        lines += [
+        lines = [
+            "# Attention and similarity",
+            "",
+            *([*(f"- {note}" for note in self.notes), ""] if self.notes else []),
             "## Attention",
             "",
             # Four spaces: nothing in a text is then Markdown.
@@ -125,8 +126,12 @@ class AttentionReport:
             f"![Attention of student and teachers]({attention})\n\n"
             f"![Similarity of layers, before and after training]({similarity})\n"
         )
-        text = report.read_text(encoding="utf-8")
-        others = re.sub(rf"^{_SECTION}\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
+        others = re.sub(
+            rf"^{_SECTION}\n.*?(?=^## |\Z)",
+            "",
+            report.read_text(encoding="utf-8"),
+            flags=re.MULTILINE | re.DOTALL,
+        )
         write_text(report, f"{others.rstrip()}\n\n{section}")
 
 

@@ -29,8 +29,10 @@ def check_recipe_repository(setup: Setup) -> None:
     """
     if pushes(setup.recipe):
         to = destination(setup.recipe)
-        check = functools.partial(check_repository, to.repo, private=to.private, read_only=to.pull_request)
-        once(check, PartialState())
+        once(
+            functools.partial(check_repository, to.repo, private=to.private, read_only=to.pull_request),
+            PartialState(),
+        )
 
 
 def push_trained_recipe(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> CommitInfo:

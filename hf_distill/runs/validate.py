@@ -37,5 +37,8 @@ def validate_recipe(setup: Setup, *, load: bool = False, unchecked: Sequence[tup
 
 def _label_plan(setup: Setup) -> str:
     """The table of how the teachers' labels are matched by name."""
-    teachers = [spec.load(setup.recipe.task) for spec in setup.teachers]
-    return plan_table(TeacherPool(teachers, setup.label_names, setup.fusion).label_maps)
+    return plan_table(
+        TeacherPool(
+            [spec.load(setup.recipe.task) for spec in setup.teachers], setup.label_names, setup.fusion
+        ).label_maps
+    )

@@ -86,10 +86,9 @@ def build_student(
             f"its hidden size is {hidden_size} instead of {model.config.hidden_size}: of each trained matrix only the "
             "first dimensions are kept, which is where training begins and no trained model yet"
         )
-    if label_map is not None and label_map.missing:
-        notes.append(f"its head has fresh rows for {', '.join(label_map.missing)}, which {name} lacks")
-    if label_map is not None and label_map.ignored:
-        notes.append(f"its head leaves out {', '.join(label_map.ignored)} of {name}")
+    missing, ignored = (label_map.missing, label_map.ignored) if label_map is not None else ((), ())
+    notes += [f"its head has fresh rows for {', '.join(missing)}, which {name} lacks"] if missing else []
+    notes += [f"its head leaves out {', '.join(ignored)} of {name}"] if ignored else []
     student = type(model)(config).float().eval()
     student.load_state_dict(_weights(model, student, stack, chosen, label_map, widths, what))
     if getattr(model, "generation_config", None) is not None:
@@ -306,17 +305,14 @@ def _weights(
     head = output_layer(model)
     state, left = {}, {key for key in theirs if not key.startswith(f"{stack}.")}
     for key, fresh in student.state_dict().items():
-        source = key
-        for here, there in places.items():
-            if key.startswith(here):
-                source = there + key.removeprefix(here)
+        here = next((here for here in places if key.startswith(here)), "")
+        source = places.get(here, "") + key.removeprefix(here)
         left.discard(source)
         if source not in theirs:
             raise ConfigurationError(f"{what}: it has no {source}, which a student of its config needs.")
         rows = label_map if head is not None and key in (f"{head[0]}.weight", f"{head[0]}.bias") else None
-        tensor = theirs[source]
-        shape = [tensor.shape[0], *fresh.shape[1:]] if rows else list(fresh.shape)
-        tensor = _cut(tensor, shape, key, widths, what)
+        shape = [theirs[source].shape[0], *fresh.shape[1:]] if rows else list(fresh.shape)
+        tensor = _cut(theirs[source], shape, key, widths, what)
         state[key] = tensor if rows is None else _rows(tensor, fresh, rows)
     if left:
         raise ConfigurationError(
@@ -346,8 +342,9 @@ def _cut(tensor: Tensor, shape: Sequence[int], key: str, widths: dict[int, set[i
             and new % blocks == 0
             and new // blocks in widths.get(old // blocks, ())
         ):
-            parts = [part.narrow(dim, 0, new // blocks) for part in tensor.chunk(blocks, dim)]
-            tensor = torch.cat(parts, dim)
+            tensor = torch.cat(
+                [part.narrow(dim, 0, new // blocks) for part in tensor.chunk(blocks, dim)], dim
+            )
         elif new in widths.get(old, ()):
             tensor = tensor.narrow(dim, 0, new)
         else:

@@ -89,8 +89,9 @@ def head_masks(student: PreTrainedModel, share: float, importance: Mapping[str, 
         (float(value), name, head) for name, values in importance.items() for head, value in enumerate(values)
     ]
     best = {(name, int(values.argmax())) for name, values in importance.items()}
-    wanted = round(share * len(heads))
-    gone = [(name, head) for _, name, head in sorted(heads) if (name, head) not in best][:wanted]
+    gone = [(name, head) for _, name, head in sorted(heads) if (name, head) not in best][
+        : round(share * len(heads))
+    ]
     if not gone:
         raise ConfigurationError(
             f"heads={share:g} of {len(heads)} heads in {len(importance)} layers leaves none to set to zero, since each layer "
@@ -134,8 +135,10 @@ def attention_blocks(student: PreTrainedModel) -> dict[str, tuple[nn.Linear, dic
         if ending is not None:
             block = name.removesuffix(ending) + ending.partition(".")[0] + "."
             inside = {other: m for other, m in linear.items() if other.startswith(block)}
-            readers = {other: m for other, m in inside.items() if other.rpartition(".")[2] in _READERS}
-            blocks[name] = (module, readers)
+            blocks[name] = (
+                module,
+                {other: m for other, m in inside.items() if other.rpartition(".")[2] in _READERS},
+            )
     if not blocks:
         raise ConfigurationError(
             f"The attention blocks of {type(student).__name__} have no output projection under a known name "

@@ -170,9 +170,11 @@ class TeacherPool:
             *([column is not None for column in self.label_maps[k].columns] for k in heard), strict=True
         )
         unknown = tuple(not any(has) for has in known)
-        if not any(unknown):
-            return batch
-        return batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
+        return (
+            batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
+            if any(unknown)
+            else batch
+        )
 
     def _outputs(
         self, k: int, inputs: Mapping[str, Any], run: bool, wanted: Sequence[Wanted]
@@ -180,8 +182,9 @@ class TeacherPool:
         teacher = self.teachers[k]
         if not run:
             rows = inputs["example_id"]
-            classes = len(teacher.label_names)
-            return TeacherOutputs(torch.full((len(rows), classes), torch.nan, device=rows.device))
+            return TeacherOutputs(
+                torch.full((len(rows), len(teacher.label_names)), torch.nan, device=rows.device)
+            )
         view = inputs[VIEWS][self.view_of[teacher.name]] if teacher.view is not None else {}
         with self._at_work(teacher):
             if wanted:

@@ -99,8 +99,7 @@ def observe(
                 parts = find_attention(inside, want.layer)
                 caught[want] = [[] for _ in parts]
                 for part, calls in zip(parts, caught[want], strict=True):
-                    hook = part.register_forward_hook(functools.partial(_catch, calls))
-                    hooks.callback(hook.remove)
+                    hooks.callback(part.register_forward_hook(functools.partial(_catch, calls)).remove)
         outputs = model(**inputs, **({"output_hidden_states": True} if pooled else {}))
     # DeBERTa asks its projections again, for relative positions: the first calls are those for the tokens.
     states: States = {want: _three([calls[0] for calls in parts]) for want, parts in caught.items()}
@@ -111,10 +110,8 @@ def observe(
         raise ConfigurationError(
             f"{type(inside).__name__} gives no hidden_states, which hidden losses need: leave it out of them (teachers=)."
         )
-    for want in pooled:
-        states[want] = _in_units(hidden[want.layer], want.units, inputs, words)
-    without = type(outputs)(**{key: value for key, value in outputs.items() if key != "hidden_states"})
-    return without, states
+    states |= {want: _in_units(hidden[want.layer], want.units, inputs, words) for want in pooled}
+    return type(outputs)(**{key: value for key, value in outputs.items() if key != "hidden_states"}), states
 
 
 def _catch(into: list[Tensor], module: nn.Module, args: Any, output: Tensor) -> None:

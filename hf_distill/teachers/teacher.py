@@ -232,8 +232,9 @@ class TeacherSpec:
 
     def load(self, task: str | Task) -> Teacher:
         """The live teacher."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Teacher.from_pretrained(**options, task=task)
+        return Teacher.from_pretrained(
+            **{field.name: getattr(self, field.name) for field in fields(self)}, task=task
+        )
 
 
 def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> TeacherSource:

@@ -65,27 +65,38 @@ class DistillationArguments(TrainingArguments):
         """Check the distillation fields; the trainer does so again, since a search sets them afterwards."""
         for name in ("temperature", "task_weight", "distill_weight", "label_share"):
             setattr(self, name, _number(name, getattr(self, name)))
-        if self.temperature <= 0:
-            raise ConfigurationError(
-                f"temperature is {self.temperature}, but logits are divided by it: it must be > 0."
-            )
-        for name in ("task_weight", "distill_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigurationError(
-                    f"{name} is {getattr(self, name)}, but a loss cannot weigh less than nothing: it must be >= 0."
+        longest = self.max_length
+        mistakes = [
+            (
+                self.temperature <= 0,
+                f"temperature is {self.temperature}, but logits are divided by it: it must be > 0.",
+            ),
+            *(
+                (
+                    weight < 0,
+                    f"{name} is {weight}, but a loss cannot weigh less than nothing: it must be >= 0.",
                 )
-        if not 0 <= self.label_share <= 1:
-            raise ConfigurationError(
-                f"label_share is {self.label_share}, but it is a share of the distillation target: from 0 to 1."
-            )
-        if self.task_weight == 0 and self.distill_weight == 0:
-            raise ConfigurationError(
-                "task_weight and distill_weight are both 0, so nothing is learnt: raise one of them."
-            )
-        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 1):
-            raise ConfigurationError(
-                f"max_length is {self.max_length!r}, but it counts tokens: a whole number from 1."
-            )
+                for name, weight in (
+                    ("task_weight", self.task_weight),
+                    ("distill_weight", self.distill_weight),
+                )
+            ),
+            (
+                not 0 <= self.label_share <= 1,
+                f"label_share is {self.label_share}, but it is a share of the distillation target: from 0 to 1.",
+            ),
+            (
+                self.task_weight == 0 == self.distill_weight,
+                "task_weight and distill_weight are both 0, so nothing is learnt: raise one of them.",
+            ),
+            (
+                longest is not None and (not isinstance(longest, int) or longest < 1),
+                f"max_length is {longest!r}, but it counts tokens: a whole number from 1.",
+            ),
+        ]
+        for mistaken, sentence in mistakes:
+            if mistaken:
+                raise ConfigurationError(sentence)
 
 
 def _number(name: str, value: object) -> float:

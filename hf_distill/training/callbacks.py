@@ -212,8 +212,9 @@ class AdaptiveStrength(TrainerCallback):
         if math.isfinite(student) and math.isfinite(ensemble):
             self._first = student if self._first is None else self._first
             self._ensemble = ensemble
-            strength = remaining_strength(student, ensemble, self._first)
-            self._fields.set(args, "distill_weight", self._own * strength)
+            self._fields.set(
+                args, "distill_weight", self._own * remaining_strength(student, ensemble, self._first)
+            )
         return True
 
 

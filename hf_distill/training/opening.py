@@ -55,8 +55,9 @@ def open_teachers_for(
         raise ConfigurationError("teachers= takes a list, also for a single teacher: [teacher].")
 
     def plan(bodies: Sequence[Body]) -> HiddenPlan:
-        own = _of_config("student", student.config)._replace(view=view, model=student)
-        return HiddenPlan.of(losses, own, bodies)
+        return HiddenPlan.of(
+            losses, _of_config("student", student.config)._replace(view=view, model=student), bodies
+        )
 
     if cache_dir is None:
         sources = [load_teacher(given, task) for given in teachers]
@@ -121,6 +122,10 @@ def _of_config(name: str, config: PretrainedConfig) -> Body:
         or not isinstance(width, int)
         or getattr(config, "is_encoder_decoder", False)
     ):
-        unfit = f"is a {config.model_type}, whose config names no single stack of layers of one width"
-        return Body(name, 0, 0, unfit=unfit)
+        return Body(
+            name,
+            0,
+            0,
+            unfit=f"is a {config.model_type}, whose config names no single stack of layers of one width",
+        )
     return Body(name, layers, width)

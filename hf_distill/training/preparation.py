@@ -58,9 +58,11 @@ class RowPreparation:
 
     def each(self, given: Any, what: str) -> Any:
         """Prepared rows of one dataset, or of each in a dict of them."""
-        if isinstance(given, dict):
-            return {name: self(part, f"{what} {name!r}") for name, part in given.items()}
-        return self(given, what)
+        return (
+            {name: self(part, f"{what} {name!r}") for name, part in given.items()}
+            if isinstance(given, dict)
+            else self(given, what)
+        )
 
     def __call__(self, dataset: Any, what: str) -> Any:
         """Prepared rows; None and prepared rows are returned as they are.

@@ -53,8 +53,10 @@ def head_importance(trainer: MultiTeacherDistillationTrainer, batches: int = _BA
             trainer.compute_loss(trainer.model, trainer._prepare_inputs(inputs)).backward()
             for name, (together, _) in blocks.items():
                 products = (together.weight * together.weight.grad).detach()  # (D, H d)
-                heads = products.sum(0).view(student.config.num_attention_heads, -1)
-                sums[name] = sums[name] + heads.sum(-1).abs().cpu()
+                sums[name] = (
+                    sums[name]
+                    + products.sum(0).view(student.config.num_attention_heads, -1).sum(-1).abs().cpu()
+                )
     finally:
         trainer.model.zero_grad()
         trainer.model.train(training)
@@ -123,8 +125,9 @@ def pruning_report(stages: Mapping[str, Stage], notes: Iterable[str] = ()) -> st
         Markdown.
     """
     last = list(stages.values())[-1].report
-    models = {name: stage.model for name, stage in stages.items()}
-    times = forwards_in_turns(models, 1, _LENGTH, rounds=_ROUNDS)
+    times = forwards_in_turns(
+        {name: stage.model for name, stage in stages.items()}, 1, _LENGTH, rounds=_ROUNDS
+    )
     rows = {name: stage.report.systems["student"] for name, stage in stages.items()}
     rows |= {
         name: system for name, system in last.systems.items() if name not in ("student", "student+teachers")

@@ -70,8 +70,11 @@ def check_arguments(args: Any, token: str | None = None, private: bool | None = 
         The full id of the repository.
     """
     private = bool(args.hub_private_repo if private is None else private)
-    repo = args.hub_model_id or Path(args.output_dir).absolute().name
-    return check_repository(repo, private=private, token=token or args.hub_token)
+    return check_repository(
+        args.hub_model_id or Path(args.output_dir).absolute().name,
+        private=private,
+        token=token or args.hub_token,
+    )
 
 
 def check_for_all(args: Any) -> str:
@@ -116,8 +119,7 @@ def create_card(trainer: Any, **options: Any) -> None:
     folder = Path(trainer.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     save_facts(run_facts(trainer), folder)
-    repo = trainer.hub_model_id or trainer.args.hub_model_id
-    write_card(folder, repo=repo, token=trainer.args.hub_token)
+    write_card(folder, repo=trainer.hub_model_id or trainer.args.hub_model_id, token=trainer.args.hub_token)
 
 
 def push_trained(
@@ -163,9 +165,11 @@ def push_trained(
     }
     folder = Path(args.output_dir)
     repo = trainer.hub_model_id or args.hub_model_id or folder.absolute().name
-    if blocking:
-        return push_folder(folder, repo, **what)
-    return trainer.push_in_progress.start(push_folder, folder, repo, **what)
+    return (
+        push_folder(folder, repo, **what)
+        if blocking
+        else trainer.push_in_progress.start(push_folder, folder, repo, **what)
+    )
 
 
 def push_checkpoint(trainer: Any, checkpoint: str) -> None:

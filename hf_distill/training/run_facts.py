@@ -96,9 +96,7 @@ def _is_adapter(student: Any) -> bool:
 
 def _base(student: Any) -> Origin | None:
     source = getattr(student.config, "_name_or_path", "") or ""
-    if not source:
-        return None
-    return _origin(Path(source).name, source, None, None)
+    return _origin(Path(source).name, source, None, None) if source else None
 
 
 def _teacher(teacher: Any) -> Origin:
@@ -107,9 +105,7 @@ def _teacher(teacher: Any) -> Origin:
         teacher.name, source, getattr(teacher, "revision", None), getattr(teacher, "num_parameters", None)
     )
     under = getattr(getattr(model, "config", None), "_name_or_path", None)
-    if under and under != source:
-        return dataclasses.replace(origin, over=hub_id(under) or _FOLDER)
-    return origin
+    return dataclasses.replace(origin, over=hub_id(under) or _FOLDER) if under and under != source else origin
 
 
 def _origin(name: str, source: str | None, revision: str | None, parameters: int | None) -> Origin:
@@ -205,8 +201,7 @@ def _methods(trainer: Any) -> list[Any]:
         # What every distillation from soft targets goes back to is stated where its divergence is.
         methods += [LOSSES["forward_kl"], trainer.distillation_loss, trainer.fusion_choice.fusion]
     hidden = getattr(trainer, "hidden", None)
-    for loss in hidden.losses if hidden else ():
-        methods += [loss, loss.function]
+    methods += [method for loss in (hidden.losses if hidden else ()) for method in (loss, loss.function)]
     methods += [] if trainer.row_weight is None else [trainer.row_weight]
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, ScheduleCallback):
@@ -239,11 +234,9 @@ def _training(trainer: Any) -> dict[str, Any]:
         "longest input": trainer.student_view.max_length,
         "steps": state.global_step,
         "epochs": None if state.epoch is None else round(float(state.epoch), 2),
+        "warm-up": args.warmup_steps or None,
+        "weight decay": args.weight_decay or None,
     }
-    if args.warmup_steps:
-        said["warm-up"] = args.warmup_steps
-    if args.weight_decay:
-        said["weight decay"] = args.weight_decay
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
         step = re.search(r"-(\d+)$", str(state.best_model_checkpoint))
         said["kept"] = f"the best {args.metric_for_best_model}" + (f", of step {step[1]}" if step else "")

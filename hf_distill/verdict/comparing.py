@@ -60,8 +60,7 @@ class _Run:
         """The student, the baselines that it is compared with, the ensemble and the best of several teachers."""
         baselines = [better_baseline(self.found, kind) for kind in ("accuracy", "nll", "brier")]
         others = [ENSEMBLE, *([] if self.teacher is None else [self.teacher])]
-        names = dict.fromkeys([STUDENT, *baselines, *others])
-        return [name for name in names if name in self.found]
+        return [name for name in dict.fromkeys([STUDENT, *baselines, *others]) if name in self.found]
 
 
 def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
@@ -101,8 +100,9 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
         raise DataError(
             f"None of the {len(labels)} rows{other} has a label, so runs cannot be compared on them."
         )
-    names = _short_names(folders)
-    found = [_measured(name, run, first, kept) for name, run in zip(names, opened, strict=True)]
+    found = [
+        _measured(name, run, first, kept) for name, run in zip(_short_names(folders), opened, strict=True)
+    ]
     systems = _merged(found)
     differences = [*_of_students(found), *_of_baselines(found, systems)]
     rows = int((labels != UNLABELLED).sum())
@@ -167,8 +167,11 @@ def _ordered(saved: SavedRows, run: FoundRun, first: SavedRows, kept: np.ndarray
             f"{run.folder} was evaluated on the same rows, but {apart} of them had other labels than in the first run: "
             "evaluate both on the same version of the data."
         )
-    logs = {name: values[kept] for name, values in own.log_probs.items()}
-    return Answers(own.example_ids[kept], own.labels[kept], logs)
+    return Answers(
+        own.example_ids[kept],
+        own.labels[kept],
+        {name: values[kept] for name, values in own.log_probs.items()},
+    )
 
 
 def _same(one: System, other: System) -> bool:
@@ -295,9 +298,9 @@ def _notes(found: Sequence[_Run], rows: int, left_out: int) -> list[str]:
         own = [] if report is None else report.evaluation.notes
         for note in (*run.opened.notes, *own):
             said.setdefault(note, []).append(run.name)
-    for note, runs in said.items():
-        notes.append(note if len(runs) == len(found) else f"{', '.join(runs)}: {note}")
-    return notes
+    return notes + [
+        note if len(runs) == len(found) else f"{', '.join(runs)}: {note}" for note, runs in said.items()
+    ]
 
 
 def _timed_apart(systems: Sequence[Compared], runs: Mapping[str, ComparedRun]) -> list[str]:
@@ -343,8 +346,7 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
             "with several comparisons, one may leave zero out by chance.",
         )
     gains = {d.first: d for d in own}
-    for run in found:
-        sentences.append(_gain(run, gains.get(f"{run.name}: {STUDENT}")))
+    sentences += [_gain(run, gains.get(f"{run.name}: {STUDENT}")) for run in found]
     if any(_one_seed(run) for run in found):
         sentences.append(
             "A run of one seed says what its models do, and nothing of its other trainings, so no recipe is judged by it; "

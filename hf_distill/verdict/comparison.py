@@ -153,9 +153,12 @@ class RunComparison:
 
     def sections(self) -> list[Section]:
         """The tables."""
-        made = [self._systems(), self._differences()]
-        made += [self._costs()] if any(run.costs for run in self.runs.values()) else []
-        return [*made, *([self._classes()] if self.per_class else [])]
+        return [
+            self._systems(),
+            self._differences(),
+            *([self._costs()] if any(run.costs for run in self.runs.values()) else []),
+            *([self._classes()] if self.per_class else []),
+        ]
 
     def pictures(self) -> list[Picture]:
         """The figures that there are numbers for; nothing is drawn yet."""
@@ -166,14 +169,14 @@ class RunComparison:
             if self._drawn(system) and (seconds := self._latency(system)) is not None
         ]
         if len(points) > 1:
+            apart = "" if len(self._conditions()) == 1 else ", not under the same conditions"
             caption = (
                 "Bars: 95 % interval over rows and seeds. Dotted: what no other system beats in both. Left and up is better. "
-                "Latencies as each run measured them"
+                f"Latencies as each run measured them{apart}; the notes say what keeps them from comparing."
             )
-            caption += "" if len(self._conditions()) == 1 else ", not under the same conditions"
-            caption += "; the notes say what keeps them from comparing."
-            title = "Quality against latency"
-            made.append(Picture(title, QUALITY, caption, quality_against_latency, (points,)))
+            made.append(
+                Picture("Quality against latency", QUALITY, caption, quality_against_latency, (points,))
+            )
         gains = [group for group in self.per_class if group.gain is not None]
         if gains:
             first, second = (shortened(name, 28) for name in self.runs)
@@ -185,8 +188,7 @@ class RunComparison:
 
     def _drawn(self, system: Compared) -> bool:
         """Whether it stands in the picture: the students, the more accurate baseline of each run, and the ensembles."""
-        baselines = {self.runs[run].baseline for run in system.runs}
-        return system.system in (STUDENT, ENSEMBLE, *baselines)
+        return system.system in (STUDENT, ENSEMBLE, *{self.runs[run].baseline for run in system.runs})
 
     def _label(self, system: Compared) -> str:
         """A short name: which run it is must be read, and which step of its fine-tuning is in the table."""
@@ -211,11 +213,14 @@ class RunComparison:
 
     def _systems(self) -> Section:
         names = list(dict.fromkeys(metric for system in self.systems for metric in system.metrics))
-        rows = []
-        for system in self.systems:
-            cells = [with_spread(system.metrics.get(metric), system.spread.get(metric)) for metric in names]
-            runs = "all" if self._everywhere(system) else ", ".join(system.runs)
-            rows.append([system.system, runs, *cells])
+        rows = [
+            [
+                system.system,
+                "all" if self._everywhere(system) else ", ".join(system.runs),
+                *(with_spread(system.metrics.get(metric), system.spread.get(metric)) for metric in names),
+            ]
+            for system in self.systems
+        ]
         seeds = ", ".join(f"{len(run.seeds)} of {name}" for name, run in self.runs.items())
         note = (
             f"Mean ± standard deviation over seeds: {seeds}. NLL in nats; brier summed over the classes; ece over 15 bins; "
@@ -240,11 +245,12 @@ class RunComparison:
         return differences_section([(d, second(d)) for d in self.differences], note)
 
     def _costs(self) -> Section:
-        rows = []
-        for name in dict.fromkeys(name for run in self.runs.values() for name in run.costs):
-            for called, run in self.runs.items():
-                if (cost := run.costs.get(name)) is not None:
-                    rows.append([name, called, *cost_cells(cost, run.costs.get(ENSEMBLE, Cost()).p50)])
+        rows = [
+            [name, called, *cost_cells(run.costs[name], run.costs.get(ENSEMBLE, Cost()).p50)]
+            for name in dict.fromkeys(name for run in self.runs.values() for name in run.costs)
+            for called, run in self.runs.items()
+            if name in run.costs
+        ]
         header = ["system", "run", *COSTS, "latency / own ensemble"]
         conditions = self._conditions()
         if len(conditions) == 1:

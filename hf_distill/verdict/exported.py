@@ -170,17 +170,17 @@ def _kept(judged: Judged) -> np.ndarray:
 def _in_place(judged: Judged, answers: Answers, label_names: Sequence[str]) -> Answers:
     """The answers in the order of the verdict's rows and classes."""
     saved = SavedRows("exported", None, judged.student.split, tuple(label_names), answers)
-    ids = judged.student.rows.example_ids[_kept(judged)]
-    return in_order(saved, ids, judged.student.label_names, "the export")
+    return in_order(
+        saved, judged.student.rows.example_ids[_kept(judged)], judged.student.label_names, "the export"
+    )
 
 
 def _differences(names: tuple[str, str], exported: Measured, own: Measured) -> list[Difference]:
-    made = []
-    for kind in ("accuracy", "nll"):
-        first, second = exported.values(kind), own.values(kind)
-        alike = np.isclose(first, second, rtol=0, atol=_SAME)
-        made.append(difference(kind, names, np.where(alike, second, first), second))
-    return made
+    pairs = {kind: (exported.values(kind), own.values(kind)) for kind in ("accuracy", "nll")}
+    return [
+        difference(kind, names, np.where(np.isclose(a, b, rtol=0, atol=_SAME), b, a), b)
+        for kind, (a, b) in pairs.items()
+    ]
 
 
 def _sentence(

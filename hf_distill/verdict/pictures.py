@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..evaluation.document import Picture
-from ..evaluation.plots import BACK, BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, reliability_diagram, shortened
+from ..evaluation.plots import (
+    BACK,
+    BLUE,
+    GREEN,
+    GREY,
+    GRID,
+    ORANGE,
+    PURPLE,
+    empty_figure,
+    reliability_diagram,
+    shortened,
+)
 from ..evaluation.statistics import Interval
 from .numbers import TRAINED, Group, Training
 
@@ -101,10 +112,9 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
         >>> figure.axes[0].get_xscale()
         'log'
     """
-    from matplotlib.figure import Figure
     from matplotlib.transforms import ScaledTranslation
 
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = empty_figure(7.2, 4.2)
     axes = figure.subplots()
     best, frontier = -math.inf, []
     for point in sorted(points, key=lambda p: (p.latency, -p.accuracy.value)):
@@ -197,12 +207,11 @@ def learning_curves(trainings: Sequence[Training], measures: Sequence[str]) -> F
         >>> len(learning_curves([Training("student", 0, 2, 1.0, None, log)], ["loss_task", "eval_nll"]).axes)
         2
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     titles = {"loss_task": "cross-entropy with the training labels, nats", "eval_nll": "validation NLL, nats"}
     panels = [(name, titles.get(name, name.replace("eval_", "validation "))) for name in measures]
-    figure = Figure(figsize=(3.5 * len(panels) + 0.4, 3.2), layout="constrained")
+    figure = empty_figure(3.5 * len(panels) + 0.4, 3.2)
     for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         named = set()
         for training in trainings:
@@ -243,12 +252,10 @@ def class_gains(groups: Sequence[Group], what: str = "distilled minus fine-tuned
         >>> figure.axes[0].get_yticklabels()[0].get_text()
         'good (30)'
     """
-    from matplotlib.figure import Figure
-
     order = sorted(groups, key=lambda group: group.gain.value if group.gain else 0.0)
     if len(order) > _MOST_GROUPS:
         order = [*order[: _MOST_GROUPS // 2], *order[-_MOST_GROUPS // 2 :]]
-    figure = Figure(figsize=(7.2, 1.2 + 0.3 * len(order)), layout="constrained")
+    figure = empty_figure(7.2, 1.2 + 0.3 * len(order))
     axes = figure.subplots()
     for y, group in enumerate(order):
         assert group.gain is not None
@@ -259,8 +266,7 @@ def class_gains(groups: Sequence[Group], what: str = "distilled minus fine-tuned
     axes.axvline(0, color="#000000", linewidth=0.8)
     axes.set_yticks(range(len(order)), [f"{shortened(g.name, 32)} ({g.rows})" for g in order], fontsize=8)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    label = f"points: share of the class's rows that is right, {what}; 95 % interval"
-    axes.set_xlabel(label, fontsize=9)
+    axes.set_xlabel(f"points: share of the class's rows that is right, {what}; 95 % interval", fontsize=9)
     _tidy(axes)
     return figure
 

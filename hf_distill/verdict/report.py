@@ -158,13 +158,15 @@ class VerdictReport:
 
     def sections(self) -> list[Section]:
         """The tables; texts of rows come last."""
-        made = [self._systems()]
-        made += [self._differences()] if self.differences else []
-        made += [self._costs()] if self.costs else []
-        made += [self._trainings()] if self.trainings else []
-        made += [self._groups("By class", "class", self.per_class)]
-        made += [self._groups("By length", "tokens", self.per_length)] if self.per_length else []
-        return [*made, *([self._disagreements()] if self.disagreements else [])]
+        return [
+            self._systems(),
+            *([self._differences()] if self.differences else []),
+            *([self._costs()] if self.costs else []),
+            *([self._trainings()] if self.trainings else []),
+            self._groups("By class", "class", self.per_class),
+            *([self._groups("By length", "tokens", self.per_length)] if self.per_length else []),
+            *([self._disagreements()] if self.disagreements else []),
+        ]
 
     def _systems(self) -> Section:
         systems = self.evaluation.systems
@@ -218,8 +220,7 @@ class VerdictReport:
         ]
         header = ["student", "seed", "steps", "best validation step", "time"]
         shared = "Trainings after the first may have run side by side, each on its share of the machine. "
-        note = shared * (len(rows) > 1) + self.teachers_share
-        return Section("Trainings", header, rows, note)
+        return Section("Trainings", header, rows, shared * (len(rows) > 1) + self.teachers_share)
 
     def _groups(self, title: str, what: str, groups: Sequence[Group]) -> Section:
         note = (

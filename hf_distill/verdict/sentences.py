@@ -71,9 +71,11 @@ def remarks(
     """
     sentences = []
     if claim.gain is not None:
-        sentences.append(_baseline(claim, found))
-        sentences.append(_mcnemar(claim.gain))
-        sentences += _probabilities(found, differences)
+        sentences += [
+            _baseline(claim, found),
+            _mcnemar(claim.gain),
+            *_probabilities(found, differences),
+        ]
     if claim.seeds == 1:
         sentences.append(
             "One seed: the intervals are over rows only, and say which of these very models is better, not whether distillation "
@@ -89,9 +91,7 @@ def remarks(
             "The teachers are the same in all of this: nothing is said of other teachers, or of these trained anew."
         )
     accuracies = [(d, found[d.second]) for d in differences if d.measure == "accuracy"]
-    for d, other in accuracies:
-        if other.role.kind == "single":
-            sentences.append(_alone(d, other))
+    sentences += [_alone(d, other) for d, other in accuracies if other.role.kind == "single"]
     for d, other in accuracies:
         if other.role.kind == "teacher":
             what = "more" if d.better else "less" if d.worse else None

@@ -108,8 +108,12 @@ def _panels(maps: AttentionMaps, layers: Sequence[int] | None, head: int | None)
         elif head is None:
             panels.append((f"layer {number} of {total}", maps.probabilities[number - 1].mean(0).numpy()))
         elif 1 <= head <= heads:
-            title = f"layer {number} of {total}, head {head} of {heads}"
-            panels.append((title, maps.probabilities[number - 1, head - 1].numpy()))
+            panels.append(
+                (
+                    f"layer {number} of {total}, head {head} of {heads}",
+                    maps.probabilities[number - 1, head - 1].numpy(),
+                )
+            )
         else:
             panels.append((f"no head {head}: it has {heads}", None))
     return panels

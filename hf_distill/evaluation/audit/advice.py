@@ -191,9 +191,11 @@ def verdict(advice: Advice | None, rows: int, parameters: Mapping[str, int | Non
 def _share(best: str, kept: Sequence[str], parameters: Mapping[str, int | None]) -> str:
     """What one teacher costs of all."""
     sizes = [parameters.get(name) for name in kept]
-    if None in sizes:
-        return f"one forward per row in place of {len(kept)}"
-    return f"{percent(parameters[best] / sum(sizes))} % of their parameters"
+    return (
+        f"one forward per row in place of {len(kept)}"
+        if None in sizes
+        else f"{percent(parameters[best] / sum(sizes))} % of their parameters"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

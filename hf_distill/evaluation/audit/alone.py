@@ -64,8 +64,7 @@ def teacher_figures(held: HeldOut, names: Sequence[str], costs: Mapping[str, Cos
     labels, classes = held.labels.numpy(), held.logits.shape[-1]
     figures = []
     for k, name in enumerate(names):
-        logits = held.logits[k].double()
-        log_probs = torch.log_softmax(logits, -1).numpy()
+        log_probs = torch.log_softmax(held.logits[k].double(), -1).numpy()
         predictions = log_probs.argmax(1)
         known = (
             np.ones(len(labels), bool)

@@ -224,24 +224,26 @@ def _usable(held: HeldOut) -> tuple[HeldOut, list[str]]:
     usable = labelled.clone()
     if held.mask is not None:
         usable &= held.mask.any(0).gather(-1, held.labels.clamp(min=0)[:, None])[:, 0]
-    count, notes = int(usable.sum()), []
+    count = int(usable.sum())
     if not count:
         raise DataError(
             f"None of the {len(usable)} rows has a label that a teacher knows, and an audit compares with labels: name "
             "the column that holds them with label_column=, or label some rows."
         )
-    if bool(~labelled.all()):
-        notes.append(f"{int((~labelled).sum())} of {len(usable)} rows have no label and are left out.")
-    if unknown := int((labelled & ~usable).sum()):
-        notes.append(f"{unknown} rows have a label that no teacher knows and are left out.")
-    if len(held.labels[usable].unique()) == 1:
-        notes.append(
-            "All rows have the same label, so nothing can be told from guessing: these rows judge nobody."
-        )
-    if count < _FEW_ROWS:
-        notes.append(
-            f"{count} rows are few: the intervals are wide, and little is told from chance. Label some hundred more."
-        )
+    unlabelled, unknown = int((~labelled).sum()), int((labelled & ~usable).sum())
+    remarks = [
+        (unlabelled, f"{unlabelled} of {len(usable)} rows have no label and are left out."),
+        (unknown, f"{unknown} rows have a label that no teacher knows and are left out."),
+        (
+            len(held.labels[usable].unique()) == 1,
+            "All rows have the same label, so nothing can be told from guessing: these rows judge nobody.",
+        ),
+        (
+            count < _FEW_ROWS,
+            f"{count} rows are few: the intervals are wide, and little is told from chance. Label some hundred more.",
+        ),
+    ]
+    notes = [text for applies, text in remarks if applies]
     if count == len(usable):
         return held, notes
     mask = None if held.mask is None else held.mask[:, usable]
@@ -299,19 +301,21 @@ def _cost(
         for batch in text_batches(teacher.view, texts, batch_size)
     ]
     with torch.no_grad(), accelerator.autocast():
-        calls = {"": lambda inputs: teacher(inputs, None)}
-        times = take_turns(calls, batches, seconds=_TIMED_SECONDS, most=len(batches), least=1)[""]
+        times = take_turns(
+            {"": lambda inputs: teacher(inputs, None)},
+            batches,
+            seconds=_TIMED_SECONDS,
+            most=len(batches),
+            least=1,
+        )[""]
     return Cost(teacher.num_parameters, size, throughput=rows_per_second(times, batches))
 
 
 def _conditions(costs: Collection[Cost], accelerator: Accelerator, batch_size: int) -> str:
-    sentences = []
-    if any(cost.throughput for cost in costs):
-        where = device_name(accelerator.device)
-        precision = {"no": "", "bf16": ", bf16 autocast", "fp16": ", fp16 autocast"}
-        sentences.append(
-            f"rows/s: forwards alone on {where}, batches of {batch_size}{precision.get(accelerator.mixed_precision, '')}."
-        )
-    if not all(cost.throughput for cost in costs):
-        sentences.append("Teachers that were read from a cache, and not loaded, have no MB and no rows/s.")
-    return " ".join(sentences)
+    timed = [cost.throughput for cost in costs if cost.throughput]
+    precision = {"bf16": ", bf16 autocast", "fp16": ", fp16 autocast"}.get(accelerator.mixed_precision, "")
+    figures = (
+        f"rows/s: forwards alone on {device_name(accelerator.device)}, batches of {batch_size}{precision}."
+    )
+    stored = "Teachers that were read from a cache, and not loaded, have no MB and no rows/s."
+    return " ".join([figures] * bool(timed) + [stored] * (len(timed) < len(costs)))

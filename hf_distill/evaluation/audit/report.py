@@ -88,8 +88,7 @@ class AuditReport:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = self._figures(folder)
-        shown = [f"![{path.stem}]({path.name})" for path in figures]
+        shown = [f"![{path.stem}]({path.name})" for path in self._figures(folder)]
         text = "\n\n".join(
             [
                 "# Teacher audit",
@@ -134,17 +133,20 @@ class AuditReport:
         halves = (
             f"each half ({self.halves[0]} and {self.halves[1]} rows) scored by what was fitted on the other"
         )
-        matched = _first_lines(self.alignment, most)
-        made = [self._teachers(), *self._classes(most), Section("How labels were matched", (), (), matched)]
-        made += self._pairs(most) if self.pairs else []
-        made.append(_rules(f"Fusion rules: {halves}", self.rules, self._legend()))
-        if self.advice is not None and self.advice.rules:
-            made.append(_rules("Fusion rules, of the teachers that are kept", self.advice.rules))
-        return [*made, *([self._without()] if self.leave_one_out else [])]
+        kept = () if self.advice is None else self.advice.rules
+        return [
+            self._teachers(),
+            *self._classes(most),
+            Section("How labels were matched", (), (), _first_lines(self.alignment, most)),
+            *(self._pairs(most) if self.pairs else []),
+            _rules(f"Fusion rules: {halves}", self.rules, self._legend()),
+            *([_rules("Fusion rules, of the teachers that are kept", kept)] if kept else []),
+            *([self._without()] if self.leave_one_out else []),
+        ]
 
     def _words(self) -> list[str]:
-        parts = [*listed(self.warnings, str, "Warnings"), *listed(self.notes, str, "Notes")]
-        parts += listed(self.verdict, str, "Verdict")
+        told = {"Warnings": self.warnings, "Notes": self.notes, "Verdict": self.verdict}
+        parts = [part for title, lines in told.items() for part in listed(lines, str, title)]
         if self.advice is not None:
             parts += ["To paste into the recipe:", f"```yaml\n{self.advice.lines}\n```"]
             if self.advice.alternative:
@@ -183,8 +185,10 @@ class AuditReport:
             ]
             for c in order
         ]
-        header = ["class", "rows", *(t.name for t in self.teachers)]
-        return [Section("F1 by class, %", (), (), lead), Section("", header, rows)]
+        return [
+            Section("F1 by class, %", (), (), lead),
+            Section("", ["class", "rows", *(t.name for t in self.teachers)], rows),
+        ]
 
     def _f1(self) -> list[tuple[float | None, ...]]:
         return list(zip(*(teacher.f1_by_class for teacher in self.teachers), strict=True))
@@ -238,8 +242,10 @@ def _rules(title: str, rules: Sequence[RuleFigures], note: str = "") -> Section:
         ]
         for rule in order
     ]
-    header = ["rule", "accuracy %", "NLL", "ECE", "accuracy − linear_pool", "NLL − linear_pool"]
-    header += ["accuracy − best teacher", "NLL − best teacher"]
+    header = [
+        *("rule", "accuracy %", "NLL", "ECE", "accuracy − linear_pool", "NLL − linear_pool"),
+        *("accuracy − best teacher", "NLL − best teacher"),
+    ]
     return Section(title, header if rules else (), rows, note)
 
 

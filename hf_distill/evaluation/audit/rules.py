@@ -94,8 +94,9 @@ class CalibratedTeacher:
             raise DataError("no teacher gives finite outputs")
         _, best, temperature = min(found)
         weights = tuple(float(k == best) for k in range(len(names)))
-        fusion = LogPool(weights, (temperature,) * len(names))
-        return FusionChoice(fusion, f"{names[best]} alone, at its temperature")
+        return FusionChoice(
+            LogPool(weights, (temperature,) * len(names)), f"{names[best]} alone, at its temperature"
+        )
 
     def without_rows(self, why: str) -> FusionChoice:
         """It cannot do without."""

@@ -6,7 +6,6 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from ...evaluation.evaluating import compute_metrics_from
 from ...evaluation.results import EvaluationReport
 from ...teachers.teacher import Teacher
 from ...training.arguments import DistillationArguments
+from ...training.progress import LossTable
 from ...training.trainer import MultiTeacherDistillationTrainer
 from .corpus import DemoCorpus, build_demo_corpus
 from .small_models import fresh_classifier, small_teachers, wordpiece
@@ -181,19 +181,8 @@ def verdict(report: EvaluationReport) -> str:
     )
 
 
-@dataclass
-class _Bar(ProgressCallback):
+class _Bar(LossTable):
     """The Trainer's progress bar with a name, and without the log lines between: the demo says what matters."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.training_bar is not None:
-            self.training_bar.set_description(self.name)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Silent: the lines of figures would break the bar."""

@@ -29,8 +29,12 @@ class TrialBar(TrainerCallback):
         """Open the bar, or name the next trial."""
         named = f"Trial {self._done + self._finished + 1} of {self._trials}"
         if self.bar is None:
-            total = (self._trials - self._done) * state.max_steps
-            self.bar = tqdm(total=total, desc=named, unit="step", dynamic_ncols=True)
+            self.bar = tqdm(
+                total=(self._trials - self._done) * state.max_steps,
+                desc=named,
+                unit="step",
+                dynamic_ncols=True,
+            )
         self.bar.set_description(named)
 
     def on_step_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...evaluation.plots import BLUE, GREY, ORANGE, save_figure
+from ...evaluation.plots import BLUE, GREY, ORANGE, empty_figure, save_figure
 from ...files import write_text
 from ...markdown import markdown_table
 from ...recipe.search_section import Knob
@@ -93,24 +94,23 @@ class SearchReport:
 
     def __str__(self) -> str:
         best, own = self.best, next((trial for trial in self.trials if trial.number == self.own), None)
-        compared = ""
-        if own is not None:
-            compared = (
-                ", the recipe's own values"
-                if own is best
-                else f", where the recipe's own values have {own.objective:.4f} (trial {own.number})"
-            )
-        caution = "The best of many trials looks better on the rows that chose it than it is"
-        caution += (
+        compared = (
+            ""
+            if own is None
+            else ", the recipe's own values"
+            if own is best
+            else f", where the recipe's own values have {own.objective:.4f} (trial {own.number})"
+        )
+        advice = (
             ", and the final report is made on these rows too: report on others, evaluation.split=test."
             if self.on_report
             else ": the test rows are for the verdict."
         )
-        if any(knob.name == "learning_rate" for knob in self.knobs):
-            caution += f"\n{BASELINE_SHARES}"
+        shared = f"\n{BASELINE_SHARES}" * any(knob.name == "learning_rate" for knob in self.knobs)
         return (
             f"{self.table()}\n\n* Trial {best.number} is the best of {len(self.trials)}: {self.metric} "
-            f"{best.objective:.4f} on the validation rows{compared}.\n{caution}"
+            f"{best.objective:.4f} on the validation rows{compared}.\n"
+            f"The best of many trials looks better on the rows that chose it than it is{advice}{shared}"
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -141,20 +141,14 @@ def draw_search(report: SearchReport) -> Figure:
         >>> len(draw_search(SearchReport("nll", True, (Knob("temperature", 1.0, 8.0),), (trial,))).axes)
         2
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     shown = [trial for trial in report.trials if math.isfinite(trial.objective)]
-    columns = max(2, len(report.knobs))
-    figure = Figure(figsize=(2.6 * columns, 6), layout="constrained")
+    figure = empty_figure(2.6 * max(2, len(report.knobs)), 6)
     grid = figure.add_gridspec(2, len(report.knobs))
     first = figure.add_subplot(grid[0, :])
     first.plot([t.number for t in shown], [t.objective for t in shown], "o", color=BLUE, label="trial")
-    so_far, best = [], None
-    for trial in shown:
-        better = best is None or (trial.objective < best if report.minimize else trial.objective > best)
-        best = trial.objective if better else best
-        so_far.append(best)
+    so_far = list(itertools.accumulate((t.objective for t in shown), min if report.minimize else max))
     first.step([t.number for t in shown], so_far, where="post", color=ORANGE, label="best so far")
     first.set(xlabel="trial", ylabel=report.metric)
     first.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -41,8 +41,10 @@ def rows_digest(rows: Mapping[str, datasets.Dataset], columns: Sequence[str]) ->
 def weights_digest(student: PreTrainedModel) -> str:
     """What weights are known by, in whichever floating type they are kept."""
     digest = xxhash.xxh3_128()
-    weights = student.state_dict().items()
-    add_weights(digest, [(name, t.float() if t.is_floating_point() else t) for name, t in weights])
+    add_weights(
+        digest,
+        [(name, t.float() if t.is_floating_point() else t) for name, t in student.state_dict().items()],
+    )
     return digest.hexdigest()
 
 

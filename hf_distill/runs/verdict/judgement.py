@@ -89,8 +89,7 @@ class Verdict:
             return False
         try:
             trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
-            own = load_rows(rows_file(self.folder, "student", self.seeds[0]))
-            known = own.facts.get("weights")
+            known = load_rows(rows_file(self.folder, "student", self.seeds[0])).facts.get("weights")
             if known is not None and weights_digest(trained) != known:
                 return False  # of another training, which left the rows of this one behind
             trainer.student.load_state_dict(trained.state_dict())
@@ -163,10 +162,7 @@ class Verdict:
                 say(f"Verdict: training {i + 1} of {len(missing)}: {part}, seed {seed}")
                 alone = teacher if part == "single" else None
                 found[part, seed] = train_part(setup, part, seed, self.key, own.facts, alone)
-        for part in parts:
-            if part not in found:
-                found[part] = load_rows(rows_file(self.folder, *part))
-        return found
+        return {part: load_rows(rows_file(self.folder, *part)) for part in parts if part not in found} | found
 
     def _job(self, trainer: MultiTeacherDistillationTrainer, own: SavedRows, part: str, seed: int) -> Job:
         arguments = ["train-part", str(self.folder / "recipe.yaml"), part, str(seed), self.key]
@@ -176,8 +172,12 @@ class Verdict:
             # What this process spread over its GPUs, one of them does in as many turns.
             turns = trainer.args.gradient_accumulation_steps * trainer.args.n_gpu
             arguments.append(f"training.gradient_accumulation_steps={turns}")
-        name = f"The training of the {part} with seed {seed}"
-        return Job(name, tuple(arguments), part_folder(self.setup, part, seed), int(own.facts["steps"]))
+        return Job(
+            f"The training of the {part} with seed {seed}",
+            tuple(arguments),
+            part_folder(self.setup, part, seed),
+            int(own.facts["steps"]),
+        )
 
     def _report(
         self,
@@ -271,9 +271,11 @@ def open_verdict(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> Verd
     """
     if not setup.recipe.evaluation.verdict or setup.split in (None, "train"):
         return None
-    if not has_labels(setup, setup.rows[setup.split], trainer.student_labels):
-        return None
-    return Verdict(setup, _key(setup, trainer))
+    return (
+        Verdict(setup, _key(setup, trainer))
+        if has_labels(setup, setup.rows[setup.split], trainer.student_labels)
+        else None
+    )
 
 
 def train_verdict_part(setup: Setup, part: str, seed: int, key: str) -> None:

@@ -83,8 +83,9 @@ def train_part(
         training |= {"report_to": "none", "push_to_hub": False}
         alone = recipe.evaluation.model_copy(update={"seeds": 1, "single_teacher": False})
         heard = {} if teacher is None else _taught_by(setup, teacher)
-        variant = setup.varied(training=training, evaluation=alone, **heard)
-        trainer = variant.trainer(callbacks=_step_file(folder))
+        trainer = setup.varied(training=training, evaluation=alone, **heard).trainer(
+            callbacks=_step_file(folder)
+        )
         _train(trainer, f"student{'' if teacher is None else f' of {teacher}'}, seed {seed}")
         saved = student_rows(setup, trainer, key)
         if teacher is not None:
@@ -94,7 +95,7 @@ def train_part(
         if trainer.is_world_process_zero():
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-    if _writes():
+    if PartialState().is_main_process:
         saved.save(setup.folder)
         (part_folder(setup, part, seed) / STEPS_FILE).unlink(missing_ok=True)
     return saved
@@ -108,13 +109,10 @@ def _taught_by(setup: Setup, teacher: str) -> dict[str, Any]:
         for entry in losses.hidden
         if entry.teachers is None or teacher in entry.teachers
     )
-    fusion = {"use": "linear_pool", "weights": weights}
-    return {"fusion": fusion, "losses": losses.model_copy(update={"hidden": hidden})}
-
-
-def _writes() -> bool:
-    """Whether this is the process that writes."""
-    return PartialState().is_main_process
+    return {
+        "fusion": {"use": "linear_pool", "weights": weights},
+        "losses": losses.model_copy(update={"hidden": hidden}),
+    }
 
 
 def _step_file(folder: Path) -> list[Any]:
@@ -162,8 +160,7 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
     if best.weights is not None:
         if best.step != trainer.state.global_step:
             trainer.student.load_state_dict(best.weights)
-        chosen = _answers(setup, trainer, "best")
-        found = [_merged(*pair) for pair in zip(found, chosen, strict=True)]
+        found = [_merged(*pair) for pair in zip(found, _answers(setup, trainer, "best"), strict=True)]
     trainer.save_model()
     trainer.save_state()
     return _saved(setup, trainer, "baseline", key, found, best.step)
@@ -191,8 +188,9 @@ def has_labels(setup: Setup, rows: datasets.Dataset, label_names: Any) -> bool:
     Raises:
         DataError: A label is none of the classes.
     """
-    named = setup.recipe.data.label_column in rows.column_names
-    return named and len(labelled_rows(setup, rows, label_names)) > 0
+    return (setup.recipe.data.label_column in rows.column_names) and len(
+        labelled_rows(setup, rows, label_names)
+    ) > 0
 
 
 def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> datasets.Dataset:
@@ -328,8 +326,7 @@ def _eval_steps(trainer: MultiTeacherDistillationTrainer) -> int:
     state = trainer.state
     if trainer.args.eval_strategy == "steps" and state.eval_steps:
         return max(1, min(int(state.eval_steps), state.global_step))
-    epochs = state.epoch or 1.0
-    return max(1, min(round(state.global_step / epochs), state.global_step))
+    return max(1, min(round(state.global_step / (state.epoch or 1.0)), state.global_step))
 
 
 def _lengths(

@@ -259,8 +259,9 @@ def _outputs(
     device: torch.device,
 ) -> dict[str, np.ndarray]:
     """The fields (n, …) of a shard: rows in order of length, as many per forward as the token budget holds."""
-    columns = [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
-    tokens = teacher.view.encode(columns)
+    tokens = teacher.view.encode(
+        [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
+    )
     lengths = np.array([len(row) for row in tokens["input_ids"]])
     fields: dict[str, np.ndarray] = {}
     dtype = AUTOCAST[settings.precision]

@@ -104,5 +104,6 @@ class CachedTeacher:
         self, view: Mapping[str, Tensor], wanted: Sequence[Wanted] = (), words: int = 0
     ) -> TeacherOutputs:
         """The stored outputs; see `Teacher.run`."""
-        states = {want: view["hidden_states"][:, self.stored.index(want)] for want in wanted}
-        return TeacherOutputs(view["logits"], states)
+        return TeacherOutputs(
+            view["logits"], {want: view["hidden_states"][:, self.stored.index(want)] for want in wanted}
+        )

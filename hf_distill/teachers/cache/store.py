@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -207,18 +207,12 @@ class Store:
             raise StoreError(f"Cannot {doing} the cache folder {self.folder}: {advice}.") from error
 
 
-class Shard:
+class Shard(NamedTuple):
     """A whole shard: (n,) ids in memory, fields (n, …) mapped from disk."""
 
-    def __init__(self, name: str, ids: np.ndarray, fields: Mapping[str, np.ndarray]) -> None:
-        self.name = name
-        self.ids = ids
-        self.fields = dict(fields)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of ids and fields on disk, headers left out."""
-        return self.ids.nbytes + sum(array.nbytes for array in self.fields.values())
+    name: str
+    ids: np.ndarray
+    fields: Mapping[str, np.ndarray]
 
 
 class RowReader:

@@ -65,8 +65,11 @@ class HiddenLoss:
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, str):
-            pairs = (tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in self.layers)
-            object.__setattr__(self, "layers", tuple(pairs))
+            object.__setattr__(
+                self,
+                "layers",
+                tuple(tuple(pair) if isinstance(pair, (list, tuple)) else pair for pair in self.layers),
+            )
         elif self.layers not in LAYER_MAPS:
             raise ConfigurationError(
                 f"{self}: there is no layer map {self.layers!r}{suggest(self.layers, LAYER_MAPS)}; choose one of "

@@ -184,8 +184,10 @@ class HiddenPlan:
                     link.why,
                 ]
             )
-        head = ["loss", "student's layer", "teacher", "its layer", "units", "projection", "weight", "because"]
-        return markdown_table(head, rows)
+        return markdown_table(
+            ["loss", "student's layer", "teacher", "its layer", "units", "projection", "weight", "because"],
+            rows,
+        )
 
 
 def _links(index: int, loss: HiddenLoss, student: Body, teachers: Sequence[Body]) -> list[Link]:
@@ -224,8 +226,17 @@ def _links(index: int, loss: HiddenLoss, student: Body, teachers: Sequence[Body]
             if loss.properties.compares == "relations":
                 _refuse_undividable(loss, ours, student, theirs, teacher)
             projection = f"{index}-{'shared' if shared else k}-{pair}" if loss.projects else None
-            taken = _stored_as(loss, teacher, Wanted(theirs, what))
-            links.append(Link(index, pair, k, Wanted(ours, what), taken, projection, why))
+            links.append(
+                Link(
+                    index,
+                    pair,
+                    k,
+                    Wanted(ours, what),
+                    _stored_as(loss, teacher, Wanted(theirs, what)),
+                    projection,
+                    why,
+                )
+            )
     return links
 
 

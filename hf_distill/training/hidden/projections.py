@@ -96,9 +96,11 @@ class StudentWithProjections(nn.Module):
 
     def part_of_student(self, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
         """The student's part of a state of the whole module, by its own names; None where there is none."""
-        if state_dict is None:
-            return None
-        return {k.removeprefix("student."): v for k, v in state_dict.items() if k.startswith("student.")}
+        return (
+            None
+            if state_dict is None
+            else {k.removeprefix("student."): v for k, v in state_dict.items() if k.startswith("student.")}
+        )
 
     def save_projections(self, folder: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write the projections into a checkpoint.
@@ -108,8 +110,10 @@ class StudentWithProjections(nn.Module):
             state_dict: Of the whole module, where it was gathered from several processes; None: its own.
         """
         own = self.state_dict() if state_dict is None else state_dict
-        tensors = {k: v.contiguous().cpu() for k, v in own.items() if k.startswith("projections.")}
-        save_file(tensors, folder / PROJECTIONS_FILE)
+        save_file(
+            {k: v.contiguous().cpu() for k, v in own.items() if k.startswith("projections.")},
+            folder / PROJECTIONS_FILE,
+        )
 
     def load_projections(self, folder: Path) -> None:
         """Read the projections of a checkpoint.

@@ -52,23 +52,21 @@ def hidden_terms(
             shares = {k: share / float(weights[k]) for k, share in shares.items()}
         here = [k for k in shares if teachers[k]]
         if plan.fused(index):
-            values = nothing
+            values, total = nothing, sum(shares[k] for k in here)
             if here:
-                total = sum(shares[k] for k in here)
                 targets = {k: shares[k] / total for k in here}
                 values = _mean(
                     [_one_target(plan, pair, targets, student, teachers, inputs) for pair in _pairs(links)]
                 )
-            strength = sum(shares[k] for k in here) if drawn else 1.0
+            strength = total if drawn else 1.0
             own[f"{plan.name(index)}/fused"] = LossTerm(values, loss.weight * (strength or 1.0))
         else:
             for k, share in shares.items():
-                values = nothing
-                if k in here:
-                    values = _mean(
-                        [_value(plan, x, student, teachers, inputs) for x in links if x.teacher == k]
-                    )
-                own[f"{plan.name(index)}/{plan.teachers[k].name}"] = LossTerm(values, loss.weight * share)
+                mine = [link for link in links if link.teacher == k and k in here]
+                found = [_value(plan, link, student, teachers, inputs) for link in mine] or [nothing]
+                own[f"{plan.name(index)}/{plan.teachers[k].name}"] = LossTerm(
+                    _mean(found), loss.weight * share
+                )
         if idle := _idle(plan, index, here):
             # DDP waits for a gradient of whatever the forward returned: projections without a target get one of zero.
             zero = sum(torch.nan_to_num(student[name]).sum() * 0.0 for name in idle)
@@ -81,9 +79,11 @@ def hidden_terms(
 def _idle(plan: HiddenPlan, index: int, here: Sequence[int]) -> list[str]:
     """The projections of a loss that nothing is compared with in this batch."""
     links = [link for link in plan.links if link.loss == index and link.projection is not None]
-    if plan.fused(index) and here:
-        return []
-    return list(dict.fromkeys(link.projection for link in links if link.teacher not in here))
+    return (
+        []
+        if plan.fused(index) and here
+        else list(dict.fromkeys(link.projection for link in links if link.teacher not in here))
+    )
 
 
 def _pairs(links: Sequence[Link]) -> list[list[Link]]:
