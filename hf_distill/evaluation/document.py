@@ -149,18 +149,28 @@ class Document(NamedTuple):
     def text(self) -> str:
         """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
         shown = [_shortened(section) for section in self.sections if not section.in_files]
-        parts = [self.head, *rendered(shown, plain), *listed(self.notes, plain, "Notes")]
-        parts += ["## Verdict", plain(self.sentences[0]), *listed(self.sentences[1:], plain)]
-        return "\n\n".join(parts)
+        return "\n\n".join(
+            [
+                *(self.head, *rendered(shown, plain), *listed(self.notes, plain, "Notes")),
+                *("## Verdict", plain(self.sentences[0]), *listed(self.sentences[1:], plain)),
+            ]
+        )
 
     def markdown(self) -> str:
         """All of it, with the pictures behind the first table."""
-        parts = [f"# {self.kind}", f"**{escaped(self.sentences[0])}**", *listed(self.sentences[1:])]
-        parts += [f"{escaped(self.head)}. On one page: [{self.page}]({self.page})"]
-        parts += rendered(self.sections[:1])
-        for own in self.pictures:
-            parts += [f"## {own.title}", f"![{own.title}]({own.file})", own.caption]
-        return "\n\n".join([*parts, *rendered(self.sections[1:]), *listed(self.notes, heading="Notes")])
+        figures = [(f"## {own.title}", f"![{own.title}]({own.file})", own.caption) for own in self.pictures]
+        return "\n\n".join(
+            [
+                f"# {self.kind}",
+                f"**{escaped(self.sentences[0])}**",
+                *listed(self.sentences[1:]),
+                f"{escaped(self.head)}. On one page: [{self.page}]({self.page})",
+                *rendered(self.sections[:1]),
+                *(part for figure in figures for part in figure),
+                *rendered(self.sections[1:]),
+                *listed(self.notes, heading="Notes"),
+            ]
+        )
 
     def html(self) -> str:
         """All of it as one page."""

@@ -41,10 +41,8 @@ def teacher_disagreement(
     shares, logits, mask = heard(weights, None, teacher_logits, mask)
     fused = pooled(logits, shares, temperature=temperature, mask=mask)
     log_p = F.log_softmax(logits / temperature, -1)
-    if mask is None:
-        log_q = fused.expand_as(log_p)
-    else:
-        log_q = F.log_softmax(fused.masked_fill(~mask, -torch.inf), -1)
+    known = fused if mask is None else F.log_softmax(fused.masked_fill(~mask, -torch.inf), -1)
+    log_q = known.expand_as(log_p)
     absent = log_p == -torch.inf
     gaps = log_p.exp() * (log_p.masked_fill(absent, 0.0) - log_q.masked_fill(absent, 0.0))
     return temperature**2 * (shares * gaps.sum(-1)).sum(0)

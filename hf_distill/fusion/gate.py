@@ -108,10 +108,11 @@ class Gate:
         def nll(flat: Tensor) -> Tensor:
             table = flat.view(len(rows), 4)
             log_weights = ((features * table[:, None, :3]).sum(-1) + table[:, None, 3]).log_softmax(0)
-            if mask is None:
-                fused = (log_weights + of_label).logsumexp(0)
-            else:
-                fused = pooled(rows, log_weights.exp(), mask=mask).gather(-1, picked)
+            fused = (
+                (log_weights + of_label).logsumexp(0)
+                if mask is None
+                else pooled(rows, log_weights.exp(), mask=mask).gather(-1, picked)
+            )
             return -fused.mean() + _RIDGE * table.square().sum()
 
         table = minimise(nll, torch.zeros(4 * len(rows))).view(len(rows), 4)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .fitting import held_out_rows, label_probabilities
-from .linear_pool import LinearPool, em_weights, pooled
+from .fitting import held_out_rows
+from .linear_pool import LinearPool, pooled
 from .shares import checked_temperatures, checked_weights, heard
 from .temperature import fit_temperature
 
@@ -80,9 +80,6 @@ class PoolThenTemper:
             fit_temperature(z, labels, mask=None if mask is None else mask[k]) for k, z in enumerate(rows)
         )
         tempered = rows / torch.tensor(temperatures, dtype=rows.dtype)[:, None, None]
-        if mask is None:
-            weights = em_weights(label_probabilities(tempered, labels))
-        else:
-            weights = LinearPool.fit(tempered, labels, mask=mask).weights
+        weights = LinearPool.fit(tempered, labels, mask=mask).weights
         unscaled = cls(weights, temperatures)
         return cls(weights, temperatures, fit_temperature(unscaled(rows, mask=mask), labels))

@@ -131,7 +131,10 @@ def model_card(
         "versions": ", ".join(
             f"{escaped(name)} {escaped(version)}" for name, version in facts.versions.items()
         ),
-        "references": [_linked(reference) for reference in facts.references],
+        "references": [
+            re.sub(r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", escaped(reference))
+            for reference in facts.references
+        ],
     }
     card = ModelCard.from_template(
         _metadata(facts, title, stated, systems, report or {}, rows), template_path=str(_TEMPLATE), **content
@@ -233,11 +236,6 @@ _OF_A_RECIPE = "[recipe.yaml](recipe.yaml) says all of it:\n\n```\nhf-distill tr
 _IN_PYTHON = (
     "It was trained in Python, with `hf_distill.MultiTeacherDistillationTrainer` and the settings above."
 )
-
-
-def _linked(reference: str) -> str:
-    """A reference whose arXiv id is a link."""
-    return re.sub(r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", escaped(reference))
 
 
 # ---- Figures ----
@@ -349,8 +347,10 @@ def _metadata(
     licences = set(stated.values())
     common = next(iter(licences)) if len(licences) == 1 else None
     base = options.get("finetuned_from") or (facts.base.source if facts.base else None)
-    tags = ["hf_distill", "knowledge-distillation", "generated_from_trainer"]
-    tags += [f"teacher:{teacher.source}" for teacher in facts.teachers if teacher.source]
+    tags = [
+        *("hf_distill", "knowledge-distillation", "generated_from_trainer"),
+        *(f"teacher:{teacher.source}" for teacher in facts.teachers if teacher.source),
+    ]
     return ModelCardData(
         language=options.get("language"),
         license=options.get("license") or (common if common in _LICENCES else None),

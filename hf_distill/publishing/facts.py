@@ -107,8 +107,9 @@ def load_facts(folder: str | Path) -> RunFacts | None:
         return None
     try:
         content, _ = read_json(path, _FORMAT)
-        for name in ("labels", "warnings", "weights", "losses", "references"):
-            content[name] = tuple(content[name])
+        content |= {
+            name: tuple(content[name]) for name in ("labels", "warnings", "weights", "losses", "references")
+        }
         content["base"] = content["base"] and Origin(**content["base"])
         content["teachers"] = tuple(Origin(**teacher) for teacher in content["teachers"])
         return RunFacts(**content)

@@ -186,18 +186,17 @@ def _sentence(item: Any) -> str:
 
 
 def _quoting_hint(kind: str, value: Any) -> str:
-    if kind == "string_type" and isinstance(value, (int, float)):
-        return "; write it in quotes if it is text"
-    if kind == "bool_type" and str(value).lower() in ("yes", "on", "y", "1"):
-        return " (did you mean 'true'?)"
-    if kind == "bool_type" and str(value).lower() in ("no", "off", "n", "0"):
-        return " (did you mean 'false'?)"
-    if kind == "tuple_type" and isinstance(value, str):
-        return f"; write [{value}]"
-    if (
-        kind in ("int_type", "float_type")
-        and isinstance(value, str)
-        and value.strip("+-").replace(".", "", 1).isdigit()
-    ):
-        return "; write it without quotes"
-    return ""
+    said, as_text = str(value).lower(), isinstance(value, str)
+    hints = (
+        (kind == "string_type" and isinstance(value, (int, float)), "; write it in quotes if it is text"),
+        (kind == "bool_type" and said in ("yes", "on", "y", "1"), " (did you mean 'true'?)"),
+        (kind == "bool_type" and said in ("no", "off", "n", "0"), " (did you mean 'false'?)"),
+        (kind == "tuple_type" and as_text, f"; write [{value}]"),
+        (
+            kind in ("int_type", "float_type")
+            and as_text
+            and value.strip("+-").replace(".", "", 1).isdigit(),
+            "; write it without quotes",
+        ),
+    )
+    return next((hint for applies, hint in hints if applies), "")

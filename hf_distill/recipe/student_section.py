@@ -131,9 +131,8 @@ def build_recipe_student(
     tokenizer = load_tokenizer(source, what="The student", **options)
     if student.config is not None:
         return _from_scratch(recipe, train, tokenizer, seed), tokenizer
-    if student.revision is None and not student.trust_remote_code:
-        return student.model, tokenizer
-    return _at_revision(recipe, train, seed), tokenizer
+    plain = student.revision is None and not student.trust_remote_code
+    return student.model if plain else _at_revision(recipe, train, seed), tokenizer
 
 
 def _from_teacher(

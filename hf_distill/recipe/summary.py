@@ -20,10 +20,11 @@ def recipe_summary(recipe: Recipe) -> str:
         evaluation  the test split, or else the validation split; verdict with 1 seed
     """
     data, student, losses, training = recipe.data, recipe.student, recipe.losses, recipe.training
-    if data.files:
-        source = ", ".join(name for split in data.files.model_dump().values() for name in split or ())
-    else:
-        source = " ".join(filter(None, [data.dataset, data.config, data.revision and f"@ {data.revision}"]))
+    source = (
+        ", ".join(name for split in data.files.model_dump().values() for name in split or ())
+        if data.files
+        else " ".join(filter(None, [data.dataset, data.config, data.revision and f"@ {data.revision}"]))
+    )
     teachers = [
         entry.model
         + (f" with adapter {entry.adapter}" if entry.adapter else "")

@@ -84,13 +84,8 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
         if (kind := unicodedata.category(chr(code)))[0] == "M"
         or (kind in ("Cc", "Cf") and not chr(code).isspace())
     ]
-    ranges = []
-    for code in codes:
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1][1] = code
-        else:
-            ranges.append([code, code])
-    attached = "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+    ranges = np.split(codes, np.flatnonzero(np.diff(codes) != 1) + 1)
+    attached = "".join(f"\\U{run[0]:08x}-\\U{run[-1]:08x}" for run in ranges)
     word = rf"(?:[^\W{_ALONE}][{attached}]*)+|\S[{attached}]*"
     return re.compile(word), re.compile(f"[{attached}]+")
 

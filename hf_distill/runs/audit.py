@@ -64,11 +64,10 @@ def _audited_split(split: str | None, rows: Mapping[str, Any], report: str | Non
             f"The final report is made on the {split} rows too. What is chosen and fitted here by their labels makes that "
             "report flatter the ensemble: choose on other rows."
         ]
-    if split == "train":
-        return split, [
-            "These are training rows. Teachers that were trained on them look better, and surer, than they are."
-        ]
-    return split, []
+    note = (
+        "These are training rows. Teachers that were trained on them look better, and surer, than they are."
+    )
+    return split, [note] if split == "train" else []
 
 
 def _written(entry: TeacherEntry) -> Any:

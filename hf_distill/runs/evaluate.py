@@ -40,13 +40,15 @@ def evaluate_recipe(setup: Setup) -> EvaluationReport:
     accelerator = Accelerator(cpu=args.use_cpu)
     teachers = setup.stored_teachers(split, accelerator.device)
     teachers = teachers or [spec.load(recipe.task) for spec in setup.teachers]
-    names_of_teachers = [teacher.name for teacher in teachers]
+
     report = evaluate_ensemble(
         teachers,
         rows[split],
         student=str(folder),
         baseline=setup.baseline(names),
-        fusion=load_choice(folder, names_of_teachers, trust=setup.trusted) if setup.fits else setup.fusion,
+        fusion=load_choice(folder, [teacher.name for teacher in teachers], trust=setup.trusted)
+        if setup.fits
+        else setup.fusion,
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,

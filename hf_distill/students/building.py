@@ -122,10 +122,9 @@ def _opened(teacher: Any) -> tuple[PreTrainedModel, tuple[str, ...], str]:
     if isinstance(teacher, (str, os.PathLike)):
         name = Path(teacher).name
         model: Any = _loaded(os.fspath(teacher), f"Teacher {name!r}")
-    elif isinstance(teacher, Teacher):
-        name, model = teacher.name, teacher.model
     else:
-        name, model = type(teacher).__name__, teacher
+        live = isinstance(teacher, Teacher)
+        name, model = (teacher.name, teacher.model) if live else (type(teacher).__name__, teacher)
     if hasattr(model, "peft_config"):
         model = merge_adapter(copy.deepcopy(model))
     if not isinstance(model, PreTrainedModel):

@@ -69,10 +69,9 @@ def check_arguments(args: Any, token: str | None = None, private: bool | None = 
     Returns:
         The full id of the repository.
     """
-    private = bool(args.hub_private_repo if private is None else private)
     return check_repository(
         args.hub_model_id or Path(args.output_dir).absolute().name,
-        private=private,
+        private=bool(args.hub_private_repo if private is None else private),
         token=token or args.hub_token,
     )
 
@@ -197,7 +196,6 @@ def push_checkpoint(trainer: Any, checkpoint: str) -> None:
     if recipe.is_file():
         shutil.copy(recipe, folder)
     save_facts(run_facts(trainer), folder)
-    by_step = args.save_strategy == "steps"
     pushes.start(
         _push_and_remove,
         folder,
@@ -205,7 +203,11 @@ def push_checkpoint(trainer: Any, checkpoint: str) -> None:
         run=Path(args.output_dir),
         also=also,
         message="Training in progress, "
-        + (f"step {trainer.state.global_step}" if by_step else f"epoch {int(trainer.state.epoch)}"),
+        + (
+            f"step {trainer.state.global_step}"
+            if args.save_strategy == "steps"
+            else f"epoch {int(trainer.state.epoch)}"
+        ),
         revision=args.hub_revision,
         private=bool(args.hub_private_repo),
         token=args.hub_token,

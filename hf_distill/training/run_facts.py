@@ -110,9 +110,11 @@ def _teacher(teacher: Any) -> Origin:
 
 def _origin(name: str, source: str | None, revision: str | None, parameters: int | None) -> Origin:
     found = hub_id(source)
-    if found is not None:
-        return Origin(name, found, revision or only_commit(found), parameters)
-    return Origin(name, None, None, parameters, _stated_licence(source))
+    return (
+        Origin(name, None, None, parameters, _stated_licence(source))
+        if found is None
+        else Origin(name, found, revision or only_commit(found), parameters)
+    )
 
 
 def _stated_licence(folder: str | None) -> str:
@@ -167,10 +169,10 @@ def _changing(trainer: Any) -> dict[str, str]:
     said = {}
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, ScheduleCallback):
-            for name, schedule in callback.schedules.items():
-                said[name] = (
-                    repr(schedule) if dataclasses.is_dataclass(schedule) else method_name(schedule, {})
-                )
+            said |= {
+                name: repr(schedule) if dataclasses.is_dataclass(schedule) else method_name(schedule, {})
+                for name, schedule in callback.schedules.items()
+            }
         elif isinstance(callback, AdaptiveStrength):
             said["distill_weight"] = "a weight that falls with the gap to the ensemble"
     return said

@@ -113,7 +113,8 @@ def with_exported(
     name = role.name
     kept, names = _kept(judged), judged.student.label_names
     labels, student = judged.student.rows.labels[kept], judged.student.rows.log_probs[STUDENT][kept]
-    now = _in_place(judged, answers, label_names)
+    saved = SavedRows("exported", None, judged.student.split, tuple(label_names), answers)
+    now = in_order(saved, judged.student.rows.example_ids[kept], names, "the export")
     if apart := int((now.labels != labels).sum()):
         raise DataError(f"{apart} of its {len(labels)} rows have other labels now")
     moved = float(kl_rows(student, now.log_probs[STUDENT]).mean())
@@ -165,14 +166,6 @@ def with_exported(
 def _kept(judged: Judged) -> np.ndarray:
     """(N,) bool, which of the answers the verdict is made of."""
     return ~np.isin(judged.student.rows.example_ids, judged.left_out)
-
-
-def _in_place(judged: Judged, answers: Answers, label_names: Sequence[str]) -> Answers:
-    """The answers in the order of the verdict's rows and classes."""
-    saved = SavedRows("exported", None, judged.student.split, tuple(label_names), answers)
-    return in_order(
-        saved, judged.student.rows.example_ids[_kept(judged)], judged.student.label_names, "the export"
-    )
 
 
 def _differences(names: tuple[str, str], exported: Measured, own: Measured) -> list[Difference]:

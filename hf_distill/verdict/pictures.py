@@ -132,7 +132,7 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
     )
     # Systems of one size stand above each other: they are moved apart on the paper so that each can be seen.
     axes.set_xscale("log")
-    aside = _aside(points)
+    aside = [sum(_near(point, other) for other in points[:i]) for i, point in enumerate(points)]
     for point, steps in sorted(zip(points, aside, strict=True), key=lambda pair: pair[0].kind == "student"):
         shift = ScaledTranslation(steps * 7 / 72, 0, figure.dpi_scale_trans)
         value, low, high = (100 * part for part in point.accuracy)
@@ -167,11 +167,6 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
 
 def _near(one: Point, other: Point) -> bool:
     return abs(math.log(one.latency / other.latency)) < 0.05
-
-
-def _aside(points: Sequence[Point]) -> list[int]:
-    """How many places each point is moved to the right of the first of its latency."""
-    return [sum(_near(point, other) for other in points[:i]) for i, point in enumerate(points)]
 
 
 def _with_room(points: Sequence[Point]) -> tuple[float, float]:

@@ -257,12 +257,9 @@ def built_rules(fusions: Mapping[str, Any] | Sequence[Any] | None) -> dict[str, 
     Raises:
         ConfigurationError: Nobody knows one of them.
     """
-    if fusions is None:
-        given = RULES
-    elif isinstance(fusions, Mapping):
-        given = fusions
-    else:
-        given = {spec if isinstance(spec, str) else _called(spec): spec for spec in fusions}
+    given = RULES if fusions is None else fusions
+    if not isinstance(given, Mapping):
+        given = {spec if isinstance(spec, str) else _called(spec): spec for spec in given}
     return {name: build_fusion(spec) for name, spec in {"linear_pool": "linear_pool", **given}.items()}
 
 

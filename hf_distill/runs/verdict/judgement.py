@@ -196,12 +196,13 @@ class Verdict:
             [found[part, seed] for part, seed in sorted(found) if part == name]
             for name in ("baseline", "single")
         )
-        if recipe.evaluation.single_teacher and not singles:
-            notes.append("No teacher has every class, so there is no student of the best single teacher.")
-        if not baselines:
-            notes.append("No training row has a label, so there is no fine-tuned baseline.")
         costs, conditions, crowded, failed = self._costs(trainer, texts)
-        notes += failed
+        alone = recipe.evaluation.single_teacher and not singles
+        notes += [
+            *(["No teacher has every class, so there is no student of the best single teacher."] * alone),
+            *(["No training row has a label, so there is no fine-tuned baseline."] * (not baselines)),
+            *failed,
+        ]
         own = found["student", self.seeds[0]]
         share = teacher_share(
             costs,

@@ -220,10 +220,8 @@ def student_rows(setup: Setup, trainer: MultiTeacherDistillationTrainer, key: st
         key: What the rows are found again by.
     """
     found = _answers(setup, trainer, "student")
-    state = trainer.state
-    best = None
-    if state.best_model_checkpoint and trainer.args.load_best_model_at_end:
-        best = int(Path(state.best_model_checkpoint).name.rpartition("-")[2])
+    chosen = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    best = int(Path(chosen).name.rpartition("-")[2]) if chosen else None
     return _saved(setup, trainer, "student", key, found, best)
 
 

@@ -59,10 +59,8 @@ class CacheSettings:
             raise ConfigurationError(
                 f"The cache's precision is {self.precision!r}: choose None, 'bf16' or 'fp16'."
             )
-        for name in ("shard_rows", "token_budget"):
-            value = getattr(self, name)
-            if value is None and name == "token_budget":
-                continue
+        budget = {} if self.token_budget is None else {"token_budget": self.token_budget}
+        for name, value in {"shard_rows": self.shard_rows, **budget}.items():
             if not isinstance(value, int) or value < 1:
                 raise ConfigurationError(f"The cache's {name} is {value!r}: it is a whole number from 1.")
 

@@ -283,9 +283,7 @@ def _units(loss: HiddenLoss, student: Body, teacher: Body) -> tuple[str, str]:
         return "mean", "it compares rows"
     if same_tokens:
         return "tokens", "same tokens"
-    if not slow:
-        return "words", differs
-    return "mean", f"{differs}, slow tokenizer"
+    return ("mean", f"{differs}, slow tokenizer") if slow else ("words", differs)
 
 
 def _token_difference(student: TokenView, teacher: TokenView) -> str:
@@ -296,12 +294,10 @@ def _token_difference(student: TokenView, teacher: TokenView) -> str:
 
 def _common(units: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
     """Units that all teachers of one target have: the coarsest."""
-    order = ("tokens", "words", "mean", "first")
-    coarsest = max((what for what, _ in units.values()), key=order.index)
-    why = dict(units.values())[coarsest]
-    if any(what != coarsest for what, _ in units.values()):
-        why = f"one target for all: {why}"
-    return dict.fromkeys(units, (coarsest, why))
+    reasons, order = dict(units.values()), ("tokens", "words", "mean", "first")
+    coarsest = max(reasons, key=order.index)
+    shared = "one target for all: " if len(reasons) > 1 else ""
+    return dict.fromkeys(units, (coarsest, f"{shared}{reasons[coarsest]}"))
 
 
 def _refuse_unlike(loss: HiddenLoss, teachers: Sequence[Body], maps: Sequence[Any]) -> None:
