@@ -50,6 +50,10 @@ _LICENCES = frozenset(
         "zlib",
     )
 )
+_OF_A_RECIPE = "[recipe.yaml](recipe.yaml) says all of it:\n\n```\nhf-distill train recipe.yaml\n```"
+_IN_PYTHON = (
+    "It was trained in Python, with `hf_distill.MultiTeacherDistillationTrainer` and the settings above."
+)
 
 
 class Rows(NamedTuple):
@@ -230,12 +234,6 @@ def _licences(stated: Mapping[Origin, str]) -> str:
         names = [escaped(origin.name) for origin, licence in stated.items() if licence == missing]
         said += [f"{sentence} {', '.join(names)}."] if names else []
     return " ".join(said)
-
-
-_OF_A_RECIPE = "[recipe.yaml](recipe.yaml) says all of it:\n\n```\nhf-distill train recipe.yaml\n```"
-_IN_PYTHON = (
-    "It was trained in Python, with `hf_distill.MultiTeacherDistillationTrainer` and the settings above."
-)
 
 
 # ---- Figures ----
