@@ -40,7 +40,6 @@ def evaluate_recipe(setup: Setup) -> EvaluationReport:
     accelerator = Accelerator(cpu=args.use_cpu)
     teachers = setup.stored_teachers(split, accelerator.device)
     teachers = teachers or [spec.load(recipe.task) for spec in setup.teachers]
-
     report = evaluate_ensemble(
         teachers,
         rows[split],
