@@ -89,9 +89,8 @@ def head_masks(student: PreTrainedModel, share: float, importance: Mapping[str, 
         (float(value), name, head) for name, values in importance.items() for head, value in enumerate(values)
     ]
     best = {(name, int(values.argmax())) for name, values in importance.items()}
-    gone = [(name, head) for _, name, head in sorted(heads) if (name, head) not in best][
-        : round(share * len(heads))
-    ]
+    wanted = round(share * len(heads))
+    gone = [(name, head) for _, name, head in sorted(heads) if (name, head) not in best][:wanted]
     if not gone:
         raise ConfigurationError(
             f"heads={share:g} of {len(heads)} heads in {len(importance)} layers leaves none to set to zero, since each layer "

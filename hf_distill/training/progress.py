@@ -109,12 +109,8 @@ class LossTable(ProgressCallback):
             self._columns, self._since = columns, 0
             made = ["  ".join([" step", "epoch", *(n.rjust(w) for n, w in zip(names, widths, strict=True))])]
         self._since += 1
-        return [
-            *made,
-            "  ".join(
-                [begin, *[_cell(logs[key]).rjust(width) for key, width in zip(columns, widths, strict=True)]]
-            ),
-        ]
+        cells = [_cell(logs[key]).rjust(width) for key, width in zip(columns, widths, strict=True)]
+        return [*made, "  ".join([begin, *cells])]
 
 
 class LossLines(TrainerCallback):

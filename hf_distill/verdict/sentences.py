@@ -157,9 +157,8 @@ def _probabilities(found: Mapping[str, Measured], differences: Sequence[Differen
     own = [d for d in differences if d.measure == "nll" and found[d.second].role.kind == "baseline"]
     if not own or not math.isfinite(own[0].value.value):
         return []
-    raw = own[0]
+    raw, role = own[0], found[own[0].second].role
     scaled = next((d for d in own if found[d.first].role.calibrated), None)
-    role = found[raw.second].role
     least = f"{role.of} step" + f", {CALIBRATED}" * role.calibrated
     text = f"NLL {_nats(raw.value)} against the fine-tuned student of least NLL ({least})"
     if scaled is not None:

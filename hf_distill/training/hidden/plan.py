@@ -226,17 +226,8 @@ def _links(index: int, loss: HiddenLoss, student: Body, teachers: Sequence[Body]
             if loss.properties.compares == "relations":
                 _refuse_undividable(loss, ours, student, theirs, teacher)
             projection = f"{index}-{'shared' if shared else k}-{pair}" if loss.projects else None
-            links.append(
-                Link(
-                    index,
-                    pair,
-                    k,
-                    Wanted(ours, what),
-                    _stored_as(loss, teacher, Wanted(theirs, what)),
-                    projection,
-                    why,
-                )
-            )
+            taken = _stored_as(loss, teacher, Wanted(theirs, what))
+            links.append(Link(index, pair, k, Wanted(ours, what), taken, projection, why))
     return links
 
 
