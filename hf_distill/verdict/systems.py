@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..evaluation.metrics import compute_metric, load_metric, references_of
+from ..evaluation.metrics import compute_metric, load_metric
 from ..evaluation.statistics import ReliabilityBin, brier_rows, nll_rows, reliability_bins, spread
 from ..fusion import LinearPool, fit_temperature
 from ..fusion.alignment import UNLABELLED
@@ -263,23 +263,32 @@ def measure(
     is_right = build_task(task).right
     labelled = labels != UNLABELLED
     truth = labels[labelled]
-    alone = ensemble is None or system.role.kind == "ensemble"
-    compared = [module for module in modules if references_of(module) != "ensemble" or not alone]
-    every = [np.asarray(training(), dtype=np.float64) for training in system.trainings]
-    own = [logs[labelled] for logs in every]
-    metrics: list[dict[str, float]] = []
-    for logs in every:
-        metrics.append({})
-        for module in compared:
-            metrics[-1] |= compute_metric(module, log_probs=logs, labels=labels, ensemble_log_probs=ensemble)
+    metrics, predictions, correct, nll, brier, sure, right = [], [], [], [], [], [], []
+    for training in system.trainings:
+        logs = np.asarray(training(), dtype=np.float64)
+        found: dict[str, float] = {}
+        for module in modules:
+            if getattr(module, "references_from", "labels") == "ensemble" and (
+                ensemble is None or system.role.kind == "ensemble"
+            ):
+                continue
+            found |= compute_metric(module, log_probs=logs, labels=labels, ensemble_log_probs=ensemble)
+        metrics.append(found)
+        predictions.append(logs.argmax(1))
+        own = logs[labelled]
+        correct.append(is_right(own, truth))
+        nll.append(nll_rows(own, truth))
+        brier.append(brier_rows(own, truth))
+        sure.append(own)
+        right.append(truth)
     return Measured(
         system.role,
         tuple(metrics),
-        np.stack([logs.argmax(1) for logs in every]),
-        np.stack([is_right(logs, truth) for logs in own]).astype(np.float64),
-        np.stack([nll_rows(logs, truth) for logs in own]),
-        np.stack([brier_rows(logs, truth) for logs in own]),
-        tuple(reliability_bins(np.concatenate(own), np.tile(truth, len(own)))),
+        np.stack(predictions),
+        np.stack(correct).astype(np.float64),
+        np.stack(nll),
+        np.stack(brier),
+        tuple(reliability_bins(np.concatenate(sure), np.concatenate(right))),
         system.temperatures,
     )
 
