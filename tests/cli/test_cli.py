@@ -134,7 +134,7 @@ def test_a_missing_recipe_ends_with_2(run):
     ("raised", "code", "said"),
     [
         (KeyError("a mistake of ours"), 1, "KeyError: 'a mistake of ours'. This was not foreseen; with --debug"),
-        (OSError(28, "No space left on device", "/full/a"), 5, "/full/a: no space left on device (OSError); with --debug"),
+        (OSError(28, "No space left on device", "/full/a"), 5, "/full/a cannot be written, since "),
         (ValueError("of a\n library"), 1, "ValueError: of a library. This was not foreseen"),
     ],
 )  # fmt: skip
