@@ -12,7 +12,7 @@ import datasets
 from ..errors import DataError
 from ..lookup import suggest
 from .labels import LabelReader
-from .views import WORD_OF, TokenView, View, view_column
+from .views import VIEWS, WORD_OF, TokenView, View, view_column
 from .words import align_words
 
 # Part of the key under which `datasets` caches prepared rows: raise it whenever this module makes other rows.
@@ -109,9 +109,16 @@ def sample_rows(train: Any, evaluation: Any) -> Any:
 
 
 def is_prepared(dataset: Any, text_columns: Sequence[str]) -> bool:
-    """Whether `prepare_dataset` made this dataset; raw rows may have an ``example_id`` of their own, and have text."""
-    columns = getattr(dataset, "column_names", None) or ()
-    return "example_id" in columns and not set(text_columns) & set(columns)
+    """Whether `prepare_dataset` made this dataset; raw rows may have an ``example_id`` or ``labels`` of their own.
+
+    Example:
+        >>> is_prepared(datasets.Dataset.from_dict({"example_id": [1], "sentence": ["fine"]}), ("text",))
+        False
+    """
+    columns = set(getattr(dataset, "column_names", None) or ())
+    tokens = any(column == "input_ids" or column.startswith(f"{VIEWS}/") for column in columns)
+    number = (getattr(dataset, "features", None) or {}).get("example_id") == datasets.Value("int64")
+    return {"example_id", "labels"} <= columns and tokens and number and not set(text_columns) & columns
 
 
 def prepare_dataset(
