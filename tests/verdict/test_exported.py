@@ -20,6 +20,7 @@ from conftest import sentences as made_rows
 from hf_distill.errors import DataError
 from hf_distill.evaluation.cost import Cost, conditions, place, time_rows
 from hf_distill.evaluation.statistics import paired_bootstrap
+from hf_distill.runs.verdict.jobs import Place
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
 from hf_distill.verdict.exported import Judged, with_exported
