@@ -25,11 +25,17 @@ def compare(
     ] = None,
 ) -> None:
     """Say whose student is better beyond chance: runs on the same rows, each compared with the first and with its own
-    fine-tuning. Of one run, show its verdict again."""
+    fine-tuning. Of runs on different data sets, say what distillation gains on average over sets. Of one run, show its
+    verdict again."""
     from ..verdict.comparing import compare_runs
-    from ..verdict.finding import saved_verdict
+    from ..verdict.finding import find_run, saved_verdict
+    from ..verdict.over_sets import of_several_sets, over_sets
 
-    report = saved_verdict(runs[0]) if len(runs) == 1 else compare_runs(runs)
+    if len(runs) == 1:
+        report = saved_verdict(runs[0])
+    else:
+        found = [find_run(run) for run in runs]
+        report = over_sets(found) if of_several_sets(found) else compare_runs(runs)
     page = None if output is None else report.save(output)
     say(str(report))
     if page is not None:

@@ -100,9 +100,8 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
         raise DataError(
             f"None of the {len(labels)} rows{other} has a label, so runs cannot be compared on them."
         )
-    found = [
-        _measured(name, run, first, kept) for name, run in zip(_short_names(folders), opened, strict=True)
-    ]
+    names = short_names(folders)
+    found = [_measured(name, run, first, kept) for name, run in zip(names, opened, strict=True)]
     systems = _merged(found)
     differences = [*_of_students(found), *_of_baselines(found, systems)]
     rows = int((labels != UNLABELLED).sum())
@@ -122,7 +121,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
     )
 
 
-def _short_names(folders: Sequence[Path]) -> list[str]:
+def short_names(folders: Sequence[Path]) -> list[str]:
     """What tables call the runs: the last parts of their paths, where these differ."""
     last = [folder.name for folder in folders]
     return last if all(last) and len(set(last)) == len(last) else [str(folder) for folder in folders]
@@ -261,6 +260,33 @@ def _of_baselines(found: Sequence[_Run], systems: Sequence[Compared]) -> list[Di
         for kind in ("accuracy", "nll", "brier")
         if (baseline := better_baseline(run.found, kind)) is not None
     ]
+
+
+def own_differences(name: str, run: FoundRun) -> tuple[int, tuple[Difference, ...]]:
+    """What a run's student gains over its own hardest baselines, in accuracy and in NLL, on the rows that fitted no fusion.
+
+    Args:
+        name: What tables call the run.
+        run: The run.
+
+    Returns:
+        The number of labelled rows, and the two differences; none where the run has no baseline.
+
+    Raises:
+        DataError: None of its rows has a label.
+    """
+    first = run.students[0]
+    kept = ~np.isin(first.rows.example_ids, run.fitted_on)
+    rows = int((first.rows.labels[kept] != UNLABELLED).sum())
+    if not rows:
+        raise DataError(f"None of the rows of {run.folder} has a label, so nothing can be judged on them.")
+    found = _measured(name, run, first, kept).found
+    made = [
+        difference(kind, (STUDENT, baseline), found[STUDENT].values(kind), found[baseline].values(kind))
+        for kind in ("accuracy", "nll")
+        if (baseline := better_baseline(found, kind)) is not None
+    ]
+    return rows, tuple(made)
 
 
 def _facts(run: _Run) -> ComparedRun:
