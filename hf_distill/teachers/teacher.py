@@ -316,6 +316,6 @@ def _renamed(
             )
     if unclear := unclear_names(names):
         raise DataError(
-            f"Teacher {teacher!r}: its labels are {names}, but {unclear}: name them with labels=."
+            f"Teacher {teacher!r}: its labels {names} are not all different names: {unclear}; name them with labels=."
         )
     return tuple(names)
