@@ -9,6 +9,7 @@ one of the other's down, where that can be: between 1.00 and 0.52 there are 0.48
 
     python benchmarks/verdict_coverage.py                        # the table of docs/verdict.md, about ten minutes on one core
     python benchmarks/verdict_coverage.py --draws 200 --seeds 3
+    python benchmarks/verdict_coverage.py --hardest --draws 500 --seeds 3 5 --rows 500 --effects 0.15 0.3
 
 Shapes: D draws, S seeds, N rows, C classes.
 """
@@ -16,6 +17,7 @@ Shapes: D draws, S seeds, N rows, C classes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -150,6 +152,46 @@ def cell(draws: int, seeds: int, rows: int, effect: float) -> dict[str, Found]:
     }
 
 
+def hardest(draws: int, seeds: int, rows: int, effect: float) -> dict[str, tuple[float, float, float]]:
+    """What it costs to be compared with the best of several baselines, where student and baselines are equals.
+
+    Accuracy has two baselines (last and best step), NLL four (each calibrated too); half of a baseline's effects and of its
+    deviations on each row are those of the other baselines.
+
+    Returns:
+        By measure: how often the student is called better, how often worse, and the mean of its gain.
+    """
+    generator = np.random.default_rng([seeds, rows, round(100 * effect)])
+    outcomes: dict[str, list[np.ndarray]] = {"accuracy": [], "NLL": []}
+    means: dict[str, list[np.ndarray]] = {"accuracy": [], "NLL": []}
+    half = np.sqrt(0.5)
+    for labels, wrong, own, other in margins(generator, draws, seeds, rows, effect):
+        count = len(labels)
+        for measure, several in (("accuracy", 2), ("NLL", 4)):
+            # A training's mean and its deviations, both halved in variance and filled up by each baseline's own.
+            hard = other.mean(1, keepdims=True)
+            rivals = [
+                hard
+                + half * (other - hard)
+                + half * generator.normal(0, effect, (count, seeds, 1))
+                + half * generator.normal(0, OWN, (count, seeds, rows))
+                for _ in range(several)
+            ]
+            values = np.stack([gains(measure, labels, wrong, own, rival) for rival in rivals])
+            worst = values.mean((2, 3)).argmin(0)
+            picked = values[worst, np.arange(count)]
+            outcomes[measure].append(beyond_chance(picked))
+            means[measure].append(picked.mean((1, 2)))
+    return {
+        measure: (
+            float((np.concatenate(found) > 0).mean()),
+            float((np.concatenate(found) < 0).mean()),
+            float(np.concatenate(means[measure]).mean()),
+        )
+        for measure, found in outcomes.items()
+    }
+
+
 def said(found: Found) -> str:
     """A cell in words: called different, found, at which size."""
     at = f"{found.detectable:.3f}"
@@ -164,7 +206,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 5, 10])
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--effects", type=float, nargs="+", default=[0.0, 0.15, 0.3])
+    parser.add_argument("--hardest", action="store_true", help="what the best of several baselines costs")
     given, start = parser.parse_args(), time.perf_counter()
+    if given.hardest:
+        print(
+            "| seeds | rows | seed effect | measure | better | worse | mean gain |\n|---|---|---|---|---|---|---|"
+        )
+        for seeds, rows, effect in itertools.product(given.seeds, given.rows, given.effects):
+            for measure, (better, worse, gain) in hardest(given.draws, seeds, rows, effect).items():
+                shares = f"{100 * better:.1f} | {100 * worse:.1f}"
+                print(f"| {seeds} | {rows:,} | {effect:g} | {measure} | {shares} | {gain:+.4f} |", flush=True)
+        return
     print(f"| seeds | rows | seed effect | {' | '.join(MEASURES)} |\n|{'---|' * (3 + len(MEASURES))}")
     for seeds in given.seeds:
         for rows in given.rows:
