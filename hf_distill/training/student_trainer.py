@@ -135,11 +135,6 @@ class StudentTrainer(Trainer):
         self.model.train(was_training)
         self.numbers.refuse_answers(logits, self.state.global_step)
 
-    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
-        self.numbers.settle(self.model)
-        self._refuse_student_without_answers()
-        super()._save_checkpoint(*args, **options)
-
     def _finalize_training(self, *args: Any, **options: Any) -> Any:
         self.numbers.end(self.model)
         self._refuse_student_without_answers()
@@ -184,6 +179,8 @@ class StudentTrainer(Trainer):
         folders' times, whole or not: a process that is killed meanwhile can leave none. So its push and its rotation wait
         here until the manifest is there.
         """
+        self.numbers.settle(self.model)
+        self._refuse_student_without_answers()
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         before = next(filter(is_committed, checkpoints(folder.parent)), None)
         needed = (size(before) if before else 0) or 3 * self._bytes_of_student()

@@ -26,6 +26,7 @@ from hf_distill import (
     forward_kl,
 )
 from hf_distill.errors import DataError
+from hf_distill.files import checksum
 from hf_distill.fusion.alignment import TeacherBatch, TeacherOutputs
 from hf_distill.rows.preparing import example_id
 from hf_distill.teachers.cache import store
@@ -202,7 +203,7 @@ def test_cached_logits_with_a_checksum_that_fits(tmp_path, build, pair, rows, va
     logits[ids == spoilt_row(rows), 0] = value
     np.save(shard, logits)
     content = json.loads(manifest.read_text())
-    content["xxh3_128"]["logits"] = store._checksum(shard)
+    content["xxh3_128"]["logits"] = checksum(shard)
     manifest.write_text(json.dumps(content))
     with pytest.raises(
         DataError, match=r"1 row\(s\) \(e\.g\. row 20 .* of step 3: .*remove the folder"
