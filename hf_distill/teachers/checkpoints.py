@@ -89,9 +89,8 @@ def load_config(id_or_path: str, *, what: str, **options: Any) -> PretrainedConf
     try:
         return transformers.AutoConfig.from_pretrained(id_or_path, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = in_a_line(error)
-        refuse_remote_code(reason, f"{what}: {id_or_path}")
-        raise DataError(f"{what}: {id_or_path} cannot be loaded: {reason}") from error
+        refuse_remote_code(in_a_line(error, 10_000), f"{what}: {id_or_path}")
+        raise DataError(f"{what}: {id_or_path} cannot be loaded: {in_a_line(error)}") from error
 
 
 def load_with_head(

@@ -155,13 +155,12 @@ def _refuse_header(file: Path, where: str) -> None:
 def _refuse_code(config: Mapping[str, Any], where: str) -> None:
     """Refuse a config that has code fetched: kernels out of a repository, in it or in a config within."""
     for key, value in config.items():
-        if isinstance(value, Mapping) and not key.endswith("_implementation"):
+        names_kernels = key.removesuffix("_internal").endswith("_implementation")
+        if isinstance(value, Mapping) and not names_kernels:
             _refuse_code(value, where)
             continue
         named = list(value.values()) if isinstance(value, Mapping) else [value]
-        kernels = key.removesuffix("_internal").endswith("_implementation") and any(
-            isinstance(name, str) and "/" in name for name in named
-        )
+        kernels = names_kernels and any(isinstance(name, str) and "/" in name for name in named)
         if kernels or (key in ("use_kernels", "kernel_config") and value):
             raise UnsafeFileError(
                 f"{where}: {key} is {value!r}, which fetches and runs the code of a repository: nothing was. Remove it, or "
