@@ -226,7 +226,7 @@ class Verdict:
             teachers_share=share,
             busy=crowded,
             sizes=dict(teachers.facts["sizes"]),
-            notes=[*notes, *report_notes(choice, teachers.rows.labels)],
+            notes=[*notes, *report_notes(choice, teachers.rows.labels, trainer.student_labels)],
         )
 
     def _costs(
