@@ -24,11 +24,12 @@ from ..processes import once
 from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
-from ..rows.views import TokenView, input_length, named_inputs
+from ..rows.views import named_inputs
 from ..students.loading import load_trained, student_config
 from ..tasks import build_task
 from ..tasks.task import Task
 from ..teachers.checkpoints import load_tokenizer
+from ..teachers.fitting_parts import open_view, refuse_other_view
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource, load_teacher
@@ -110,10 +111,10 @@ def evaluate_ensemble(
     pool = TeacherPool(teachers, names, fusion.fusion)
     student_view = None
     if students:
-        first = next(iter(students.values()))
-        student_view = TokenView(
-            processing_class, input_length(first, processing_class, max_length, what="The student")
-        )
+        (name, model), *others = students.items()
+        student_view = open_view(model, processing_class, max_length, what=f"The {name}")
+        for name, model in others:
+            refuse_other_view(model, student_view, what=f"The {name}")
     rows = prepare_dataset(
         dataset,
         text_columns=text_columns,

@@ -34,10 +34,11 @@ from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
-from ..rows.views import TokenView, input_length, named_inputs, text_batches
+from ..rows.views import TokenView, named_inputs, text_batches
 from ..tasks import build_task
 from ..tasks.task import Task, output_names
 from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.fitting_parts import open_view
 from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
 
 FILES = {"onnx": "model.onnx", "int8": "model.int8.onnx"}
@@ -215,7 +216,7 @@ def export_student(
         os.fspath(folder), task, what="The student", require_head=True, dtype="float32"
     ).eval()
     tokenizer = load_tokenizer(os.fspath(folder), what="The student")
-    view = TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student"))
+    view = open_view(model, tokenizer, max_length, what="The student")
     labels = output_names(model.config)
     columns = task.text_columns if text_columns is None else text_columns
     if rows is None:

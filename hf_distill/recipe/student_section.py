@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, DataError, in_a_line
 from ..lookup import suggest
 from ..students.building import build_student
 from ..tasks import TASKS
 from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
+from ..teachers.damaged_files import impossible_sizes
 from ..teachers.teacher import Teacher, TeacherSpec
 from .problems import Problem, found, given
 from .sections import Recipe, TeacherEntry
@@ -93,10 +102,11 @@ def _student_config(config: Mapping[str, Any]) -> list[Problem]:
             problems.append(
                 Problem(path, f"unknown key of {kind}, found {found(value)}{suggest(key, vars(default))}")
             )
+    problems += [Problem(f"student.config.{key}", wrong) for key, wrong in impossible_sizes(config)]
     if not problems:
         try:
             AutoConfig.for_model(**config)
-        except (ValueError, TypeError, StrictDataclassError) as error:
+        except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
             problems.append(Problem("student.config", " ".join(str(error).split())))
     return problems
 
@@ -213,10 +223,35 @@ def _from_scratch(
         **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
         **TASKS[recipe.task].head(names),
     )
+    auto_class = getattr(transformers, TASKS[recipe.task].auto_class)
+    _refuse_too_large(auto_class, config)
     # The Trainer seeds when it is made; the weights are drawn before that.
     transformers.set_seed(seed)
-    auto_class = getattr(transformers, TASKS[recipe.task].auto_class)
     try:
         return auto_class.from_config(config)
-    except (ValueError, KeyError) as error:  # sizes that do not divide, a type without such a head
-        raise ConfigurationError(f"student.config: {' '.join(str(error).split())[:500]}") from error
+    except Exception as error:  # sizes that do not divide, a type without such a head, an unknown activation
+        raise _unfit(error) from error
+
+
+def _refuse_too_large(auto_class: Any, config: PretrainedConfig) -> None:
+    """Count a student's weights where they take no memory, before they take it.
+
+    Raises:
+        ConfigurationError: There is not as much memory in this machine, or no such model.
+    """
+    try:
+        with torch.device("meta"):
+            count = auto_class.from_config(config).num_parameters()
+    except Exception as error:
+        raise _unfit(error) from error
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * count > memory:
+        raise ConfigurationError(
+            f"student.config: its {count:,} parameters take {4 * count / 1e9:,.0f} GB, and this machine has "
+            f"{memory / 1e9:,.0f} GB: choose smaller sizes."
+        )
+
+
+def _unfit(error: Exception) -> ConfigurationError:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return ConfigurationError(f"student.config: no model can be made of it: {kind}{in_a_line(error)}")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..lookup import suggest
-from ..training.arguments import DistillationArguments
+from ..training.arguments import MOST_SEED, DistillationArguments
 from .problems import Problem, found, unknown_key
 
 # Our own arguments stand where the recipe speaks of them; so do those of the Hub and of resuming.
@@ -73,6 +73,7 @@ _LEAST: dict[str, tuple[float, bool]] = {
     "adam_beta1": (0, True),
     "adam_beta2": (0, True),
     "adam_epsilon": (0, True),
+    "data_seed": (0, True),
     "dataloader_num_workers": (0, True),
     "eval_accumulation_steps": (1, True),
     "eval_delay": (0, True),
@@ -91,6 +92,8 @@ _LEAST: dict[str, tuple[float, bool]] = {
     "warmup_steps": (0, True),
     "weight_decay": (0, True),
 }
+_MOST = {"seed": MOST_SEED, "data_seed": MOST_SEED}
+_MOST_OF_OTHERS = 2**31 - 1
 _BELOW_ONE = ("adam_beta1", "adam_beta2", "label_smoothing_factor")
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
@@ -175,12 +178,11 @@ def _type_sentence(key: str, value: Any, hint: Any, field: dataclasses.Field[Any
 
 
 def _range_sentence(key: str, value: Any) -> str | None:
-    if key == "max_steps":
-        return (
-            None
-            if value == -1 or value >= 1
-            else f"expected a number of at least 1, or -1, found {found(value)}"
-        )
+    if key == "max_steps" and value != -1 and value < 1:
+        return f"expected a number of at least 1, or -1, found {found(value)}"
+    most = _MOST.get(key, _MOST_OF_OTHERS)
+    if (isinstance(value, int) or key == "num_train_epochs") and value is not None and value > most:
+        return f"expected a number of at most {most}, found {found(value)}"
     if value is None or key not in _LEAST:
         return None
     least, inclusive = _LEAST[key]

@@ -12,7 +12,7 @@ import datasets
 from ..errors import DataError
 from ..lookup import suggest
 from .labels import LabelReader
-from .views import VIEWS, WORD_OF, TokenView, View, view_column
+from .views import VIEWS, WORD_OF, BreakingRow, TokenView, View, view_column
 from .words import align_words
 
 # Part of the key under which `datasets` caches prepared rows: raise it whenever this module makes other rows.
@@ -188,14 +188,25 @@ def prepare_dataset(
             ),
             "example_id": [example_id(row) for row in zip(*texts, strict=True)],
         }
-        if word_views:
-            return prepared | encode_with_words(texts, student_view, teacher_views, word_views)
-        if student_view is not None:
-            prepared |= student_view.encode(texts)
-        return prepared | encode_views(texts, teacher_views)
+        try:
+            if word_views:
+                return prepared | encode_with_words(texts, student_view, teacher_views, word_views)
+            if student_view is not None:
+                prepared |= student_view.encode(texts)
+            return prepared | encode_views(texts, teacher_views)
+        except BreakingRow as error:
+            row = rows[list(zip(*texts, strict=True)).index(error.texts)]
+            raise DataError(f"Row {row} of the {what}: {error}") from error
 
     options: dict[str, Any] = {"batched": True, "with_indices": True, "remove_columns": list(features)}
     if isinstance(dataset, datasets.Dataset):
+        # Rows that another model may have, cached when it was asked for them, are asked about again.
+        end_tokens = [
+            rule.end_token
+            for view in (student_view, *teacher_views.values())
+            for rule in getattr(view, "row_rules", ())
+            if rule.end_token is not None
+        ]
         # The automatic key hashes `prepare` but not the functions it calls, and would miss an edit of them.
         parts = (
             _FORMAT,
@@ -206,6 +217,7 @@ def prepare_dataset(
             student_view.key if student_view is not None else None,
             {name: view.key for name, view in teacher_views.items()},
             *([list(word_views)] if word_views else []),
+            *([end_tokens] if end_tokens else []),
         )
         options |= {
             "new_fingerprint": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32],
@@ -249,3 +261,14 @@ def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dic
             known = rows.setdefault(example_id(texts), texts)
             assert known == texts, "two rows share 63 bits of a hash"
     return rows
+
+
+def find_row(dataset: datasets.Dataset, text_columns: Sequence[str], texts: Sequence[str]) -> int:
+    """The number of the first row with these texts.
+
+    Example:
+        >>> find_row(datasets.Dataset.from_dict({"text": ["a", "b"]}), ["text"], ["b"])
+        1
+    """
+    rows = zip(*(dataset.with_format(None)[column] for column in text_columns), strict=True)
+    return next(number for number, row in enumerate(rows) if row == tuple(texts))

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -60,6 +60,32 @@ class View(Protocol):
         ...
 
 
+class BreakingRow(DataError):
+    """A row that a model cannot answer.
+
+    Attributes:
+        texts: The row's texts, by which its number is found.
+    """
+
+    def __init__(self, message: str, texts: Sequence[str]) -> None:
+        super().__init__(message)
+        self.texts = tuple(texts)
+
+
+@dataclass(frozen=True)
+class RowRule:
+    """What a model needs of each row's tokens, beyond their number: at least one, and no stray end token.
+
+    Args:
+        what: Whose rule it is, for messages: "Teacher 'bart'".
+        end_token: The id of the token that the model answers from, of which a row has to hold as many as any other row;
+            None: it answers from elsewhere.
+    """
+
+    what: str
+    end_token: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class TokenView:
     """A tokenizer and the length it cuts at. Teachers whose views have the same key share the tokens.
@@ -67,10 +93,12 @@ class TokenView:
     Args:
         tokenizer: The tokenizer, used as the teacher's own pipeline uses it.
         max_length: Longest input in tokens, special tokens included; None: nothing is cut.
+        row_rules: What the models that read the tokens need of each row; they decide no token, so the key leaves them out.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
+    row_rules: tuple[RowRule, ...] = ()
 
     @functools.cached_property
     def key(self) -> str:
@@ -123,8 +151,16 @@ class TokenView:
 
         Returns:
             For each input of the model B lists of numbers, not padded.
+
+        Raises:
+            BreakingRow: One of the models cannot answer one of the rows.
         """
         return dict(self._encoding(texts))
+
+    def also_for(self, row_rules: Sequence[RowRule]) -> TokenView:
+        """This view, read by further models."""
+        added = tuple(rule for rule in row_rules if rule not in self.row_rules)
+        return replace(self, row_rules=(*self.row_rules, *added)) if added else self
 
     def encode_with_spans(
         self, texts: Sequence[Sequence[str]]
@@ -135,9 +171,33 @@ class TokenView:
         return {key: values for key, values in encoding.items() if key != "offset_mapping"}, spans
 
     def _encoding(self, texts: Sequence[Sequence[str]], **options: Any) -> Any:
-        return self.tokenizer(
+        encoding = self.tokenizer(
             *texts, truncation=self.max_length is not None, max_length=self.max_length, **options
         )
+        self._refuse_rows(texts, encoding["input_ids"])
+        return encoding
+
+    def _refuse_rows(self, texts: Sequence[Sequence[str]], tokens: Sequence[Sequence[int]]) -> None:
+        for rule in self.row_rules:
+            usual = self._end_tokens(rule.end_token, len(texts)) if rule.end_token is not None else 0
+            for i, row in enumerate(tokens):
+                if row and (rule.end_token is None or row.count(rule.end_token) == usual):
+                    continue
+                given = tuple(column[i] for column in texts)
+                shown = " / ".join(repr(text if len(text) <= 60 else f"{text[:60]}…") for text in given)
+                if not row:
+                    why = "it gives no token at all, and a model answers from its tokens: fill it in or remove the row"
+                else:
+                    name = self.tokenizer.convert_ids_to_tokens(rule.end_token)
+                    why = (
+                        f"it holds the end token {name!r} {row.count(rule.end_token)} time(s), expected {usual} as in "
+                        f"every row, since the model answers from it: take {name!r} out of the text or remove the row"
+                    )
+                raise BreakingRow(f"{rule.what} cannot answer the text {shown}: {why}.", given)
+
+    def _end_tokens(self, token: int, columns: int) -> int:
+        """How many a row has whose texts hold none."""
+        return self.tokenizer(*[["a"]] * columns)["input_ids"][0].count(token)
 
     def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
         """Pad B rows as the tokenizer pads, see `Padding.collate`."""
@@ -196,6 +256,12 @@ def input_length(
             f"{what}: its tokenizer has no padding token, so rows cannot be batched: set tokenizer.pad_token and "
             "model.config.pad_token_id before passing it."
         )
+    needed = tokenizer.num_special_tokens_to_add() + 1
+    if asked is not None and not needed <= asked < 2**31:
+        raise ConfigurationError(
+            f"{what}: max_length is {asked}, expected a number of tokens of at least {needed}, since its tokenizer adds "
+            f"{needed - 1} to every text, and below {2**31}."
+        )
     limit = token_limit(model, tokenizer)
     if asked is not None and limit is not None and asked > limit:
         raise ConfigurationError(f"{what}: max_length is {asked}, but it takes at most {limit} tokens.")
@@ -217,14 +283,35 @@ def token_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def position_limit(model: PreTrainedModel) -> int | None:
-    """The longest input in tokens that the model has positions for; None where they are not counted."""
-    positions = [
+# What models call the table of their positions.
+_POSITION_TABLES = {"position_embeddings", "position_embedding", "positions_embed", "embed_positions", "wpe"}
+
+
+def position_tables(model: nn.Module) -> list[nn.Module]:
+    """The tables of absolute positions, whatever their class: those of I-BERT are no `nn.Embedding`.
+
+    Example:
+        >>> [table.weight.shape[0] for table in position_tables(bert)]
+        [64]
+    """
+    return [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings"
+        if name.rpartition(".")[2] in _POSITION_TABLES and getattr(module, "weight", None) is not None
     ]
-    if positions and positions[0].padding_idx is not None:
-        return positions[0].num_embeddings - positions[0].padding_idx - 1
+
+
+def counts_behind_padding(table: nn.Module) -> bool:
+    """Whether positions are counted from the tokens, behind the padding's own entry, as RoBERTa counts them."""
+    # Tables of sines know a padding token and do not count from it.
+    return getattr(table, "padding_idx", None) is not None and "Sinusoidal" not in type(table).__name__
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """The longest input in tokens that the model has positions for; None where they are not counted."""
     declared = getattr(model.config, "max_position_embeddings", None)
-    return declared if declared and declared > 0 else None
+    limits = [declared] if isinstance(declared, int) and declared > 0 else []
+    for table in position_tables(model):
+        behind = table.padding_idx + 1 if counts_behind_padding(table) else getattr(table, "offset", 0)
+        limits.append(table.weight.shape[0] - behind)
+    return min(limits, default=None)

@@ -30,9 +30,10 @@ from ..evaluation.plots import AttentionRow, attention_grid, save_figure, shorte
 from ..files import write_text
 from ..markdown import markdown_table
 from ..recipe.setup import Setup
-from ..rows.views import TokenView, input_length
+from ..rows.views import TokenView
 from ..students.loading import open_student
 from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.fitting_parts import open_view
 from .evaluate import refuse_untrained
 
 _SECTION = "## Attention and similarity"
@@ -236,7 +237,7 @@ def _students(
     device = Accelerator(cpu=args.use_cpu).device
     trained = load_with_head(str(folder), task, what="The student", require_head=True).to(device)
     tokenizer = load_tokenizer(str(folder), what="The student")
-    view = TokenView(tokenizer, input_length(trained, tokenizer, length, what="The student"))
+    view = open_view(trained, tokenizer, length, what="The student")
     model, tokenizer = setup.student(args.seed)
     transformers.set_seed(args.seed)  # as the trainer does before it loads one
     first = open_student(

@@ -9,6 +9,7 @@ from ..evaluation.results import EvaluationReport
 from ..processes import process, say
 from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup
+from ..teachers.fitting_parts import refuse_other_view
 from ..training.progress import show_losses
 from ..training.resuming import find_checkpoint
 from ..verdict import VerdictReport
@@ -43,6 +44,8 @@ def train_recipe(
     check_recipe_repository(setup)
     trainer = setup.trainer(resume=None if "fusion" in allow else checkpoint)
     baseline = setup.baseline(trainer.student_labels)  # now: a wrong one is not worth hours of waiting
+    if baseline is not None:
+        refuse_other_view(baseline, trainer.student_view, what="The baseline")
     if setup.recipe.student.from_teacher is not None and process() == 0:
         say(f"\n{describe_student(trainer.student, trainer.teachers)}\n")
     verdict = open_verdict(setup, trainer)

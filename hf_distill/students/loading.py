@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import ConfigurationError, DataError
-from ..rows.views import TokenView, input_length
+from ..rows.views import TokenView
 from ..tasks.task import Task
 from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
+from ..teachers.fitting_parts import open_view, refuse_label_map
 from .adapters import add_adapter
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ def student_config(student: str | PreTrainedModel) -> PretrainedConfig:
         DataError: There is none.
     """
     if not isinstance(student, str):
+        refuse_label_map(student.config, "The student")
         return student.config
-    return load_config(student, what="The student")
+    config = load_config(student, what="The student")
+    refuse_label_map(config, "The student")
+    return config
 
 
 class OpenedStudent(NamedTuple):
@@ -88,9 +92,7 @@ def open_student(
             "The student is one of the teachers, which are frozen: load it a second time."
         )
     model = adapted(model, names, peft_config, task)
-    return OpenedStudent(
-        model, TokenView(tokenizer, input_length(model, tokenizer, max_length, what="The student")), names
-    )
+    return OpenedStudent(model, open_view(model, tokenizer, max_length, what="The student"), names)
 
 
 def adapted(
@@ -148,6 +150,7 @@ def load_trained(
         DataError: It cannot be loaded, has no trained head, or answers in another order.
     """
     model = load_with_head(given, task, what=what, require_head=True) if isinstance(given, str) else given
+    refuse_label_map(model.config, what)
     if model.config.num_labels != task.head(label_names)["num_labels"]:
         raise DataError(
             f"{what}: its head has {model.config.num_labels} outputs, but there are {len(label_names)} labels "

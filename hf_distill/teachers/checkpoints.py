@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.activations import ACT2FN
 
-from ..errors import DataError, UnsafeFileError, in_a_line
+from ..errors import ConfigurationError, DataError, UnsafeFileError, in_a_line
+from ..lookup import suggest
 from ..rows.views import without_adapter
 from ..tasks.task import Task
+from .damaged_files import impossible_sizes, refuse_damaged_files, refuse_gaps
 from .model_files import refuse_unsafe_files
+
+# What configs call the activation of their feed-forward layers.
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 
 
 def load_model(
@@ -30,7 +35,8 @@ def load_model(
         The model, and the names of its parameters that the checkpoint lacks.
 
     Raises:
-        DataError: Nothing can be loaded there, or sizes do not fit.
+        DataError: Nothing can be loaded there, files are damaged or missing, or sizes do not fit.
+        ConfigurationError: A library is missing.
         UnsafeFileError: The weights are not stored as safetensors or lie elsewhere, or code would have to run.
     """
     kind = getattr(transformers, auto_class, None)
@@ -40,11 +46,20 @@ def load_model(
         )
     trusted = bool(options.setdefault("trust_remote_code", False))
     refuse_unsafe_files(id_or_path, what, revision=options.get("revision"), trust_remote_code=trusted)
+    where = f"{what}: {id_or_path}"
+    refuse_damaged_files(id_or_path, what)
+    _refuse_config(id_or_path, options, where)
     try:
         model, info = kind.from_pretrained(
-            id_or_path, use_safetensors=True, output_loading_info=True, **options
+            id_or_path,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with the sizes
+            **options,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except ImportError as error:
+        raise ConfigurationError(f"{where} needs a library that is not there: {in_a_line(error)}") from error
+    except Exception as error:  # the model's own code, given numbers that nobody tried
         reason = in_a_line(error, 10_000)
         refuse_remote_code(reason, f"{what}: {id_or_path}")
         if "safetensors" in reason and "not a local folder" not in reason:
@@ -52,7 +67,20 @@ def load_model(
                 f"{what}: {id_or_path} holds no model.safetensors; other formats can run code when read and are "
                 "refused. Convert it once where you trust it (load, then save_pretrained) and use the result."
             ) from error
-        raise DataError(f"{what}: {id_or_path} cannot be loaded as {auto_class}: {reason[:500]}") from error
+        kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
+        raise DataError(f"{where} cannot be loaded as {auto_class}: {kind}{reason[:500]}") from error
+    if info["mismatched_keys"]:
+        name, stored, described = min(info["mismatched_keys"])
+        raise DataError(
+            f"{where} cannot be loaded as {auto_class}: {name} is of shape {tuple(stored)} in its weights, but of shape "
+            f"{tuple(described)} by its config and the labels ({model.config.num_labels} outputs, named "
+            f"{list(model.config.id2label.values())}): correct its config.json (id2label has one name per output), "
+            "or name a checkpoint with as many outputs."
+        )
+    if not hasattr(model, "peft_config"):
+        refuse_gaps(
+            info["missing_keys"], info["unexpected_keys"], model.state_dict(), model.base_model_prefix, where
+        )
     return model, set(info["missing_keys"])
 
 
@@ -88,9 +116,34 @@ def load_config(id_or_path: str, *, what: str, **options: Any) -> PretrainedConf
     options.setdefault("trust_remote_code", False)
     try:
         return transformers.AutoConfig.from_pretrained(id_or_path, **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a config is checked by its own class, which raises what it likes
+        reason = in_a_line(error)
         refuse_remote_code(in_a_line(error, 10_000), f"{what}: {id_or_path}")
-        raise DataError(f"{what}: {id_or_path} cannot be loaded: {in_a_line(error)}") from error
+        raise DataError(f"{what}: {id_or_path} cannot be loaded: {reason}") from error
+
+
+def _refuse_config(id_or_path: str, options: dict[str, Any], where: str) -> None:
+    """Refuse sizes that cannot be and activations that nobody has, which loading would only stumble over.
+
+    Raises:
+        DataError: It is so.
+    """
+    try:
+        known = {"trust_remote_code": False}
+        known |= {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+        config = transformers.AutoConfig.from_pretrained(id_or_path, **known).to_dict()
+    except Exception:  # whatever it is, loading the model says it, of an adapter's folder as of any other
+        return
+    problems = [f"{key}: {problem}" for key, problem in impossible_sizes(config)]
+    problems += [
+        f"{key}: found {value!r}{suggest(value, ACT2FN)}, which is no activation of transformers"
+        for key, value in config.items()
+        if key in _ACTIVATIONS and isinstance(value, str) and value not in ACT2FN
+    ]
+    if problems:
+        raise DataError(
+            f"{where}: its config.json cannot be right ({'; '.join(problems)}): copy it again or correct it."
+        )
 
 
 def load_with_head(
@@ -137,7 +190,7 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedT
     options.setdefault("trust_remote_code", False)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # tokenizers raise whatever their own files make them
         refuse_remote_code(in_a_line(error, 10_000), f"{what}: the tokenizer of {id_or_path}")
         raise DataError(
             f"{what}: no tokenizer can be loaded from {id_or_path}: {in_a_line(error)}. {advice}"

@@ -22,7 +22,7 @@ from ..fusion.alignment import (
     refuse_misspelt,
 )
 from ..fusion.shares import constant
-from ..rows.views import VIEWS, WORD_MASK, View
+from ..rows.views import VIEWS, WORD_MASK, TokenView, View
 from .states import Wanted
 from .teacher import Teacher, TeacherSource
 
@@ -79,7 +79,9 @@ class TeacherPool:
             if teacher.view is not None:
                 name = first.setdefault(teacher.view.key, teacher.name)
                 self.view_of[teacher.name] = name
-                self.views.setdefault(name, teacher.view)
+                shared = self.views.setdefault(name, teacher.view)
+                if isinstance(shared, TokenView):  # one tokenization, and each of its readers' needs
+                    self.views[name] = shared.also_for(teacher.view.row_rules)
 
     def listen(self, fusion: Fusion | None) -> None:
         """Find out which teachers a fusion hears.

@@ -16,10 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import TeacherOutputs, unclear_names
 from ..lookup import suggest
-from ..rows.views import WORD_OF, TokenView, View, input_length, named_inputs, without_adapter
+from ..rows.views import WORD_OF, View, named_inputs
 from ..tasks import build_task
 from ..tasks.task import Task, output_names, refuse_contradiction
 from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
+from .fitting_parts import name_outputs, open_view, refuse_label_map
 from .hub_ids import loaded_commit
 from .over_base import load_over_base
 from .states import Wanted, Words, observe
@@ -96,23 +97,14 @@ class Teacher:
                 "A teacher has no name, since its model was not loaded from anywhere: pass name=."
             )
         self.name = name
-        refuse_other_task(model, self.task, f"Teacher {name!r}")
-        length = input_length(model, tokenizer, max_length, what=f"Teacher {name!r}")
-        # Heads on decoders (`score`) answer from the last token that is not the config's padding token.
-        if hasattr(without_adapter(model), "score") and model.config.pad_token_id != tokenizer.pad_token_id:
-            raise DataError(
-                f"Teacher {name!r}: its config's pad_token_id is {model.config.pad_token_id}, its tokenizer's "
-                f"{tokenizer.pad_token_id}, so it would answer from the padding of a batch: set "
-                "model.config.pad_token_id = tokenizer.pad_token_id."
-            )
-        if tokenizer.padding_side == "left" and any(n.endswith("wpe") for n, _ in model.named_modules()):
-            raise DataError(
-                f"Teacher {name!r}: it counts positions from the left, padding included, and its tokenizer pads there: "
-                'set tokenizer.padding_side = "right".'
-            )
+        what = f"Teacher {name!r}"
+        name_outputs(model, labels)
+        refuse_label_map(model.config, what)
+        refuse_other_task(model, self.task, what)
+        view = open_view(model, tokenizer, max_length, what=what)
         self.label_names = _named(model, labels, name)
         self.said_labels = said_labels(labels)
-        self.view = TokenView(tokenizer, length)
+        self.view = view
         self.model = model.eval().requires_grad_(False)
         self._parameters = named_inputs(model)
 

@@ -11,6 +11,9 @@ from transformers import TrainingArguments
 
 from ..errors import ConfigurationError
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that numpy's generators take."""
+
 
 @dataclass(repr=False)  # transformers' own leaves the tokens out
 class DistillationArguments(TrainingArguments):
@@ -50,6 +53,10 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         # YAML 1.1 readers, HfArgumentParser's among them, deliver 1e-4 as a string, and nothing later complains.
         self.learning_rate = _number("learning_rate", self.learning_rate)
+        for name in ("seed", "data_seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= MOST_SEED:
+                raise ConfigurationError(f"{name} is {value}, expected a whole number from 0 to {MOST_SEED}.")
         super().__post_init__()
         # Trainer's own filter waits for the device twice per micro-batch; `StudentTrainer.training_step` filters there.
         self.logging_nan_inf_filter = False

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import UNLABELLED
 from ..rows.labels import LabelReader, count_labelled
 from ..rows.preparing import is_prepared, prepare_dataset
-from ..rows.views import View
+from ..rows.views import TokenView
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.reading import CachedView
 from ..teachers.pool import TeacherPool
@@ -37,7 +37,7 @@ class RowPreparation:
     args: TrainingArguments
     text_columns: Sequence[str]
     labels: LabelReader
-    student_view: View
+    student_view: TokenView
     pool: TeacherPool
     cache: TeacherCache | None = None
     word_views: Sequence[str] = ()

@@ -27,10 +27,12 @@ from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import student_padding
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
+from ..rows.views import TokenView
 from ..students.loading import adapted, load_trained, open_student
 from ..tasks import build_task
 from ..tasks.task import Task
 from ..teachers.cache.settings import CacheSettings
+from ..teachers.fitting_parts import refuse_other_view
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource
@@ -213,6 +215,11 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._draws = Draws(args.seed, args.process_index)
 
     @property
+    def student_view(self) -> TokenView:
+        """How the student reads text."""
+        return self._prepare.student_view
+
+    @property
     def fusion(self) -> Fusion:
         """From the teachers' logits to the target: as given, or as fitted on held-out rows (``fusion_choice``)."""
         return self.fusion_choice.fusion
@@ -378,6 +385,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """A fresh student from ``model_init``, with the run's label names."""
         model = super().call_model_init(trial)
         model = adapted(model, self.student_labels, self.peft_config, self.task)
+        refuse_other_view(model, self.student_view, what="The student")
         return with_projections(self.hidden, model, self.args.seed)
 
     def train(
@@ -471,6 +479,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         students = {"student": self.student}
         if baseline is not None:
             students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
+            refuse_other_view(students["baseline"], self.student_view, what="The baseline")
         report = evaluate_loader(
             self.get_eval_dataloader(rows),
             pool=self.teacher_pool.to(self.args.device),

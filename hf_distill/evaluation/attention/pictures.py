@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...errors import ConfigurationError
-from ...rows.views import TokenView, input_length
+from ...rows.views import TokenView
 from ...tasks import build_task
 from ...tasks.task import Task
 from ...teachers.checkpoints import load_tokenizer, load_with_head
+from ...teachers.fitting_parts import open_view
 from ...teachers.teacher import Teacher, TeacherSource, TeacherSpec, load_teacher
 from ..plots import AttentionRow, attention_grid, similarity_grid
 from .maps import AttentionMaps, Text, layer_number, read_attention, switched_to_eager
@@ -182,7 +183,7 @@ def _opened(
         student = load_with_head(student, build_task(task), what="The student", require_head=False)
     if tokenizer is None:
         raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
-    return student, TokenView(tokenizer, input_length(student, tokenizer, max_length, what="The student"))
+    return student, open_view(student, tokenizer, max_length, what="The student")
 
 
 def _live(given: str | TeacherSpec | TeacherSource, task: str | Task) -> Teacher:

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
 from ...rows.columns import Ragged
-from ...rows.preparing import distinct_rows
+from ...rows.preparing import distinct_rows, find_row
+from ...rows.views import BreakingRow
 from ...tasks import build_task
 from ...tasks.task import Task
 from ..teacher import Teacher, TeacherSpec, labels_on_disk, load_teacher, said_labels
@@ -147,7 +148,8 @@ class TeacherCache:
             ConfigurationError: The outputs would take more than ``limit_bytes``.
             StoreError: The folder cannot be used.
         """
-        rows = distinct_rows(dataset, [text_columns] if isinstance(text_columns, str) else list(text_columns))
+        text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
+        rows = distinct_rows(dataset, text_columns)
         ids = np.fromiter(rows, dtype="<i8", count=len(rows))
         with PartialState().main_process_first():  # only it speaks, so it has to be the one that finds damage
             opened = [self._open(cached, ids) for cached in self.teachers]
@@ -157,7 +159,10 @@ class TeacherCache:
             self._given, self.teachers, self.settings, opened, strict=True
         ):
             if len(missing):
-                computed += self._compute(load_teacher(given, self._task), settings, store, missing, rows)
+                try:
+                    computed += self._compute(load_teacher(given, self._task), settings, store, missing, rows)
+                except BreakingRow as error:
+                    raise DataError(f"Row {find_row(dataset, text_columns, error.texts)}: {error}") from error
             PartialState().wait_for_everyone()
             # Always, and here: what is missing for us may have been written by others, and workers inherit the maps.
             cached.view.open(None if len(missing) else known)
