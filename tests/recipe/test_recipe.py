@@ -156,6 +156,22 @@ def test_a_file_that_cannot_be_read(write, tmp_path):
 # ---- What is right ----
 
 
+@pytest.mark.parametrize(
+    ("overrides", "seeds"),
+    [
+        ([], 1),
+        (["teachers.cache_dir=cache"], 3),
+        (["teachers.cache_dir=cache", "evaluation.metrics=[nll]"], 3),
+        (["teachers.cache_dir=cache", "evaluation.seeds=1"], 1),
+        (["teachers.cache_dir=cache", "evaluation.verdict=false"], 1),
+        (["teachers.cache_dir=cache", "evaluation.split=none"], 1),
+        (["evaluation.seeds=5"], 5),
+    ],
+)
+def test_cached_teachers_have_three_seeds(write, overrides, seeds):
+    assert load_recipe(write(BASE), overrides).evaluation.seeds == seeds
+
+
 def test_defaults(write):
     recipe = load_recipe(write(BASE))
     assert recipe.task == "text-classification"

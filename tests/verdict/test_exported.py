@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
+from scipy.stats import ttest_rel
 from transformers import pipeline
 from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import DataError
 from hf_distill.evaluation.cost import Cost, conditions, place, time_rows
-from hf_distill.evaluation.statistics import paired_bootstrap
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
 from hf_distill.verdict.exported import Judged, with_exported
@@ -128,7 +128,9 @@ def test_figures_against_numpy(answered):
     accuracy, other = (d for d in content["differences"] if d["first"] == "student, int8")
     assert (accuracy["measure"], other["measure"], other["second"]) == ("accuracy", "nll", "student")
     for made, values in ((accuracy, right), (other, nll)):
-        expected = paired_bootstrap(values["student, int8"], values["student"])
+        pair = [values[name].astype(float) for name in ("student, int8", "student")]
+        interval = ttest_rel(*pair).confidence_interval(0.95)
+        expected = (pair[0].mean() - pair[1].mean(), interval.low, interval.high)
         assert list(made["value"].values()) == pytest.approx(list(expected), abs=1e-4)
     assert content["accuracy_intervals"]["student, int8"]["value"] == pytest.approx(metrics["accuracy"])
 
