@@ -23,10 +23,11 @@ import transformers
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from hf_distill import FUSIONS, LinearPool, LogPool, MultiTeacherCollator, Teacher, TeacherPool
+from hf_distill import FUSIONS, TASKS, LinearPool, LogPool, MultiTeacherCollator, Teacher, TeacherPool
 from hf_distill.fusion import AutoFusion, HeldOut
 from hf_distill.fusion.fitting import mean_nll
 from hf_distill.markdown import markdown_table
+from hf_distill.rows.columns import indexed
 from hf_distill.rows.preparing import prepare_dataset
 from hf_distill.teachers.held_out import collect
 
@@ -92,10 +93,10 @@ def saved_and_loaded(model, tokenizer, name: str, **options) -> Teacher:
 def held_out(teachers: list[Teacher], rows: datasets.Dataset, labels: list[str]) -> HeldOut:
     pool = TeacherPool(teachers, labels)
     prepared = prepare_dataset(
-        rows, text_columns=("text",), label_column="label", label_names=labels, student_view=None,
+        rows, text_columns=("text",), labels=TASKS["text-classification"].label_reader("label", labels), student_view=None,
         teacher_views=pool.views, what="rows",
     )  # fmt: skip
-    loader = DataLoader(prepared, batch_size=64, collate_fn=MultiTeacherCollator(None, pool.views))
+    loader = DataLoader(indexed(prepared), batch_size=64, collate_fn=MultiTeacherCollator(None, pool.views))
     return collect(loader, pool, Accelerator(cpu=True))
 
 

@@ -16,7 +16,8 @@ from measure import Claim, arguments, interleaved, show
 from setting import LABELS, TINY, in_batches, make_rows, make_teachers, make_tokenizer, shapes
 from transformers import DataCollatorWithPadding
 
-from hf_distill import MultiTeacherCollator
+from hf_distill import TASKS, MultiTeacherCollator
+from hf_distill.rows.columns import IndexedRows, Padding
 from hf_distill.rows.preparing import prepare_dataset
 from hf_distill.rows.views import TokenView, View
 from hf_distill.teachers.cache.build import cache_teacher_outputs
@@ -28,7 +29,7 @@ def main() -> None:
     tokenizer, *others = [make_tokenizer(seed) for seed in range(4)]
     view = TokenView(tokenizer, 512)
     live = {f"teacher-{k}": TokenView(other, 512) for k, other in enumerate(others)}
-    pad = DataCollatorWithPadding(tokenizer)
+    pad, ours = DataCollatorWithPadding(tokenizer), Padding(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         teachers = cache_teacher_outputs(
             make_teachers(3, TINY, others), rows, cache_dir=folder, shard_rows=2048
@@ -38,11 +39,13 @@ def main() -> None:
         collating = interleaved(
             {
                 "collate, no views, plain": partial(collate, own.remove_columns("example_id"), pad),
-                "collate, no views": partial(collate, own, MultiTeacherCollator(pad, {})),
+                "collate, no views": partial(collate, IndexedRows(own), MultiTeacherCollator(ours, {})),
                 "collate, 3 live views": partial(
-                    collate, prepare(rows, view, live), MultiTeacherCollator(pad, live)
+                    collate, IndexedRows(prepare(rows, view, live)), MultiTeacherCollator(ours, live)
                 ),
-                "collate, 3 cached views": partial(collate, own, MultiTeacherCollator(pad, cached)),
+                "collate, 3 cached views": partial(
+                    collate, IndexedRows(own), MultiTeacherCollator(ours, cached)
+                ),
             },
             options,
         )
@@ -68,14 +71,13 @@ def prepare(rows: datasets.Dataset, view: View, teacher_views: Mapping[str, View
     return prepare_dataset(
         rows,
         text_columns=["text"],
-        label_column="label",
-        label_names=LABELS,
+        labels=TASKS["text-classification"].label_reader("label", LABELS),
         student_view=view,
         teacher_views=teacher_views,
     )
 
 
-def collate(rows: datasets.Dataset, collator: Callable) -> None:
+def collate(rows: datasets.Dataset | IndexedRows, collator: Callable) -> None:
     for batch in in_batches(range(len(rows))):
         collator(rows.__getitems__(batch))  # as a DataLoader reads
 
