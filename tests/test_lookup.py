@@ -132,12 +132,15 @@ def test_every_error_has_its_own_exit_code():
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, HfDistillError)
     }
+    assert errors.StoppedError("", number=15, checkpoint="").exit_code == 143
+    assert codes.pop("StoppedError") == 1
     assert codes == {
         "HfDistillError": 1,
         "ConfigurationError": 2,
         "DataError": 3,
         "UnsafeFileError": 4,
         "CorruptStateError": 5,
+        "StorageError": 5,
         "PushError": 6,
     }
     assert issubclass(HfDistillError, ValueError)

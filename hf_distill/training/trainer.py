@@ -423,7 +423,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             best=self.args.load_best_model_at_end,
         )
         self._unverified = unverified
-        self._run = describe_run(self, self._asked_fusion)  # whatever is saved when: a signal asks for it too
+        # Whatever is saved when, since a signal asks for it too; a trial of a search has no student yet.
+        self._run = None if self.model is None else describe_run(self, self._asked_fusion)
         if checkpoint is not None:
             self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes, trust)
             self.teacher_pool.listen(self.fusion)
@@ -443,8 +444,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         folder = Path(output_dir or self.args.output_dir)
         if self.args.should_save and self.teachers and dataclasses.is_dataclass(self.fusion):
             save_choice(self.fusion_choice, folder, [teacher.name for teacher in self.teachers])
-        if self.args.should_save and self._run is not None and is_checkpoint(folder):
-            save_run(self._run, folder)
+        if self.args.should_save and is_checkpoint(folder):
+            save_run(self._run or describe_run(self, self._asked_fusion), folder)
         if self.args.should_save:
             save_facts(run_facts(self), folder)
 

@@ -418,12 +418,12 @@ def test_before_is_the_student_that_training_starts_with(run, recipe, checkpoint
         "student={config: {model_type: distilbert, dim: 24, hidden_dim: 48, n_layers: 1, n_heads: 2}, "
         f"tokenizer: {checkpoints['bert']}}}"
     )
-    # A checkpoint that lacks weights: they are drawn, as training draws them.
+    # A checkpoint that lacks its head: it is drawn, as training draws it.
     weights = load_file(f"{checkpoints['student']}/model.safetensors")
-    shutil.copytree(checkpoints["student"], "gaps")
-    kept = {key: value for key, value in weights.items() if "word_embeddings" not in key}
-    save_file(kept, "gaps/model.safetensors", metadata={"format": "pt"})
-    for override in ([], [scratch], ["student.model=gaps"]):
+    shutil.copytree(checkpoints["student"], "headless")
+    kept = {key: value for key, value in weights.items() if "classifier" not in key}
+    save_file(kept, "headless/model.safetensors", metadata={"format": "pt"})
+    for override in ([], [scratch], ["student.model=headless"]):
         checked = load_recipe(recipe, override)
         torch.manual_seed(77)  # what was drawn before must not matter
         report = attention_recipe(Setup(checked))
