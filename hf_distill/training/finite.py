@@ -313,7 +313,7 @@ def first_not_finite(model: nn.Module) -> str | None:
 
     Example:
         >>> layer = torch.nn.Linear(2, 2)
-        >>> layer.bias.data[0] = math.inf
+        >>> layer.bias.data[0] = float("inf")
         >>> first_not_finite(layer)
         'bias'
     """

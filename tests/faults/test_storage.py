@@ -142,6 +142,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(small_disk, bert_tokenizer, meant):
     """Everything that writes meets it: safetensors, torch, Python."""
     ballast = small_disk / "ballast"
