@@ -415,6 +415,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """
         self.args.check_distillation()
         self._prepare.refuse_other_length(self.args.max_length)
+        self._refuse_choice_without_labels()
         self._sums = TrainingSums()
         checkpoint = find_checkpoint(
             resume_from_checkpoint,

@@ -153,6 +153,22 @@ def test_an_error_of_others_is_a_line_and_with_debug_its_whole_traceback(
     assert "Traceback (most recent call last)" in whole.stderr and "in broken" in whole.stderr
 
 
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_no_error_shows_a_token(run, recipe, monkeypatch, debug):
+    token = "hf_" + "aB3" * 11 + "x"
+
+    def broken(*arguments, **options):
+        try:
+            raise OSError(f"401 for url https://user:{token}@huggingface.co/me/x?token={token}")
+        except OSError as error:
+            raise RuntimeError(f"headers: {{'authorization': 'Bearer {token}'}}") from error
+
+    monkeypatch.setattr("hf_distill.recipe.look_at_recipe", broken)
+    done = run("validate", recipe, *debug)
+    assert done.exit_code == 1 and "hf_…" in done.stderr and token not in done.output
+    assert ("401 for url" in done.stderr) == bool(debug)  # the whole of it is there
+
+
 @pytest.mark.parametrize("command", hf_distill.cli.COMMANDS)
 def test_every_command_takes_debug(run, command):
     assert "--debug" in run(command.replace("_", "-"), "--help").stdout
