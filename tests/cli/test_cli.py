@@ -446,6 +446,31 @@ def test_cache_is_built_once_listed_and_trained_from(run, recipe):
     assert run("evaluate", recipe, *there, "training.output_dir=cached").exit_code == 0
 
 
+def test_a_signal_while_the_cache_is_built_keeps_what_was_finished(run, recipe, monkeypatch):
+    from hf_distill.teachers.cache.store import Store
+
+    write, shards = Store.write, []
+
+    def told(self, *arguments):
+        write(self, *arguments)
+        shards.append(self.key)
+        if len(shards) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Store, "write", told)
+    monkeypatch.setattr("sys.argv", ["hf-distill", "cache", str(recipe), "teachers.cache_dir=cache"])
+    stopped = run("cache", recipe, "teachers.cache_dir=cache")
+    assert stopped.exit_code == 143 and len(stopped.stderr.strip().splitlines()[-1:]) == 1
+    assert (
+        "Stopped by SIGTERM: what was finished is kept, and the same command goes on from there"
+        in stopped.stderr
+    )
+    assert f"hf-distill cache {recipe} teachers.cache_dir=cache" in stopped.stderr
+    again = run("cache", recipe, "teachers.cache_dir=cache")
+    assert again.exit_code == 0 and "train: 64 rows; 0 outputs computed" in again.stdout, again.output
+    assert len(shards) == len(set(Path("cache").glob("*/*.ids.npy")))  # none was made twice
+
+
 def test_cache_needs_a_recipe_or_a_folder(run, recipe):
     for arguments in (["cache"], ["cache", recipe, "--info", "x"], ["cache", recipe]):
         done = run(*arguments)

@@ -81,8 +81,7 @@ def make_given(given: Path, tokenizer: Any) -> None:
 
 
 def warm() -> None:
-    """Import all that a run needs; on one core the trainings of a verdict take place in the run's own process."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    """Import all that a run needs."""
     import evaluate  # noqa: F401
     import matplotlib.backends.backend_agg  # noqa: F401
     import optuna.storages  # noqa: F401
@@ -149,6 +148,8 @@ def run(given: Path, out: Path, phase: str, *, again: bool = False) -> None:
     from hf_distill.runs.search import searching
     from hf_distill.runs.train import train_recipe
 
+    # On one core the trainings of a verdict take place in the run's own process.
+    os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})
     datasets.config.HF_DATASETS_CACHE = out / "datasets"
     file = out / "recipe.yaml"
     file.write_text(json.dumps(recipe(given, out)))

@@ -278,6 +278,32 @@ def test_a_trial_in_which_the_process_dies_again_and_again_is_left(folder):
     assert begun[-1] not in (own, other)
 
 
+@pytest.mark.parametrize("dies", [(), (0,), (1,), (1, 2), (3, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("drawn", [0, 1, 2])
+def test_a_search_in_which_processes_die_draws_as_one_that_nothing_disturbs(dies, drawn):
+    """Before it has drawn anything, between two knobs, or while it trains."""
+    knobs = [Knob("temperature", 1, 8), Knob("learning_rate", 1e-3, 1e-1, log=True)]
+    own = {"temperature": 2.0, "learning_rate": 1e-2}
+
+    def searched(deaths: list[int]) -> list[tuple[dict[str, float], float]]:
+        study = optuna.create_study()
+        searching._enqueue_left(study, own, knobs)
+        while len(done := searching._finished(study)) < 14:  # more than the sampler draws at random
+            study.sampler = optuna.samplers.TPESampler(seed=searching._seed(study, 3))
+            trial = study.ask()
+            if len(done) in deaths:
+                deaths.remove(len(done))
+                for knob in knobs[:drawn]:
+                    knob.draw(trial)
+                searching._enqueue_left(study, own, knobs)  # of the next process
+                continue
+            values = {knob.name: knob.draw(trial) for knob in knobs}
+            study.tell(trial, values["temperature"] + 10 * values["learning_rate"])
+        return [(trial.params, trial.value) for trial in done]
+
+    assert searched(list(dies)) == searched([])
+
+
 def test_the_bar_shows_steps_of_all_trials_while_the_first_one_runs(folder, tmp_path, monkeypatch, capsys):
     from hf_distill.runs.search.progress import TrialBar
 

@@ -248,11 +248,7 @@ def _search(
                     backend="optuna",
                     direction=study.direction.name.lower(),
                     **_stored(base.folder),
-                    # A sampler that begins anew draws as the first did: it is told how many trials there are. Those that
-                    # were interrupted do not count, so that a search that goes on draws as one that nothing disturbed.
-                    sampler=optuna.samplers.TPESampler(
-                        seed=trainer.args.seed + len(study.trials) - len(_interrupted(study))
-                    ),
+                    sampler=optuna.samplers.TPESampler(seed=_seed(study, trainer.args.seed)),
                     pruner=optuna.pruners.NopPruner(),
                 )
     except KeyboardInterrupt:  # for Optuna the trial has failed
@@ -302,6 +298,15 @@ def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None, knobs: list[K
         if complete and values not in stands and begun.count(values) < _ATTEMPTS:
             study.enqueue_trial(values)
             stands.append(values)
+
+
+def _seed(study: optuna.Study, first: int) -> int:
+    """Of the sampler of the next trial.
+
+    One that begins anew draws as the first did, so it is told how many trials there are. Those that were interrupted do not
+    count: a search that goes on draws as one that nothing disturbed.
+    """
+    return first + len(study.trials) - len(_interrupted(study))
 
 
 def _interrupted(study: optuna.Study) -> list[int]:
