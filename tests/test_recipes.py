@@ -85,7 +85,9 @@ def test_its_data_is_what_it_says(file, monkeypatch):
         split: meta["splits"][split]["rows"] for split in ("train", "validation", "test")
     }
     assert setup.split == "test"
-    assert set(rows["train"]["label"][:]) == set(range(len(meta["labels"])))
+    column = recipe.data.label_column
+    encode = setup.task.label_reader(column, setup.label_names).encoder(rows["train"].features[column])
+    assert set(encode(rows["train"][column][:], range(len(rows["train"])))) == set(range(len(meta["labels"])))
 
 
 def test_the_scripts_run_on_a_small_folder(tmp_path, rows, held_out):
