@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -114,6 +116,18 @@ def folder(tmp_path_factory, checkpoints, rows, held_out) -> Path:
     }  # fmt: skip
     (folder / "tiny.yaml").write_text(json.dumps(content))
     return folder
+
+
+def test_a_study_of_before_is_read(tmp_path, monkeypatch):
+    before = Path(__file__).parent.parent / "fixtures" / "before_rooms" / "search"
+    (tmp_path / "run-search").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "run-search" / "study.db")) as study:
+        study.executescript((before / "study.sql").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    report = search_recipe(Setup(load_recipe(before / "recipe.yaml", check_files=False)), trials=3)
+    assert [round(trial.objective, 4) for trial in report.trials] == [0.6933, 0.6934, 0.6967]
+    assert (report.best.number, report.own) == (0, 0)
+    assert load_recipe("run-search/best.yaml", check_files=False).losses.temperature == 2
 
 
 @pytest.fixture
