@@ -90,6 +90,7 @@ def test_its_data_is_what_it_says(file, monkeypatch):
     assert set(encode(rows["train"][column][:], range(len(rows["train"])))) == set(range(len(meta["labels"])))
 
 
+@pytest.mark.slow
 def test_the_scripts_run_on_a_small_folder(tmp_path, rows, held_out):
     """train_teachers.py, then distill.py, as their headers say, on files of the same form."""
     folder = tmp_path / "data" / "tiny"

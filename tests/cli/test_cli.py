@@ -381,6 +381,7 @@ def launched(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_one_student(run, recipe):
     code, output, errors = launched("train", recipe, "training.per_device_train_batch_size=4")

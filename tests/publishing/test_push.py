@@ -593,6 +593,7 @@ def test_an_error_that_shows_a_token_anywhere_is_not_raised_from(monkeypatch):
     assert without_tokens(harmless, "three") is None
 
 
+@pytest.mark.slow
 def test_pushes_to_a_double_of_the_hub():
     """The cases of hub_cases.py; alone and with its own options: python tests/hub_cases.py -k card."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -215,6 +215,7 @@ def test_a_finished_search_only_reports(folder, first, monkeypatch, watched):
     assert f"hf-distill train {folder / 'search' / 'best.yaml'}" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_trained_again_with_its_values(folder, first, watched):
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'study.db'}")
     left = study.ask()
@@ -253,6 +254,7 @@ def broken(monkeypatch):
     return raised
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_stand_in_the_way_for_good(folder, tmp_path, broken):
     recipe = load_recipe(folder / "tiny.yaml")
     broken.append(_Broken("out of memory"))
@@ -292,6 +294,7 @@ def test_a_trial_in_which_the_process_dies_again_and_again_is_left(folder):
     assert begun[-1] not in (own, other)
 
 
+@pytest.mark.slow
 def test_the_bar_shows_steps_of_all_trials_while_the_first_one_runs(folder, tmp_path, monkeypatch, capsys):
     from hf_distill.runs.search.progress import TrialBar
 
@@ -322,6 +325,7 @@ def test_the_best_recipe_says_what_was_searched_and_whose_learning_rate_it_is(fo
     assert "baseline" not in str(SearchReport("nll", True, others, first.trials))
 
 
+@pytest.mark.slow
 def test_a_baseline_is_searched_by_itself(folder, tmp_path):
     alone = ["losses.distill_weight=0", "losses.task_weight=1", "losses.hidden=[]"]
     alone += [

@@ -713,6 +713,7 @@ def test_one_seed_then_two_and_what_has_no_verdict(recipe, monkeypatch):
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_student_of_the_best_single_teacher(recipe, checkpoints):
     printed = train(recipe, "evaluation={seeds: 1, single_teacher: true}")
     content = json.loads(Path("out/report.json").read_text())

@@ -263,6 +263,7 @@ def build(folder, teacher, rows, **settings):
     return cache, cache.add(rows, ("text",))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, checkpoints, many):
     build(tmp_path / "whole", checkpoints["bert"], many)
     expected = files(tmp_path / "whole")
