@@ -78,6 +78,7 @@ class TeacherPool:
         refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
         self.listen(fusion)
         self._device: torch.device | None = None
+        self._unknown_to: dict[tuple[int, ...], tuple[bool, ...] | None] = {}
         self.views: dict[str, View] = {}
         self.view_of: dict[str, str] = {}
         first: dict[str, str] = {}
@@ -174,15 +175,20 @@ class TeacherPool:
                 outputs[k].hidden_states if k in outputs else {} for k in range(len(self.teachers))
             )
             batch = batch._replace(hidden_states=states)
-        known = zip(
-            *([column is not None for column in self.label_maps[k].columns] for k in heard), strict=True
-        )
-        unknown = tuple(not any(has) for has in known)
+        unknown = self._unknown(tuple(heard))
         return (
-            batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
-            if any(unknown)
-            else batch
+            batch
+            if unknown is None
+            else batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
         )
+
+    def _unknown(self, heard: tuple[int, ...]) -> tuple[bool, ...] | None:
+        """For each class whether none of some teachers has it; None where each is known. Found once: batches ask."""
+        if heard not in self._unknown_to:
+            has = zip(*(self.label_maps[k].has for k in heard), strict=True)
+            unknown = tuple(not any(each) for each in has)
+            self._unknown_to[heard] = unknown if any(unknown) else None
+        return self._unknown_to[heard]
 
     def _outputs(
         self, k: int, inputs: Mapping[str, Any], run: bool, wanted: Sequence[Wanted]
