@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
 from ..fusion.alignment import UNLABELLED, TeacherBatch, not_finite
 from ..processes import once
+from ..rows.batches import ahead
 from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
@@ -127,8 +128,10 @@ def evaluate_ensemble(
     accelerator = accelerator or Accelerator()
     collator = MultiTeacherCollator(Padding(processing_class) if students else None, pool.views)
     return evaluate_loader(
-        accelerator.prepare_data_loader(
-            DataLoader(indexed(rows), batch_size=batch_size, collate_fn=collator)
+        ahead(
+            accelerator.prepare_data_loader(
+                DataLoader(indexed(rows), batch_size=batch_size, collate_fn=collator)
+            )
         ),
         pool=pool.to(accelerator.device),
         fusion=fusion,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..markdown import markdown_table
+from .shares import constant
 
 UNLABELLED = -100
 """The label id of a unit without a label, as everywhere in `torch` and `transformers`."""
@@ -254,22 +255,33 @@ class LabelMap:
             )
         return cls(teacher, theirs, ours, tuple(columns))
 
-    @property
+    # Asked in every batch, and loops over the classes: found once.
+    @functools.cached_property
     def missing(self) -> tuple[str, ...]:
         """The student's labels that the teacher lacks: it says nothing about them."""
         return tuple(
             label for label, column in zip(self.student_labels, self.columns, strict=True) if column is None
         )
 
-    @property
+    @functools.cached_property
     def ignored(self) -> tuple[str, ...]:
         """The teacher's labels that the student lacks: its probabilities are conditional on the others."""
         return tuple(label for i, label in enumerate(self.teacher_labels) if i not in self.columns)
 
-    @property
+    @functools.cached_property
     def is_identity(self) -> bool:
         """Whether the teacher's logits are in the student's order already."""
         return self.columns == tuple(range(len(self.teacher_labels)))
+
+    @functools.cached_property
+    def present(self) -> tuple[int, ...]:
+        """The teacher's columns in the student's order; some column where it lacks the class."""
+        return tuple(0 if column is None else column for column in self.columns)
+
+    @functools.cached_property
+    def has(self) -> tuple[bool, ...]:
+        """Which of the student's classes the teacher has."""
+        return tuple(column is not None for column in self.columns)
 
 
 def _listed(labels: Sequence[str], most: int = 12) -> str:
@@ -376,12 +388,6 @@ def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) ->
         )
 
 
-@functools.lru_cache(maxsize=256)
-def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept per device: building it from Python numbers would copy to the accelerator for every batch.
-    return torch.tensor(columns, device=device)
-
-
 def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> TeacherBatch:
     """Bring every teacher's logits into the student's label space.
 
@@ -397,23 +403,18 @@ def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> Teache
         >>> align([TeacherOutputs(torch.tensor([[2.0, 1.0]]))], [label_map]).logits
         tensor([[[1., 2., -inf]]])
     """
-    aligned, known = [], []
+    aligned = []
     for output, label_map in zip(outputs, maps, strict=True):
         logits = output.logits.float()
         assert logits.shape[-1] == len(label_map.teacher_labels), (logits.shape, label_map)
-        columns = label_map.columns
         if not label_map.is_identity:
-            present = tuple(c if c is not None else 0 for c in columns)
-            logits = logits.index_select(-1, _index(present, logits.device))
-        has = _index(tuple(int(c is not None) for c in columns), logits.device).bool()
-        if label_map.missing:
-            logits = logits.masked_fill(~has, -torch.inf)
+            logits = logits.index_select(-1, constant(label_map.present, logits.device, torch.int64))
         aligned.append(logits)
-        known.append(has)
     stacked = torch.stack(aligned)
     if not any(label_map.missing for label_map in maps):
         return TeacherBatch(stacked, None)
-    return TeacherBatch(stacked, torch.stack(known)[:, None, :].expand_as(stacked))
+    known = constant(tuple(m.has for m in maps), stacked.device, torch.bool)[:, None, :]
+    return TeacherBatch(stacked.masked_fill(~known, -torch.inf), known.expand_as(stacked))
 
 
 def not_finite(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -180,8 +180,9 @@ class Teachers(Section):
     ]
     cache_dir: Text | None = None
     cache_dtype: Literal["float16", "float32"] = "float16"
-    cache_precision: Literal["bf16", "fp16"] | None = None
+    cache_precision: Literal["bf16", "fp16", "auto"] | None = None
     placement: Literal["resident", "swap", "auto"] = "resident"
+    precision: Literal["bf16", "fp16", "auto"] | None = None
 
 
 class Student(Section):

@@ -245,6 +245,7 @@ class Setup:
             cache_dir=recipe.teachers.cache_dir,
             cache_settings=self.cache_settings,
             teacher_placement=recipe.teachers.placement,
+            teacher_precision=recipe.teachers.precision,
         )
         if trainer.is_world_process_zero():
             write_recipe(recipe, self.folder)

@@ -40,6 +40,11 @@ class MultiTeacherCollator:
         self.student = student
         self.views = dict(views)
 
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether a batch depends on its rows alone; a data collator of the user's own may mask tokens at random."""
+        return self.student is None or isinstance(self.student, Padding)
+
     def __call__(self, rows: Sequence[Mapping[str, Any]] | Columns) -> dict[str, Any]:
         columns = columns_of(rows)
         example_id = torch.from_numpy(columns["example_id"])

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..errors import CorruptStateError, StoppedError, UnsafeFileError, in_a_line
 from ..evaluation.results import EvaluationReport
 from ..publishing.facts import confirm_report, report_digest
+from ..rows.batches import ahead
 from ..rows.columns import indexed
 from ..rows.views import VIEWS, TokenView
 from ..stopping import Request, noted
@@ -73,9 +74,8 @@ class StudentTrainer(Trainer):
         return super().get_eval_dataloader(eval_dataset)
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
-        return super()._get_dataloader(
-            self._prepare(dataset, f"{description.lower()} set"), description, *args, **options
-        )
+        rows = self._prepare(dataset, f"{description.lower()} set")
+        return ahead(super()._get_dataloader(rows, description, *args, **options))
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         return indexed(dataset)  # prepared rows have no other columns

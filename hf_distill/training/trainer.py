@@ -83,7 +83,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         cache_dir: Folder where the teachers' outputs are kept: each teacher runs once over each row of every dataset,
             and training reads the rest; None: the teachers run live.
         cache_settings: How outputs are computed and stored.
-        teacher_placement: Of live teachers, see `TeacherPool`.
+        teacher_placement, teacher_precision: Of live teachers, see `TeacherPool`.
 
     Raises:
         ConfigurationError, DataError: Whatever cannot work, before any training.
@@ -129,6 +129,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         cache_dir: str | os.PathLike[str] | None = None,
         cache_settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
         teacher_placement: str = "resident",
+        teacher_precision: str | None = None,
     ) -> None:
         args = DistillationArguments() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -168,7 +169,11 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             device=args.device,
         )
         self.teacher_pool = TeacherPool(
-            self.teachers, self.student_labels, build_fusion(fusion), placement=teacher_placement
+            self.teachers,
+            self.student_labels,
+            build_fusion(fusion),
+            placement=teacher_placement,
+            precision=teacher_precision,
         )
         self._prepare = RowPreparation(
             args,

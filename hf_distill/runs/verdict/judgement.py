@@ -187,7 +187,7 @@ class Verdict:
     ) -> VerdictReport:
         choice, setup, recipe = trainer.fusion_choice, self.setup, self.setup.recipe
         judged = setup.rows[setup.split]
-        texts = distinct_rows(judged, recipe.data.text_columns)
+        texts = distinct_rows(judged, recipe.data.text_columns).by_id()
         prepared = trainer.get_eval_dataloader(judged).dataset.rows
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
