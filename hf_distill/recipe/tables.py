@@ -125,6 +125,27 @@ def read_files(names: Sequence[str], columns: Columns, split: str) -> datasets.D
     return rows
 
 
+def stream_files(names: Sequence[str], columns: Columns, split: str) -> datasets.IterableDataset:
+    """As `read_files`, row after row as they are asked for: nothing is kept.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "rows.csv"
+        >>> _ = file.write_text("text,label\\na fine film,good\\n")
+        >>> list(stream_files([str(file)], Columns(("text",), "label"), "train"))
+        [{'text': 'a fine film', 'label': 'good'}]
+    """
+    given = [_look(name, columns, split) for name in names]
+    features = {column: datasets.Value("string") for column in columns.texts}
+    if label := _label_feature(given):
+        features[columns.label] = label
+    # A tuple of names: lists are what `datasets` spreads over workers.
+    return datasets.IterableDataset.from_generator(
+        _generate,
+        features=datasets.Features(features),
+        gen_kwargs={"names": tuple(names), "columns": columns, "label_feature": label},
+    )
+
+
 class _Builder(datasets.ArrowBasedBuilder):
     """Writes the rows of a split where `datasets` keeps what it loads, and finds them there again by the digest."""
 

@@ -15,6 +15,7 @@ from ..training.resuming import find_checkpoint
 from ..verdict import VerdictReport
 from .push import check_recipe_repository, push_trained_recipe
 from .verdict.judgement import open_verdict
+from .verdict.trainings import keep_plain
 
 
 def train_recipe(
@@ -61,6 +62,7 @@ def train_recipe(
             trust=sorted(setup.trusted),
         )
         trainer.save_model(_internal_call=True)  # the report is pushed with it, at the end
+        keep_plain(trainer)
         trainer.save_state()
         say(f"The student is saved in {setup.folder}")
     report = None

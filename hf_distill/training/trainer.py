@@ -42,6 +42,7 @@ from .callbacks import AdaptiveStrength, ScheduleCallback
 from .commits import is_checkpoint
 from .finite import FiniteUpdates
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
+from .objective import direction_of, metrics_for, objective, refuse_unnamed_metric
 from .opening import open_teachers_for
 from .preparation import RowPreparation, one_class_note, one_dataset, overlap_notes, refuse_unlabelled
 from .pushes import check_for_all
@@ -136,6 +137,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if args.push_to_hub:  # before teachers are loaded and run
             self._repository = check_for_all(args)
         self.task = build_task(task)
+        compute_metrics = metrics_for(args, self.task, compute_metrics, eval_dataset)
         loss = self.task.loss if distillation_loss is None else distillation_loss
         self.distillation_loss: Callable[..., Tensor] = build(loss, LOSSES, kind="loss")
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
@@ -184,6 +186,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         refuse_unlabelled(train_dataset, label_column, args.task_weight)
         self._sums = TrainingSums()
         self._evaluated = EvaluationRows()
+        self._parts: set[str] = set()
+        self._drawn: set[str] = set()
         self.numbers = FiniteUpdates(self.teachers, self._prepare.row_of, opened.view.tokenizer.decode)
         self._run: dict[str, Any] | None = None
         super().__init__(
@@ -375,9 +379,60 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         means = self._evaluated.means()
         output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batches; and 0 where no row counts
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        self._parts.update(f"{metric_key_prefix}_{name}" for name in means if name != "loss")
         if not labelled and self.is_world_process_zero():
             print(f"{description}: no row has a label, so metrics and losses that need labels are left out.")
         return output
+
+    # ---- Searching ----
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        backend: Any = None,
+        hp_name: Any = None,
+        **options: Any,
+    ) -> Any:
+        """As `Trainer.hyperparameter_search`; by default the parts of the loss count for nothing, see `objective`.
+
+        Args:
+            hp_space, n_trials, backend, hp_name, options: As there; our own fields may be drawn too.
+            compute_objective: Of an evaluation's metrics; None: the metric of ``metric_for_best_model``, else the sum of
+                what ``compute_metrics`` says, else the evaluation loss, or where the trials draw temperature or weights
+                the cross-entropy with the labels.
+            direction: None: as ``metric_for_best_model`` counts, else "minimize".
+        """
+        named = self.args.metric_for_best_model if compute_objective is None else None
+        said = direction or direction_of(named, self.args.greater_is_better)
+        if (
+            said is None
+            and compute_objective is None
+            and self.compute_metrics
+            and self.is_world_process_zero()
+        ):
+            print(
+                'The search takes the least of compute_metrics; where more is better, pass direction="maximize".'
+            )
+
+        def by_default(metrics: dict[str, float]) -> float:
+            return objective(metrics, parts=self._parts, chosen_by=named, drawn=self._drawn)
+
+        return super().hyperparameter_search(
+            hp_space,
+            by_default if compute_objective is None else compute_objective,
+            n_trials,
+            said or "minimize",
+            backend,
+            hp_name,
+            **options,
+        )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        self._drawn = set(trial if isinstance(trial, dict) else getattr(trial, "params", ()))
 
     # ---- The student ----
 
@@ -415,6 +470,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """
         self.args.check_distillation()
         self._prepare.refuse_other_length(self.args.max_length)
+        refuse_unnamed_metric(self)
         self._sums = TrainingSums()
         checkpoint = find_checkpoint(
             resume_from_checkpoint,
