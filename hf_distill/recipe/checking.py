@@ -195,6 +195,7 @@ def check(
         recipe = Recipe.model_validate(dict(raw))
     except ValidationError as error:
         problems += from_validation(error, training_keys())
+    metrics = list(_metrics(raw))  # by their names alone
     if unchecked:
         raw = without(raw, unchecked)
     there = {section for section in ("training", "data", "student") if isinstance(raw.get(section), dict)}
@@ -210,7 +211,7 @@ def check(
         *check_losses(losses, training),
         *check_search(_part(raw, "search"), losses, len(names)),
         *_combinations(raw),
-        *_metrics(raw),
+        *metrics,
         *check_hub(_part(raw, "hub"), training),
         *(_missing(raw) if check_files else ()),
     ]

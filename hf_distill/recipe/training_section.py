@@ -59,7 +59,7 @@ _REMOVED = {
     "jit_mode_eval": "it no longer exists",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "mp_parameters": "it no longer exists",
-    "overwrite_output_dir": "an existing folder is always written to; --resume continues in it",
+    "overwrite_output_dir": "it is the option --overwrite of the command; --resume continues in a folder",
     "past_index": "it no longer exists",
     "push_to_hub_token": "log in with `hf auth login` or set HF_TOKEN",
     "ray_scope": "pass it to hyperparameter_search",

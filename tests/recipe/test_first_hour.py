@@ -208,9 +208,7 @@ def test_early_stopping_ends_a_training_and_goes_on_counting_when_resumed(write)
 
 def test_a_student_by_an_adapter_is_a_plain_one_in_the_end(write, checkpoints):
     lora = "lora: {r: 2, target_modules: [q_lin, v_lin]}"
-    file = write(
-        student=f"{{model: {checkpoints['student']}, {lora}}}", evaluation="{metrics: [accuracy]}"
-    )
+    file = write(student=f"{{model: {checkpoints['student']}, {lora}}}", evaluation="{metrics: [accuracy]}")
     setup = Setup(load_recipe(file))
     report = train_recipe(setup)
     assert {"student", "baseline"} <= set(report.evaluation.systems)
