@@ -447,7 +447,10 @@ def test_a_card_names_the_commit_of_the_data_that_was_loaded(hub, run, recipe, m
     done = run("train", recipe, data, f"data.revision={first.oid}", "--overwrite", "training.output_dir=out")
     assert done.exit_code == 3
     assert f"on this machine are of {commits[-1].oid}: load them once with a connection" in done.stderr
-    assert run("train", recipe, data, "data.revision=v1", "--overwrite", "training.output_dir=out").exit_code == 0
+    assert (
+        run("train", recipe, data, "data.revision=v1", "--overwrite", "training.output_dir=out").exit_code
+        == 0
+    )
     assert (
         json.loads(Path("out/distillation.json").read_text())["data_commit"] == commits[-1].oid != first.oid
     )

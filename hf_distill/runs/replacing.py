@@ -130,5 +130,7 @@ def _clear(folder: Path) -> None:
 
 
 def _shown(value: Any) -> str:
-    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = (
+        "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
     return text if len(text) <= 60 else f"{text[:59]}…"

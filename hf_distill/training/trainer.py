@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from ..lookup import build
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import save_facts
-from ..rows.collator import MultiTeacherCollator
+from ..rows.collator import MultiTeacherCollator, StudentCollator
 from ..rows.columns import student_padding
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
-from ..rows.views import TokenView
+from ..rows.views import VIEWS, TokenView
 from ..students.loading import adapted, load_trained, open_student
 from ..tasks import build_task
 from ..tasks.task import Task
@@ -146,6 +147,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self.label_column = label_column
         set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
         self.model_init, self.peft_config = model_init, peft_config
+        self.student_source = model if isinstance(model, str) else None
         opened = open_student(
             # With model_init the Trainer makes its own student; this one only tells labels and length.
             super().call_model_init() if model is None else model,
@@ -242,6 +244,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         ``num_items_in_batch`` holds (2,) the labelled and all units of the whole update over all processes; None: this
         batch's. With ``return_outputs`` comes ``{"loss", "logits"}`` too.
         """
+        if VIEWS not in inputs:  # of rows that no teacher is asked about
+            return self._label_loss(model, inputs, return_outputs)
         outputs, states = student_pass(self.hidden, model, self.student, self._student_inputs(inputs), inputs)
         targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 or self.hidden else None
         terms = self.loss_terms(outputs, targets, inputs)
@@ -251,6 +255,35 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         said = None if targets is None else targets.teachers
         loss = self.numbers.watch(loss, terms, outputs.logits, said, inputs, model.training)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def _label_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The cross-entropy with the labels, as the plain Trainer's loss is."""
+        outputs, _ = student_pass(None, self.student, self.student, self._student_inputs(inputs), inputs)
+        values = self.task.label_loss(outputs.logits.float(), inputs["labels"])
+        terms = {"task": LossTerm(values, 1.0, labelled=True)}
+        loss = self._reduce(terms, inputs["labels"], None, training=False)
+        loss = self.numbers.watch(loss, terms, outputs.logits, None, inputs, False)
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    @contextlib.contextmanager
+    def student_alone(self) -> Iterator[None]:
+        """While it lasts, rows are prepared for the student alone: no teacher reads, runs or stores anything of them."""
+        prepare, collator = self._prepare, self.data_collator
+        self._prepare = self._prepare.of_student(self.student_labels)
+        self.data_collator = StudentCollator(getattr(collator, "student", collator))
+        try:
+            yield
+        finally:
+            self._prepare, self.data_collator = prepare, collator
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            self._loaded = None
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """As `Trainer.predict`: the student answers, no teacher runs, and the loss is the cross-entropy with the labels."""
+        with self.student_alone():
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
         """What the student is to imitate: every teacher on its own view, aligned by name, fused once at the temperature.
