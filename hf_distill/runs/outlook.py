@@ -26,7 +26,7 @@ from ..recipe.setup import Setup
 from ..recipe.student_section import label_names
 from ..rows.preparing import distinct_rows
 from ..teachers.cache.settings import STORED_AS
-from ..teachers.teacher import TeacherSpec, labels_on_disk
+from ..teachers.teacher import TeacherSpec, stated_labels
 from .verdict.jobs import places
 from .verdict.trainings import labelled_rows
 
@@ -172,7 +172,7 @@ def _refuse_other_labels(setup: Setup, names: tuple[str, ...] | None) -> None:
         DataError: They cannot be matched.
     """
     for spec in setup.teachers if names is not None else ():
-        own = labels_on_disk(spec)
+        own = stated_labels(spec)
         if own is not None:
             try:
                 LabelMap.match(own, names, teacher=spec.called)
@@ -257,7 +257,7 @@ def _cache_bytes(
     number = STORED_AS[given.cache_dtype]().itemsize
     total = 0
     for spec in setup.teachers:
-        classes = len(labels_on_disk(spec) or names or ("", ""))
+        classes = len(stated_labels(spec) or names or ("", ""))
         states = len(setup.hidden_losses) * _width(spec)
         total += count * (8 + number * (classes + states))
     return total

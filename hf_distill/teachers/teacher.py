@@ -289,6 +289,23 @@ def labels_on_disk(spec: TeacherSpec) -> tuple[str, ...] | None:
         return None
 
 
+def stated_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
+    """As `labels_on_disk`, and the placeholders where a config leaves them out, as transformers writes it for two labels.
+
+    Args:
+        spec: The teacher.
+    """
+    found = labels_on_disk(spec)
+    if found is not None or spec.adapter is not None:
+        return found
+    try:
+        config = json.loads(Path(spec.id_or_path, "config.json").read_text(encoding="utf-8"))
+        unnamed = "id2label" not in config and any("For" in name for name in config["architectures"])
+        return _renamed(["LABEL_0", "LABEL_1"], spec.labels, spec.called) if unnamed else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def _named(
     model: PreTrainedModel, labels: Mapping[str, str] | Sequence[str] | None, teacher: str
 ) -> tuple[str, ...]:
