@@ -77,6 +77,25 @@ class MultiTeacherCollator:
         return batch
 
 
+class StudentCollator:
+    """Batches of the student alone: without teachers' views, which says that none is asked.
+
+    Args:
+        student: As for `MultiTeacherCollator`.
+
+    Example:
+        >>> StudentCollator(None)([{"example_id": 7, "labels": 1}])
+        {'labels': tensor([1]), 'example_id': tensor([7])}
+    """
+
+    def __init__(self, student: Padding | Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None) -> None:
+        self._collate = MultiTeacherCollator(student, {})
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]] | Columns) -> dict[str, Any]:
+        batch = self._collate(rows)
+        return {key: value for key, value in batch.items() if key not in (VIEWS, WORD_MASK, WORD_OF)}
+
+
 def _at_tokens(numbers: Ragged, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """(B, L) int64: a number for each token where its row's tokens stand, -1 at padding, on whichever side that is.
 

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion import Fusion
 from ..fusion.alignment import (
     LabelMap,
@@ -72,10 +72,12 @@ class TeacherPool:
                     f"{names.count(name)} teachers are called {name!r}; reports could not tell them apart: give each "
                     f'its own name, e.g. Teacher.from_pretrained(…, name="{name}-2").'
                 )
-        self.label_maps = [
-            LabelMap.match(t.label_names, student_labels, teacher=t.name) for t in self.teachers
-        ]
-        refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
+        self.label_maps = [_matched(teacher, student_labels) for teacher in self.teachers]
+        try:
+            refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
+        except LabelNameError as error:
+            meant = [t for t in self.teachers if str(error).startswith(f"Teacher {t.name!r}:")]
+            raise error.placed(getattr((meant or self.teachers)[0], "place", None)) from None
         self.listen(fusion)
         self._device: torch.device | None = None
         self._unknown_to: dict[tuple[int, ...], tuple[bool, ...] | None] = {}
@@ -249,3 +251,11 @@ def _placement(needed: int, device: torch.device) -> str:
             f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}."
         )
     return chosen
+
+
+def _matched(teacher: TeacherSource, student_labels: Sequence[str]) -> LabelMap:
+    """Where the student's labels stand among a teacher's; what is wrong is said as the teacher was named."""
+    try:
+        return LabelMap.match(teacher.label_names, student_labels, teacher=teacher.name)
+    except LabelNameError as error:
+        raise error.placed(getattr(teacher, "place", None)) from None

@@ -87,6 +87,7 @@ class TeacherCache:
                     entry.get("layers"),
                     entry.get("width"),
                     getattr(given, "said_labels", None) or said_labels(getattr(given, "labels", None)),
+                    place=getattr(given, "place", None),
                 )
             )
 
