@@ -16,6 +16,7 @@ PARENT = "HF_DISTILL_PARENT"
 """Names, to a process that was started for one purpose, the process it must not outlive."""
 
 _AGAIN = 1.0
+_told: list[int] = []
 
 
 class Terminated(SystemExit):
@@ -49,6 +50,7 @@ def noted() -> Iterator[Request]:
     def note(number: int, frame: FrameType | None) -> None:
         if not request.number:
             request.number, request.at = number, time.monotonic()
+            _told.append(number)
             if os.environ.get("RANK", "0") == "0":
                 # Not print: a signal may come while something else is printing.
                 os.write(2, f"\n{signal.Signals(number).name}: the step is finished and saved.\n".encode())
@@ -57,6 +59,11 @@ def noted() -> Iterator[Request]:
 
     with _handled({signal.SIGTERM: note, signal.SIGINT: note}):
         yield request
+
+
+def told() -> bool:
+    """Whether this process has noted a signal to stop, which whoever sent it waits for: no time to linger."""
+    return bool(_told)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import typer
 from ..errors import StoppedError, StorageError, explained, hide_tokens
 from ..files import TROUBLE
 from ..processes import process
-from ..stopping import Terminated, terminated
+from ..stopping import Terminated, terminated, told
 
 if TYPE_CHECKING:
     from ..recipe import Setup
@@ -90,8 +90,10 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             if process() > 0:
                 if isinstance(error, (StoppedError, KeyboardInterrupt, Terminated)):
                     raise typer.Exit(code) from None
-                # The main process most likely says the same; its launcher then ends this one while it waits.
-                time.sleep(10)
+                # The main process most likely says the same; its launcher then ends this one while it waits. Where that has
+                # told it to stop already, as when another process died, nothing more will come.
+                if not told():
+                    time.sleep(10)
                 typer.echo(f"process {process()}:", err=True)
             if debug:
                 typer.echo(hide_tokens(traceback.format_exc()), err=True)

@@ -18,6 +18,7 @@ from ..lookup import build, suggest
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS
+from ..training.arguments import MOST_SEED
 from ..training.objective import computable, unknown_metric
 from ..trust import refuse_untrusted
 from . import yaml12
@@ -214,8 +215,20 @@ def check(
         *metrics,
         *check_hub(_part(raw, "hub"), training),
         *(_missing(raw) if check_files else ()),
+        *(_seeds(recipe) if recipe is not None else ()),
     ]
     return recipe, problems
+
+
+def _seeds(recipe: Recipe) -> Iterator[Problem]:
+    """The seeds of a verdict count up from the run's own, and the last is a seed too."""
+    first = recipe.training.get("seed", 0)
+    if isinstance(first, int) and first <= MOST_SEED < first + recipe.evaluation.seeds - 1:
+        yield Problem(
+            "training.seed",
+            f"with evaluation.seeds={recipe.evaluation.seeds} the last is {first + recipe.evaluation.seeds - 1}, expected "
+            f"{MOST_SEED} at most: begin with a lower one",
+        )
 
 
 def _apply(raw: dict[str, Any], override: str) -> tuple[str, Problem | None]:

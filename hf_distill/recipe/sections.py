@@ -123,7 +123,8 @@ Paths = Annotated[Texts, BeforeValidator(_as_list)]
 Spec = Annotated[Any, BeforeValidator(_is_spec)]
 LabelMap = Annotated[Any, BeforeValidator(_is_label_map)]
 LayerMap = Annotated[Any, BeforeValidator(_is_layer_map)]
-Positive = Annotated[int, Field(ge=1)]
+# More than anybody needs of anything that is counted here, and what every library below can count.
+Positive = Annotated[int, Field(ge=1, le=10**9)]
 Layers = Annotated[Any, BeforeValidator(_is_layers)]
 Range = Annotated[Any, BeforeValidator(_is_range)]
 # A number within its range, or the mapping of a schedule, which only `schedules.py` can judge.

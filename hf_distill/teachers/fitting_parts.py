@@ -2,8 +2,8 @@
 
 Checkpoints are put together by hand, and their parts disagree more often than they are damaged: a token was added without
 an embedding for it, a tokenizer comes from another model, labels are counted from 1. What a rule can tell, a rule tells;
-where none can, the model is run once over one row. A teacher whose outputs are cached under the hash of its files is not
-opened again, so it is not checked again either.
+where none can, the model is run once over one row. That it passed is remembered with the hash of its files, so a cached
+teacher is not loaded for it again, unless there are `CHECKS` that it has not seen.
 
 Shapes: L tokens, C classes.
 """
@@ -32,6 +32,9 @@ from ..rows.views import (
     without_adapter,
 )
 from .checkpoints import output_layer
+
+CHECKS = 1
+"""Which checks a model has passed, in what a cache remembers of it: raise whenever one is added here."""
 
 # Longer rows are not tried: a decoder of thousands of positions counts them in its rotations, not in a table.
 _LONGEST_TRIED = 4096

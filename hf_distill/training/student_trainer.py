@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..errors import CorruptStateError, StoppedError, UnsafeFileError, in_a_line
+from ..errors import (
+    ConfigurationError,
+    CorruptStateError,
+    DataError,
+    StoppedError,
+    UnsafeFileError,
+    in_a_line,
+)
 from ..evaluation.results import EvaluationReport
+from ..lookup import suggest
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.batches import ahead
 from ..rows.columns import indexed
+from ..rows.labels import count_labelled
 from ..rows.views import VIEWS, TokenView
 from ..stopping import Request, noted
 from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
@@ -39,10 +48,12 @@ class StudentTrainer(Trainer):
     Attributes:
         _prepare: Set before `Trainer` is initialised.
         numbers: Watches whether they are finite; set before `Trainer` is initialised.
+        teachers: Those that are learnt from; none: labels alone are.
     """
 
     _prepare: RowPreparation
     numbers: FiniteUpdates
+    teachers: Sequence[Any]
     _loaded: Any = None
     _learnt_from: dict[str, Any] | None = None
     _repository: str | None = None
@@ -123,6 +134,52 @@ class StudentTrainer(Trainer):
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
             self.numbers.settle(self.model)
         super()._maybe_log_save_evaluate(*args, **options)
+
+    # ---- The best checkpoint: Trainer looks a metric up that an evaluation may lack, and ends in a KeyError ----
+
+    def _evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        try:
+            metrics = super()._evaluate(*args, **options)
+        except KeyError as error:  # a schedule that steps by the metric
+            if "metric_for_best_model" not in str(error):
+                raise
+            self._refuse_choice(())
+            raise
+        self._refuse_choice(metrics)
+        return metrics
+
+    def _refuse_choice(self, metrics: Collection[str]) -> None:
+        """Refuse to go on where the best checkpoint is chosen by what an evaluation does not have.
+
+        Args:
+            metrics: The names that it has.
+
+        Raises:
+            DataError: No row of the evaluation set has a label.
+            ConfigurationError: There is no such metric.
+        """
+        chosen = self.args.metric_for_best_model
+        if chosen is None or f"eval_{chosen.removeprefix('eval_')}" in metrics:
+            return
+        told = f"metric_for_best_model is {chosen!r} (load_best_model_at_end takes 'loss' where none is named), but "
+        if count_labelled(self.eval_dataset) == 0:
+            raise DataError(
+                f"{told}no row of the evaluation set has a label, so an evaluation has no such figure: evaluate on rows with "
+                "labels, or leave out both."
+            )
+        known = sorted(name.removeprefix("eval_") for name in metrics if name.startswith("eval_"))
+        raise ConfigurationError(
+            f"{told}an evaluation has only {', '.join(known) or 'other figures'}{suggest(chosen, known)}: choose one of these."
+        )
+
+    def _refuse_choice_without_labels(self) -> None:
+        """The same before the first step, where it is sure."""
+        chosen = self.args.metric_for_best_model
+        if chosen is None or self.args.eval_strategy == "no" or count_labelled(self.eval_dataset) != 0:
+            return
+        # Without labels there is what the teachers make of the loss, where they are, and nothing else.
+        if not chosen.removeprefix("eval_").startswith("loss") or not self.teachers:
+            self._refuse_choice(())
 
     def _refuse_student_without_answers(self) -> None:
         refuse_not_finite(self.model, f"after step {self.state.global_step}")

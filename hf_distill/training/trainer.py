@@ -509,6 +509,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self.args.check_distillation()
         self._prepare.refuse_other_length(self.args.max_length)
         refuse_unnamed_metric(self)
+        self._refuse_choice_without_labels()
         self._sums = TrainingSums()
         checkpoint = find_checkpoint(
             resume_from_checkpoint,

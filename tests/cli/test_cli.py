@@ -153,6 +153,22 @@ def test_an_error_of_others_is_a_line_and_with_debug_its_whole_traceback(
     assert "Traceback (most recent call last)" in whole.stderr and "in broken" in whole.stderr
 
 
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_no_error_shows_a_token(run, recipe, monkeypatch, debug):
+    token = "hf_" + "aB3" * 11 + "x"
+
+    def broken(*arguments, **options):
+        try:
+            raise OSError(f"401 for url https://user:{token}@huggingface.co/me/x?token={token}")
+        except OSError as error:
+            raise RuntimeError(f"headers: {{'authorization': 'Bearer {token}'}}") from error
+
+    monkeypatch.setattr("hf_distill.recipe.look_at_recipe", broken)
+    done = run("validate", recipe, *debug)
+    assert done.exit_code == 1 and "hf_…" in done.stderr and token not in done.output
+    assert ("401 for url" in done.stderr) == bool(debug)  # the whole of it is there
+
+
 @pytest.mark.parametrize("command", hf_distill.cli.COMMANDS)
 def test_every_command_takes_debug(run, command):
     assert "--debug" in run(command.replace("_", "-"), "--help").stdout
@@ -429,6 +445,31 @@ def test_cache_is_built_once_listed_and_trained_from(run, recipe):
     for name, system in live.items():
         assert cached[name]["metrics"] == pytest.approx(system["metrics"], rel=1e-4)
     assert run("evaluate", recipe, *there, "training.output_dir=cached").exit_code == 0
+
+
+def test_a_signal_while_the_cache_is_built_keeps_what_was_finished(run, recipe, monkeypatch):
+    from hf_distill.teachers.cache.store import Store
+
+    write, shards = Store.write, []
+
+    def told(self, *arguments):
+        write(self, *arguments)
+        shards.append(self.key)
+        if len(shards) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Store, "write", told)
+    monkeypatch.setattr("sys.argv", ["hf-distill", "cache", str(recipe), "teachers.cache_dir=cache"])
+    stopped = run("cache", recipe, "teachers.cache_dir=cache")
+    assert stopped.exit_code == 143 and len(stopped.stderr.strip().splitlines()[-1:]) == 1
+    assert (
+        "Stopped by SIGTERM: what was finished is kept, and the same command goes on from there"
+        in stopped.stderr
+    )
+    assert f"hf-distill cache {recipe} teachers.cache_dir=cache" in stopped.stderr
+    again = run("cache", recipe, "teachers.cache_dir=cache")
+    assert again.exit_code == 0 and "train: 64 rows; 0 outputs computed" in again.stdout, again.output
+    assert len(shards) == len(set(Path("cache").glob("*/*.ids.npy")))  # none was made twice
 
 
 def test_cache_needs_a_recipe_or_a_folder(run, recipe):

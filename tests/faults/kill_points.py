@@ -217,29 +217,20 @@ def _stop_in_third(trainer: Any) -> Any:
     return Stop()
 
 
+def small_tokenizer() -> Any:
+    """Of a few words."""
+    from transformers import BertTokenizer
+
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] good bad fine dull film plot scene"
+    return BertTokenizer({word: i for i, word in enumerate(words.split())}, model_max_length=32)
+
+
 if __name__ == "__main__":
     here = Path(__file__).resolve()
     sys.path[:0] = [str(here.parent), str(here.parents[1]), str(here.parents[2])]
     torch.set_num_threads(1)
-    from transformers import BertTokenizer
-
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "good",
-        "bad",
-        "fine",
-        "dull",
-        "film",
-        "plot",
-        "scene",
-    ]
-    reader = BertTokenizer({word: i for i, word in enumerate(words)}, model_max_length=32)
     print("| killed in | points | killed | went on, equal to the bit |\n|---|---|---|---|")
     for what, count, tried, wrong in killed_everywhere(
-        reader, Path(tempfile.mkdtemp()), int((sys.argv[1:] or ["17"])[0])
+        small_tokenizer(), Path(tempfile.mkdtemp()), int((sys.argv[1:] or ["17"])[0])
     ):
         print(f"| {what} | {count} | {tried} | {tried - len(wrong)} |", *wrong, sep="\n    ", flush=True)

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,46 @@ def test_a_disk_that_is_really_full(small_disk, bert_tokenizer, meant):
             resumed = True
         shutil.rmtree(out, ignore_errors=True)
     assert seen > 2 and resumed
+
+
+@pytest.mark.slow
+def test_the_order_of_a_commit_as_the_system_sees_it(tmp_path):
+    """Each file synced before the manifest takes its name, and the folder after that; once more with a sync that is refused."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("needs strace; the tests above watch the calls of Python in its place")
+    folder = tmp_path / "checkpoint-3"
+    program = (
+        "import sys; from pathlib import Path; from hf_distill.training.commits import commit\n"
+        "folder = Path(sys.argv[1]); folder.mkdir(exist_ok=True)\n"
+        "(folder / 'model.safetensors').write_bytes(bytes(99)); (folder / 'optimizer.pt').write_bytes(bytes(9))\n"
+        "commit(folder, 3)"
+    )
+
+    def traced(*options):
+        log = tmp_path / "trace"
+        trace = [strace, "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", *options, "-o", str(log)]
+        done = subprocess.run(
+            [*trace, sys.executable, "-c", program, str(folder)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True,
+        )  # fmt: skip
+        if "ptrace" in done.stderr and not log.exists():
+            pytest.skip("may not trace; the tests above watch the calls of Python in its place")
+        return done, [line for line in log.read_text().splitlines() if str(tmp_path) in line]
+
+    done, calls = traced()
+    assert done.returncode == 0, done.stderr
+    at = {name: next(i for i, line in enumerate(calls) if part in line) for name, part in (
+        ("weights", "model.safetensors>"), ("optimizer", "optimizer.pt>"), ("manifest", "checkpoint.json."), ("rename", "rename"),
+    )}  # fmt: skip
+    assert max(at["weights"], at["optimizer"]) < at["manifest"] < at["rename"], calls
+    assert "checkpoint.json" in calls[at["rename"]]
+    after = [line for line in calls[at["rename"] + 1 :] if "fsync" in line]
+    assert f"<{folder}>" in after[0] and f"<{tmp_path}>" in after[1], calls
+    assert problem(folder) is None
+    shutil.rmtree(folder)
+    done, _ = traced("-e", "inject=fsync:error=ENOSPC:when=2")
+    assert done.returncode != 0 and "No space left" in done.stderr and problem(folder) is not None
 
 
 def test_what_says_nothing_of_storage(tmp_path):

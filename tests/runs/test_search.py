@@ -283,7 +283,7 @@ def test_a_trial_in_which_the_process_dies_again_and_again_is_left(folder):
         """What was begun by each of some processes that died in it."""
         begun = []
         for _ in range(times):
-            searching._enqueue_left(study, own)
+            searching._enqueue_left(study, own, [Knob("temperature", 1, 8)])
             begun.append({"temperature": study.ask().suggest_float("temperature", 1, 8)})
         return begun
 
@@ -292,6 +292,32 @@ def test_a_trial_in_which_the_process_dies_again_and_again_is_left(folder):
     begun = dies(6)
     assert (begun.count(own), begun.count(other)) == (3, 2)
     assert begun[-1] not in (own, other)
+
+
+@pytest.mark.parametrize("dies", [(), (0,), (1,), (1, 2), (3, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("drawn", [0, 1, 2])
+def test_a_search_in_which_processes_die_draws_as_one_that_nothing_disturbs(dies, drawn):
+    """Before it has drawn anything, between two knobs, or while it trains."""
+    knobs = [Knob("temperature", 1, 8), Knob("learning_rate", 1e-3, 1e-1, log=True)]
+    own = {"temperature": 2.0, "learning_rate": 1e-2}
+
+    def searched(deaths: list[int]) -> list[tuple[dict[str, float], float]]:
+        study = optuna.create_study()
+        searching._enqueue_left(study, own, knobs)
+        while len(done := searching._finished(study)) < 14:  # more than the sampler draws at random
+            study.sampler = optuna.samplers.TPESampler(seed=searching._seed(study, 3))
+            trial = study.ask()
+            if len(done) in deaths:
+                deaths.remove(len(done))
+                for knob in knobs[:drawn]:
+                    knob.draw(trial)
+                searching._enqueue_left(study, own, knobs)  # of the next process
+                continue
+            values = {knob.name: knob.draw(trial) for knob in knobs}
+            study.tell(trial, values["temperature"] + 10 * values["learning_rate"])
+        return [(trial.params, trial.value) for trial in done]
+
+    assert searched(list(dies)) == searched([])
 
 
 @pytest.mark.slow
@@ -365,6 +391,44 @@ def test_a_search_needs_validation_rows_with_labels(folder, tmp_path):
             Setup(load_recipe(folder / "tiny.yaml", [f"data.files.validation={tmp_path / 'bare.jsonl'}"])),
             output=tmp_path / "b",
         )
+
+
+def test_a_study_whose_trials_are_of_another_search_is_refused(folder, tmp_path):
+    """Whoever wrote it: the values of the best trial become a recipe."""
+    recipe = load_recipe(folder / "tiny.yaml")
+    within = {"temperature": 2.0, "learning_rate": 1e-2, "fusion": "linear_pool"}
+    spaces = {
+        "temperature": optuna.distributions.FloatDistribution(1, 1000),
+        "learning_rate": optuna.distributions.FloatDistribution(1e-3, 1e-1, log=True),
+        "fusion": optuna.distributions.CategoricalDistribution(("linear_pool", "evil:Fusion")),
+        "output_dir": optuna.distributions.CategoricalDistribution(("/elsewhere",)),
+    }
+    for number, (values, options, said) in enumerate(
+        (
+            ({**within, "output_dir": "/elsewhere"}, {"value": 0.1}, "'output_dir', which is no knob"),
+            ({**within, "temperature": 900.0}, {"value": 0.1}, "temperature = 900.0, which its range does not"),
+            ({**within, "fusion": "evil:Fusion"}, {"value": 0.1}, "fusion = 'evil:Fusion', which its range"),
+            ({"temperature": 2.0}, {"value": 0.1}, "trial 0 has no fusion, learning_rate"),
+            (within, {"system_attrs": {"fixed_params": {"hub_token": "x"}}, "state": optuna.trial.TrialState.WAITING},
+             "'hub_token', which is no knob"),
+            (None, {"direction": "maximize"}, "it is to maximize, and nll is to minimize"),
+        )
+    ):  # fmt: skip
+        place = tmp_path / str(number)
+        place.mkdir()
+        direction = options.pop("direction", "minimize")
+        study = optuna.create_study(direction=direction, **searching._stored(place))
+        if values is not None:
+            known = {} if "system_attrs" in options else values
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=known, distributions={name: spaces[name] for name in known}, **options
+                )
+            )
+        with pytest.raises(CorruptStateError, match="is not the state of this search") as refused:
+            search_recipe(Setup(recipe), trials=1, output=place)
+        assert said in str(refused.value) and str(place / "study.db") in str(refused.value)
+        assert not (place / "best.yaml").exists()
 
 
 def test_what_a_search_cannot_work_with_is_said(folder, tmp_path, monkeypatch):

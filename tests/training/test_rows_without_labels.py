@@ -3,10 +3,13 @@
 import datasets
 import numpy as np
 import pytest
+import torch
+from transformers import TrainerState
 
 from conftest import make_student
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
-from hf_distill.errors import DataError
+from hf_distill.errors import ConfigurationError, DataError
+from hf_distill.runs.verdict.tracking import BestWeights
 
 
 @pytest.fixture
@@ -72,6 +75,36 @@ def test_no_label_no_loss_no_metric_and_a_note(make, rows, capsys):
     report = stream.evaluate_ensemble(none, metrics=["accuracy"])
     assert "accuracy" not in report.systems["student"].metrics
     assert any("No row has a label" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("chosen", [None, "eval_loss", "accuracy"])
+def test_the_best_checkpoint_is_not_chosen_by_rows_without_labels(make, rows, chosen):
+    best = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+            "load_best_model_at_end": True, "metric_for_best_model": chosen}  # fmt: skip
+    trainer = make(rows.remove_columns("label"), compute_metrics=counts, args=best)
+    with pytest.raises(DataError, match="no row of the evaluation set has a label") as refused:
+        trainer.train()
+    assert f"metric_for_best_model is {chosen or 'loss'!r}" in str(refused.value)
+    assert trainer.state.global_step == 0  # before the work
+
+
+@pytest.mark.parametrize("schedule", ["linear", "reduce_lr_on_plateau"])
+def test_a_metric_that_no_evaluation_has_is_named_with_those_it_has(make, rows, schedule):
+    by = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "acuracy", "lr_scheduler_type": schedule}  # fmt: skip
+    with pytest.raises(ConfigurationError, match="metric_for_best_model is 'acuracy'") as refused:
+        make(rows, compute_metrics=counts, args=by).train()
+    assert "accuracy" in str(refused.value) or schedule != "linear"
+    stream = make(rows.remove_columns("label").to_iterable_dataset(), args={**by, "metric_for_best_model": "loss"})  # fmt: skip
+    with pytest.raises(ConfigurationError, match="metric_for_best_model is 'loss'"):
+        stream.train()
+
+
+def test_a_baseline_is_not_chosen_by_rows_without_labels():
+    best = BestWeights("accuracy", True)
+    best.on_evaluate(None, TrainerState(global_step=3), None, {"eval_runtime": 1.0}, torch.nn.Linear(1, 1))
+    assert (best.weights, best.step, best.seen) == (None, None, 3)
+    best.on_evaluate(None, TrainerState(global_step=4), None, {"eval_loss": 1.0}, torch.nn.Linear(1, 1))
+    assert best.step == 4
 
 
 def test_one_class_is_said(make, rows, capsys):

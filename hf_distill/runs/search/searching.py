@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _MINIMIZED = ("nll", "brier")
 _ATTEMPTS = 3
+# Where a study keeps the numbers of the trials that were interrupted: each is trained again under another number.
+_INTERRUPTED = "interrupted"
 
 
 def search_recipe(
@@ -130,7 +132,40 @@ def _open_study(folder: Path, base: Setup, knobs: list[Knob], metric: str) -> op
             f"{folder} holds a search of another recipe (they differ in {', '.join(differing[:4])}); name another "
             "folder with --output, or remove this one"
         )
+    _refuse_other_trials(study, knobs, metric, folder / "study.db")
     return study
+
+
+def _refuse_other_trials(study: optuna.Study, knobs: list[Knob], metric: str, file: Path) -> None:
+    """Refuse a study whose trials are none of this search, whoever wrote them: the best one's values go into a recipe.
+
+    Raises:
+        CorruptStateError: With the trial and what it has.
+    """
+
+    def refuse(found: str) -> None:
+        raise CorruptStateError(
+            f"{file} is not the state of this search: {found}; remove it, or name another folder with --output"
+        )
+
+    wanted = "minimize" if metric in _MINIMIZED else "maximize"
+    directions = [direction.name.lower() for direction in study.directions]
+    if directions != [wanted]:
+        refuse(f"it is to {' and '.join(directions)}, and {metric} is to {wanted}")
+    ranges = {knob.name: knob for knob in knobs}
+    for trial in study.trials:
+        values = _values(trial)
+        for name, value in values.items():
+            if name not in ranges:
+                refuse(f"trial {trial.number} has {name!r}, which is no knob of it ({', '.join(ranges)})")
+            if value not in ranges[name]:
+                refuse(f"trial {trial.number} has {name} = {value!r}, which its range does not hold")
+        if trial.state.name != "COMPLETE":
+            continue
+        if missing := sorted(ranges.keys() - values.keys()):
+            refuse(f"trial {trial.number} has no {', '.join(missing)}")
+        if trial.value is None or math.isnan(trial.value) or trial.duration is None:
+            refuse(f"trial {trial.number} is finished and has no {metric}")
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -189,7 +224,7 @@ def _search(
     start = copy.deepcopy(trainer.student).cpu()
     trainer.model_init = lambda: copy.deepcopy(start)  # every trial begins with the same student
     objective = _Objective(setup, metric)
-    _enqueue_left(study, own)
+    _enqueue_left(study, own, knobs)
 
     def draw(trial: optuna.Trial) -> dict[str, Any]:
         objective.begin()
@@ -214,14 +249,13 @@ def _search(
                     backend="optuna",
                     direction=study.direction.name.lower(),
                     **_stored(base.folder),
-                    # A sampler that begins anew draws as the first did: it is told how many trials there are.
-                    sampler=optuna.samplers.TPESampler(seed=trainer.args.seed + len(study.trials)),
+                    sampler=optuna.samplers.TPESampler(seed=_seed(study, trainer.args.seed)),
                     pruner=optuna.pruners.NopPruner(),
                 )
     except KeyboardInterrupt:  # for Optuna the trial has failed
         last = study.trials[-1]
         if last.state is optuna.trial.TrialState.FAIL:
-            study.enqueue_trial(_values(last))
+            study.set_user_attr(_INTERRUPTED, sorted({*_interrupted(study), last.number}))
         raise
     finally:
         bar.close()
@@ -243,22 +277,42 @@ def _choices(
     return chosen
 
 
-def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None) -> None:
+def _enqueue_left(study: optuna.Study, own: dict[str, Any] | None, knobs: list[Knob]) -> None:
     """Put first what is to be trained whatever the sampler thinks: the recipe's own values, and interrupted trials.
 
     A trial that failed is not trained again: what ran out of memory would do so again, and no other would be reached.
-    For the same reason one in which the process died is begun `_ATTEMPTS` times at most.
+    For the same reason one in which the process died is begun `_ATTEMPTS` times at most. One that had not drawn all its
+    values is drawn anew, as it was. Killed anywhere in here, the next process does the same once more.
     """
     from optuna.trial import TrialState
 
-    interrupted = study.get_trials(states=(TrialState.RUNNING,))
-    for trial in interrupted:
+    running = study.get_trials(states=(TrialState.RUNNING,))
+    study.set_user_attr(_INTERRUPTED, sorted({*_interrupted(study), *(trial.number for trial in running)}))
+    for trial in running:
         study.tell(trial.number, state=TrialState.FAIL)
+    interrupted = set(_interrupted(study))
     begun = [_values(trial) for trial in study.trials]
-    first = [own] if own and own not in begun else []
-    for values in [*first, *map(_values, interrupted)]:
-        if values and begun.count(values) < _ATTEMPTS:
+    stands = [_values(trial) for trial in study.trials if trial.number not in interrupted]
+    left = [_values(trial) for trial in study.trials if trial.number in interrupted]
+    for values in [*([own] if own and own not in begun else []), *left]:
+        complete = values.keys() == {knob.name for knob in knobs}
+        if complete and values not in stands and begun.count(values) < _ATTEMPTS:
             study.enqueue_trial(values)
+            stands.append(values)
+
+
+def _seed(study: optuna.Study, first: int) -> int:
+    """Of the sampler of the next trial.
+
+    One that begins anew draws as the first did, so it is told how many trials there are. Those that were interrupted do not
+    count: a search that goes on draws as one that nothing disturbed.
+    """
+    return first + len(study.trials) - len(_interrupted(study))
+
+
+def _interrupted(study: optuna.Study) -> list[int]:
+    """The numbers of the trials in which a process died, or was stopped by hand."""
+    return list(study.user_attrs.get(_INTERRUPTED, ()))
 
 
 def _values(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class BestWeights(TrainerCallback):
         greater_is_better: Which way the metric counts.
 
     Attributes:
-        weights: A state dict on the CPU; None before any evaluation.
+        weights: A state dict on the CPU; None before any evaluation that has one of both.
         step: After which optimizer step.
         seen: After which step it was evaluated last.
     """
@@ -66,9 +66,13 @@ class BestWeights(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Compare an evaluation with the best so far."""
-        value = metrics.get(f"eval_{self.metric}")
-        value = -metrics["eval_loss"] if value is None else self.sign * value
         self.seen = state.global_step
+        value, sign = metrics.get(f"eval_{self.metric}"), self.sign
+        if value is None:
+            value, sign = metrics.get("eval_loss"), -1.0
+        if value is None:  # no row has a label
+            return
+        value *= sign
         if value > self._best or self.weights is None:
             self._best, self.step = value, state.global_step
             self.weights = {name: part.detach().cpu().clone() for name, part in model.state_dict().items()}

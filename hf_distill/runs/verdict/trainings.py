@@ -148,6 +148,7 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
     # Where the report's own rows chose the student's step, they choose the baseline's too: both are flattered alike.
     alike = setup.split != "validation" or bool(recipe.training.get("load_best_model_at_end"))
     selects = "validation" in rows and alike and whole
+    selects = selects and has_labels(setup, rows["validation"], facts["label_names"])
     training |= {"eval_strategy": "steps" if selects else "no", "eval_steps": facts["eval_steps"]}
     args = setup.varied(training=training, losses=Losses(task_weight=1.0, distill_weight=0.0)).arguments
     model, tokenizer = setup.student(args.seed)

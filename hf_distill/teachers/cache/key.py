@@ -21,6 +21,7 @@ import xxhash
 
 from ...files import write_json
 from ...tasks.task import Task
+from ..fitting_parts import CHECKS
 from ..teacher import Teacher, TeacherSpec
 from .settings import CacheSettings
 from .store import read_description
@@ -107,8 +108,11 @@ def folder_identity(spec: TeacherSpec, facts: Any) -> str | None:
 
 
 def key_facts(task: Task, settings: CacheSettings) -> list[Any]:
-    """What decides a teacher's key beside its files, for `folder_identity`: the task by its name, whatever it has learnt since."""
-    return [_FORMAT, task.name, task.auto_class, *settings.key_facts]
+    """What decides a teacher's key beside its files, for `folder_identity`: the task by its name, whatever it has learnt since.
+
+    And which checks it has passed: a teacher that was remembered before there was one is loaded once more.
+    """
+    return [_FORMAT, task.name, task.auto_class, *settings.key_facts, {"checks": CHECKS}]
 
 
 def recall(

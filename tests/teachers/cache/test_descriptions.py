@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_distill.runs.cache import cache_table
-from hf_distill.teachers.cache import build
+from hf_distill.teachers.cache import build, key
 from hf_distill.teachers.cache.build import TeacherCache
 
 
@@ -44,6 +44,13 @@ def descriptions(tmp_path) -> list[Path]:
 
 def test_a_teacher_that_is_known_is_not_loaded(cache):
     assert cache()[1] == []
+
+
+def test_a_teacher_is_loaded_once_more_for_a_check_that_it_has_not_seen(cache, monkeypatch):
+    right, _ = cache()
+    monkeypatch.setattr(key, "CHECKS", key.CHECKS + 1)
+    assert cache() == (right, ["bert", "roberta"])  # and no row is computed again
+    assert cache() == (right, [])
 
 
 @pytest.mark.parametrize(
