@@ -10,8 +10,10 @@ one of the other's down, where that can be: between 1.00 and 0.52 there are 0.48
     python benchmarks/verdict_coverage.py                        # the table of docs/verdict.md, about ten minutes on one core
     python benchmarks/verdict_coverage.py --draws 200 --seeds 3
     python benchmarks/verdict_coverage.py --hardest --draws 500 --seeds 3 5 --rows 500 --effects 0.15 0.3
+    python benchmarks/verdict_coverage.py --alone --seeds 2 3 5 10 --rows 500   # a run of one seed against one of several
+    python benchmarks/verdict_coverage.py --groups --seeds 3 5 --rows 500       # any of several classes called different
 
-Shapes: D draws, S seeds, N rows, C classes.
+Shapes: D draws, S seeds, N rows, C classes, G groups of rows.
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from hf_distill.evaluation.statistics import LEAST_DIFFERENT, LEAST_ROWS
-from hf_distill.evaluation.variances import detectable, f1_values, half_width, variance_of_mean
+from hf_distill.evaluation.statistics import LEAST_DIFFERENT, LEAST_ROWS, holm
+from hf_distill.evaluation.variances import (
+    ERROR,
+    detectable,
+    f1_values,
+    half_width,
+    p_values,
+    variance_apart,
+    variance_of_mean,
+)
 
 CLASSES = 3
 # Of a row's margin in logits: its mean and spread over rows, and what a training adds on each row by itself.
@@ -50,7 +60,9 @@ class Found(NamedTuple):
     found: float | None
 
 
-def margins(generator: np.random.Generator, draws: int, seeds: int, rows: int, effect: float) -> Iterator:
+def margins(
+    generator: np.random.Generator, draws: int, seeds: int, rows: int, *effects: float
+) -> Iterator[tuple[np.ndarray, ...]]:
     """Blocks of labels (D, N), another class of each row (D, N), and margins of two systems (D, S, N) each.
 
     Args:
@@ -58,7 +70,7 @@ def margins(generator: np.random.Generator, draws: int, seeds: int, rows: int, e
         draws: How many comparisons.
         seeds: S.
         rows: N.
-        effect: Standard deviation between trainings, in logits.
+        effects: Standard deviations between trainings, in logits; of both systems, or of each.
     """
     size = max(1, _BLOCK // (seeds * rows))
     for start in range(0, draws, size):
@@ -70,7 +82,7 @@ def margins(generator: np.random.Generator, draws: int, seeds: int, rows: int, e
             hard
             + generator.normal(0, effect, (count, seeds, 1))
             + generator.normal(0, OWN, (count, seeds, rows))
-            for _ in range(2)
+            for effect in (effects * 2)[:2]
         ]
         yield labels, wrong, *systems
 
@@ -97,6 +109,64 @@ def beyond_chance(values: np.ndarray) -> np.ndarray:
     mean = values.mean((1, 2))
     apart = (values.mean(1) != 0).sum(1) >= LEAST_DIFFERENT
     return np.where(apart & (np.abs(mean) > half_width(variance_of_mean(values))), np.sign(mean), 0)
+
+
+def alone(
+    draws: int, seeds: int, rows: int, effect: float, own_effect: float
+) -> dict[str, tuple[float, float]]:
+    """Of equals, one trained once and the other several times: how often called different, by measure.
+
+    Args:
+        draws: How many comparisons.
+        seeds: Of the other.
+        rows: N.
+        effect: Standard deviation between the other's trainings.
+        own_effect: The same of the one.
+
+    Returns:
+        Where the one's trainings are taken to vary as the other's do, and where they are taken not to vary.
+    """
+    generator = np.random.default_rng([seeds, rows, round(100 * effect)])
+    called: dict[str, list[tuple[float, float]]] = {measure: [] for measure in MEASURES}
+    for labels, wrong, own, other in margins(generator, draws, seeds, rows, own_effect, effect):
+        for measure in MEASURES:
+            # What both answer differs by is the difference of what each differs from chance by.
+            each = [gains(measure, labels, wrong, one, np.zeros_like(one)) for one in (own[:, :1], other)]
+            mean = each[0].mean((1, 2)) - each[1].mean((1, 2))
+            borrowed = variance_apart(*each)
+            known = variance_of_mean(each[1])
+            nothing = borrowed._replace(seeds=known.seeds, both=known.both)
+            called[measure].append(
+                np.stack([np.abs(mean) > half_width(varies) for varies in (borrowed, nothing)], 1)
+            )
+    return {measure: tuple(np.concatenate(found).mean(0)) for measure, found in called.items()}
+
+
+def groups(draws: int, seeds: int, rows: int, effect: float, count: int) -> tuple[float, float]:
+    """Of equals, how often any of several groups of rows, such as classes, is called different in accuracy.
+
+    Args:
+        draws: How many comparisons.
+        seeds: S.
+        rows: N.
+        effect: Standard deviation between trainings.
+        count: G, of as many rows each.
+
+    Returns:
+        Where the groups are corrected for their number (Holm), and where they are not.
+    """
+    generator = np.random.default_rng([seeds, rows, round(100 * effect)])
+    called = []
+    for labels, wrong, own, other in margins(generator, draws, seeds, rows, effect):
+        values = gains("accuracy", labels, wrong, own, other)
+        own_p = []
+        for part in np.array_split(values, count, axis=-1):
+            found = p_values(part.mean((1, 2)), variance_of_mean(part))
+            own_p.append(np.where((part.mean(1) != 0).sum(1) >= LEAST_DIFFERENT, found, 1.0))
+        for each in np.stack(own_p, 1):
+            called.append((min(holm(each)) < ERROR, each.min() < ERROR))
+    corrected, single = np.mean(called, 0)
+    return float(corrected), float(single)
 
 
 def shift(gain: float, effect: float) -> float:
@@ -207,7 +277,33 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 500, 2000])
     parser.add_argument("--effects", type=float, nargs="+", default=[0.0, 0.15, 0.3])
     parser.add_argument("--hardest", action="store_true", help="what the best of several baselines costs")
+    parser.add_argument("--alone", action="store_true", help="one training against several")
+    parser.add_argument("--groups", action="store_true", help="several classes at once")
     given, start = parser.parse_args(), time.perf_counter()
+    if given.alone:
+        print(
+            f"| seeds | rows | seed effect, of the one | {' | '.join(MEASURES)} |\n|{'---|' * (3 + len(MEASURES))}"
+        )
+        for seeds, rows, effect in itertools.product(given.seeds, given.rows, given.effects):
+            for own_effect in dict.fromkeys((effect, 2 * effect)):
+                found = alone(given.draws, seeds, rows, effect, own_effect)
+                cells = " | ".join(
+                    f"{100 * with_it:.1f} · {100 * without:.1f}" for with_it, without in found.values()
+                )
+                print(f"| 1 and {seeds} | {rows:,} | {effect:g}, {own_effect:g} | {cells} |", flush=True)
+        return
+    if given.groups:
+        print(
+            "| seeds | rows | seed effect | classes | any called, corrected | not corrected |\n|---|---|---|---|---|---|"
+        )
+        for seeds, rows, effect, count in itertools.product(
+            given.seeds, given.rows, given.effects, (2, 6, 20)
+        ):
+            shares = " | ".join(
+                f"{100 * share:.1f}" for share in groups(given.draws, seeds, rows, effect, count)
+            )
+            print(f"| {seeds} | {rows:,} | {effect:g} | {count} | {shares} |", flush=True)
+        return
     if given.hardest:
         print(
             "| seeds | rows | seed effect | measure | better | worse | mean gain |\n|---|---|---|---|---|---|---|"

@@ -5,6 +5,7 @@ from .evaluation.audit import AuditReport as AuditReport
 from .evaluation.audit import audit_teachers as audit_teachers
 from .evaluation.cost import describe_student as describe_student
 from .evaluation.ensemble import Ensemble as Ensemble
+from .evaluation.evaluating import compute_metrics_from as compute_metrics_from
 from .evaluation.evaluating import evaluate_ensemble as evaluate_ensemble
 from .evaluation.results import EvaluationReport as EvaluationReport
 from .fusion import FUSIONS as FUSIONS
@@ -41,6 +42,7 @@ from .publishing.push import push_run as push_run
 from .recipe import Recipe as Recipe
 from .recipe import load_recipe as load_recipe
 from .rows.collator import MultiTeacherCollator as MultiTeacherCollator
+from .runs.verdict.of_trainer import judge_run as judge_run
 from .students.adapters import add_adapter as add_adapter
 from .students.adapters import merge_adapter as merge_adapter
 from .students.building import build_student as build_student

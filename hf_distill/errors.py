@@ -7,6 +7,7 @@ the Hub: one that was written into the wrong place would otherwise be in every l
 
 from __future__ import annotations
 
+import json
 import re
 
 # A token is hf_ and 34 letters, large and small. Shorter ones are cut or mistyped; but a part of a path (hf_Datasets/train.csv)
@@ -48,6 +49,61 @@ class DataError(HfDistillError):
     """Data, labels or teachers that do not fit together."""
 
     exit_code = 3
+
+
+class LabelNameError(DataError):
+    """Labels of a teacher that have to be named, and how that is written where the teacher is named.
+
+    Args:
+        message: The sentence, as Python writes it.
+        parts: The same in parts: text as it is, a mapping of label names, and an empty one for the argument's name alone.
+
+    Example:
+        >>> error = LabelNameError.of("Say ", {"LABEL_0": "good"}, ".")
+        >>> str(error), str(error.placed("teachers.models.2"))
+        ('Say labels={"LABEL_0": "good"}.', 'Say teachers.models.2.labels: {LABEL_0: good}.')
+    """
+
+    def __init__(self, message: str = "", parts: tuple[str | dict[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.parts = parts
+
+    @classmethod
+    def of(cls, *parts: str | dict[str, str]) -> LabelNameError:
+        """The error of a sentence in parts."""
+        said = [
+            part
+            if isinstance(part, str)
+            else f"labels={json.dumps(part, ensure_ascii=False) if part else ''}"
+            for part in parts
+        ]
+        return cls("".join(said), parts)
+
+    def placed(self, place: str | None) -> LabelNameError:
+        """The same of a teacher that a recipe names.
+
+        Args:
+            place: Of its entry, ``teachers.models.2``; None: it is none of a recipe.
+        """
+        if place is None or not self.parts:
+            return self
+        said = [
+            part
+            if isinstance(part, str)
+            else f"{place}.labels"
+            + (f": {{{', '.join(f'{_plain(k)}: {_plain(v)}' for k, v in part.items())}}}" if part else "")
+            for part in self.parts
+        ]
+        return type(self)("".join(said), self.parts)
+
+
+def _plain(name: str) -> str:
+    """A label's name as YAML reads it back."""
+    plain = re.fullmatch(r"[A-Za-z_]\w*(?:[ -]\w+)*", name) and name.lower() not in _WORDS_OF_YAML
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+_WORDS_OF_YAML = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 
 class UnsafeFileError(HfDistillError):

@@ -72,9 +72,14 @@ def suggest(word: object, known: Iterable[str]) -> str:
         >>> from hf_distill.lookup import suggest
         >>> suggest("temprature", ["temperature", "task_weight"])
         " (did you mean 'temperature'?)"
+        >>> suggest("acc", ["accuracy", "f1"])
+        " (did you mean 'accuracy'?)"
     """
     known = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(str(word).lower(), known, n=1)
+    said = str(word).lower()
+    near = difflib.get_close_matches(said, known, n=1)
+    # An abbreviation shares too few letters with a long word to be near it.
+    near = near or [name for name in known if len(said) >= 3 and name.startswith(said)]
     return f" (did you mean {known[near[0]]!r}?)" if near else ""
 
 

@@ -427,7 +427,7 @@ def test_a_card_names_the_commit_of_the_data_that_was_loaded(hub, run, recipe, m
     }
     (first,) = hub.add("datasets/org/Some_Rows", files).branches["main"]
     data = "data={dataset: org/Some_Rows, label_names: [negative, positive]}"
-    train = ("train", recipe, data, "hub.push=true", "hub.repo=me/small")
+    train = ("train", recipe, data, "--overwrite", "hub.push=true", "hub.repo=me/small")
     for more, said in (
         ([], ""),
         (["data.revision=main"], "revision `main`, "),
@@ -442,12 +442,15 @@ def test_a_card_names_the_commit_of_the_data_that_was_loaded(hub, run, recipe, m
     # Offline, `datasets` takes what it loaded last, whichever revision is asked for: the commit tells.
     commits = hub.repos["datasets/org/Some_Rows"].branches["main"]
     commits.append(hub.commit(first.files, {"new.txt": b""}, "second"))
-    assert run("train", recipe, data, "training.output_dir=out").exit_code == 0
+    assert run("train", recipe, data, "--overwrite", "training.output_dir=out").exit_code == 0
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    done = run("train", recipe, data, f"data.revision={first.oid}", "training.output_dir=out")
+    done = run("train", recipe, data, f"data.revision={first.oid}", "--overwrite", "training.output_dir=out")
     assert done.exit_code == 3
     assert f"on this machine are of {commits[-1].oid}: load them once with a connection" in done.stderr
-    assert run("train", recipe, data, "data.revision=v1", "training.output_dir=out").exit_code == 0
+    assert (
+        run("train", recipe, data, "data.revision=v1", "--overwrite", "training.output_dir=out").exit_code
+        == 0
+    )
     assert (
         json.loads(Path("out/distillation.json").read_text())["data_commit"] == commits[-1].oid != first.oid
     )
@@ -642,7 +645,7 @@ def test_a_recipe_that_pushes_while_training_ends_with_6_where_that_failed(hub, 
 
     left = [6]
     monkeypatch.setattr(hub, "faults", Recovering())
-    done = run("train", recipe, *overrides, "training.seed=5")
+    done = run("train", recipe, *overrides, "training.seed=5", "--overwrite")
     assert done.exit_code == 6, (done.output, done.exception)
     assert "1 pushes during training failed, though the finished student is pushed now: http" in done.stderr
     assert "The push to me/small failed: the Hub has an error of its own (500)" in done.stderr

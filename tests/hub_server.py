@@ -36,7 +36,7 @@ ROUTES = [
         ("branch", "POST", rf"{_API}/branch/(?P<revision>.+)"),
         ("preupload", "POST", rf"{_API}/preupload/(?P<revision>.+)"),
         ("commit", "POST", rf"{_API}/commit/(?P<revision>.+)"),
-        ("tree", "GET", rf"{_API}/tree/(?P<revision>[^/]+)"),
+        ("tree", "GET", rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?"),
         ("info", "GET", rf"{_API}(?:/revision/(?P<revision>.+))?"),
         ("batch", "POST", rf"/{_REPO}\.git/info/lfs/objects/batch"),
         ("upload", "PUT", r"/lfs/(?P<oid>[0-9a-f]{64})"),
@@ -296,15 +296,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.repo.branches[revision].append(commit)
         return self._answer(answer)
 
-    def _tree(self, body: bytes, repo: str, revision: str) -> None:
+    def _tree(self, body: bytes, repo: str, revision: str, folder: str = "") -> None:
         head = self.repo.head(revision)
         if head is None:
             return self._refuse(404, "no such revision", "RevisionNotFound")
+        inside = f"{folder}/" if folder else ""
+        within = {name: content for name, content in head.files.items() if name.startswith(inside)}
+        if folder and not within:
+            return self._refuse(404, "no such folder", "EntryNotFound")
+        deeper: dict[str, None] = {}
+        if self.query.get("recursive") == ["false"]:
+            deep = [name for name in within if "/" in name.removeprefix(inside)]
+            deeper = dict.fromkeys(inside + name.removeprefix(inside).split("/")[0] for name in deep)
+            within = {name: content for name, content in within.items() if name not in deep}
         files = [
             {"type": "file", "path": name, "size": len(content), "oid": _git_oid(content)}
-            for name, content in head.files.items()
+            for name, content in within.items()
         ]
-        return self._answer(files)
+        folders = [{"type": "directory", "path": name, "size": 0, "oid": "0" * 40} for name in deeper]
+        return self._answer([*folders, *files])
 
     def _info(self, body: bytes, repo: str, revision: str = "main") -> None:
         head = self.repo.head(revision)

@@ -85,9 +85,12 @@ def test_its_data_is_what_it_says(file, monkeypatch):
         split: meta["splits"][split]["rows"] for split in ("train", "validation", "test")
     }
     assert setup.split == "test"
-    assert set(rows["train"]["label"][:]) == set(range(len(meta["labels"])))
+    column = recipe.data.label_column
+    encode = setup.task.label_reader(column, setup.label_names).encoder(rows["train"].features[column])
+    assert set(encode(rows["train"][column][:], range(len(rows["train"])))) == set(range(len(meta["labels"])))
 
 
+@pytest.mark.slow
 def test_the_scripts_run_on_a_small_folder(tmp_path, rows, held_out):
     """train_teachers.py, then distill.py, as their headers say, on files of the same form."""
     folder = tmp_path / "data" / "tiny"

@@ -13,12 +13,14 @@ from .shared import reporting
 
 # Each is a function of its own name in a file of that name; in the order of `--help`.
 COMMANDS = [
+    "init",
     "validate",
     "audit",
     "cache",
     "train",
     "train_part",
     "evaluate",
+    "predict",
     "compare",
     "search",
     "attention",

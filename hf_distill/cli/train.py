@@ -55,9 +55,23 @@ def train(
             help="With --resume CHECKPOINT: also one without a manifest, or with other files than were saved.",
         ),
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run of another recipe in the output folder.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Load all there is, train three steps on a few rows into no folder, and say what it would take.",
+        ),
+    ] = False,
     trust: Trust = None,
 ) -> None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it."""
-    from ..runs.train import train_recipe
+    from ..runs.train import dry_run_recipe, train_recipe
 
-    train_recipe(load(recipe, overrides, trust), resume=resume, allow=allow or (), unverified=unverified)
+    setup = load(recipe, overrides, trust)
+    if dry_run:
+        dry_run_recipe(setup, overwrite=overwrite or resume is not None)
+        return
+    train_recipe(setup, resume=resume, allow=allow or (), unverified=unverified, overwrite=overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -18,13 +19,16 @@ def validate(
     ] = False,
     trust: Trust = None,
 ) -> None:
-    """Check a recipe, all problems at once, and print what would run. Loads no model and no data, and nobody's own code
-    but what is trusted."""
+    """Check a recipe, all problems at once, and print what would run and what it would take. Loads no model, and nobody's
+    own code but what is trusted; of data, local files alone are read."""
     from ..recipe import Setup, look_at_recipe
     from ..runs.validate import validate_recipe
 
     reach_own_modules()
     looked = look_at_recipe(recipe, overrides or [], trust=trust or ())
     validate_recipe(
-        Setup(looked.recipe, trust=frozenset(trust or ())), load=with_data, unchecked=looked.unchecked
+        Setup(looked.recipe, trust=frozenset(trust or ())),
+        load=with_data,
+        unchecked=looked.unchecked,
+        command=shlex.join(["hf-distill", "train", str(recipe), *(overrides or [])]),
     )

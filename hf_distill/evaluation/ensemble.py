@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,6 +101,33 @@ class Ensemble:
             DataError: Texts and pairs together, or a teacher's outputs are not finite.
         """
         fused = [torch.empty(0, len(self.label_names))]
+        return torch.cat([*fused, *(own for own, _ in self._batches(texts))])
+
+    def of_each(self, texts: Sequence[Any]) -> dict[str, Tensor]:
+        """Log-probabilities of the ensemble, under ``ensemble``, and of every teacher by its name, in one pass.
+
+        Args:
+            texts: As for `log_probs`.
+
+        Returns:
+            (N, C) float32 on the CPU each; -inf for the classes that a teacher lacks.
+
+        Raises:
+            DataError: As for `log_probs`.
+
+        Example:
+            >>> sorted(Ensemble([teacher]).of_each(["a fine film"]))
+            ['bert', 'ensemble']
+        """
+        found = list(self._batches(texts))
+        none = torch.empty(0, len(self.label_names))
+        each = {"ensemble": torch.cat([none, *(fused for fused, _ in found)])}
+        for k, teacher in enumerate(self.pool.teachers):
+            each[teacher.name] = torch.cat([none, *(own[k].log_softmax(-1) for _, own in found)])
+        return each
+
+    def _batches(self, texts: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each batch the fused log-probabilities (B, C), and the teachers' logits (K, B, C), on the CPU."""
         for start in range(0, len(texts), self.batch_size):
             rows = [_columns(texts[i]) for i in range(start, min(start + self.batch_size, len(texts)))]
             if len({len(row) for row in rows}) > 1:
@@ -119,8 +146,8 @@ class Ensemble:
             with torch.no_grad():
                 batch = self.pool(_moved(inputs, self.device))
                 self._refuse_spoilt(batch, texts[start : start + self.batch_size])
-                fused.append(self.fusion(batch.logits, temperature=1.0, mask=batch.mask).cpu())
-        return torch.cat(fused)
+                fused = self.fusion(batch.logits, temperature=1.0, mask=batch.mask)
+                yield fused.cpu(), batch.logits.cpu()
 
     def _refuse_spoilt(self, batch: TeacherBatch, texts: Sequence[Any]) -> None:
         found = batch.spoilt.nonzero().tolist()

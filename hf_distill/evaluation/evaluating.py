@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
 from ..fusion.alignment import UNLABELLED, TeacherBatch, not_finite
 from ..processes import once
+from ..rows.batches import ahead
 from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
@@ -33,7 +34,7 @@ from ..teachers.fitting_parts import open_view, refuse_other_view
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource, load_teacher
-from .metrics import compute_metric, load_metric, references_of
+from .metrics import METRICS, compute_metric, load_metric, references_of
 from .results import EvaluationReport, SystemResult
 
 
@@ -86,6 +87,8 @@ def evaluate_ensemble(
         ['ensemble', 'teacher:bert']
     """
     task = build_task(task)
+    # Now: a name that nobody knows is not worth loading teachers for.
+    metrics = [load_metric(metric) for metric in (task.metrics if metrics is None else metrics)]
     fusion = finished_fusion(task.fusion if fusion is None else fusion, "evaluate_ensemble")
     teachers = [load_teacher(teacher, task) for teacher in teachers]
     text_columns = task.text_columns if text_columns is None else text_columns
@@ -127,8 +130,10 @@ def evaluate_ensemble(
     accelerator = accelerator or Accelerator()
     collator = MultiTeacherCollator(Padding(processing_class) if students else None, pool.views)
     return evaluate_loader(
-        accelerator.prepare_data_loader(
-            DataLoader(indexed(rows), batch_size=batch_size, collate_fn=collator)
+        ahead(
+            accelerator.prepare_data_loader(
+                DataLoader(indexed(rows), batch_size=batch_size, collate_fn=collator)
+            )
         ),
         pool=pool.to(accelerator.device),
         fusion=fusion,
@@ -412,4 +417,18 @@ def compute_metrics_from(
             values |= compute_metric(module, log_probs=log_probs, labels=labels)
         return values
 
+    compute_metrics.names = computed_names(metrics)  # type: ignore[attr-defined]
     return compute_metrics
+
+
+def computed_names(metrics: Sequence[Any]) -> tuple[str, ...] | None:
+    """The metrics by the names that their values get; None where one is not ours, whose values may be called anything.
+
+    Example:
+        >>> computed_names(["accuracy", "agreement"]), computed_names(["my_pkg.mod:Own"])
+        (('accuracy',), None)
+    """
+    names = [spec.get("use") if isinstance(spec, Mapping) else spec for spec in metrics]
+    if not all(isinstance(name, str) and name in METRICS for name in names):
+        return None
+    return tuple(name for name in names if METRICS[name].references_from == "labels")

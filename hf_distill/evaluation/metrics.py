@@ -271,6 +271,9 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     "kl_to_ensemble": KLToEnsemble,
 }
 
+BETTER_WHEN_LOWER = frozenset({"nll", "brier", "ece", "kl_to_ensemble"})
+"""Those of `METRICS` of which less is better."""
+
 
 def load_metric(spec: str | Mapping[str, Any] | evaluate.EvaluationModule) -> evaluate.EvaluationModule:
     """Build the evaluation module that `spec` describes.
@@ -308,6 +311,23 @@ def load_metric(spec: str | Mapping[str, Any] | evaluate.EvaluationModule) -> ev
             "(a class derived from evaluate.Metric)"
         )
     return module
+
+
+def unknown_name(spec: Any) -> str | None:
+    """Say what is wrong with the name of a metric, without importing or fetching anything; None where nothing is.
+
+    What has a slash may be a module of the Hub or a script, what has a colon one's own class: neither is looked at.
+
+    Example:
+        >>> unknown_name("accuracy"), unknown_name("evaluate-metric/exact_match"), unknown_name("my_pkg.mod:Own")
+        (None, None, None)
+    """
+    if not isinstance(spec, str) or spec in METRICS or any(sign in spec for sign in ":/"):
+        return None
+    return (
+        f"there is no metric named {spec!r}{suggest(spec, METRICS)}; known: {', '.join(METRICS)}; a module of the Hub is "
+        f"written evaluate-metric/{spec}, one's own pkg.mod:Name"
+    )
 
 
 def references_of(module: evaluate.EvaluationModule) -> str:

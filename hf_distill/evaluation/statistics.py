@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from ..errors import DataError
-from .variances import detectable, half_width, variance_apart, variance_of_mean
+from .variances import ERROR, detectable, half_width, p_values, variance_apart, variance_of_mean
 
 # Every comparison of a report draws the same rows, so that its intervals belong together and repeat.
 SEED = 20_240_229
@@ -70,6 +70,8 @@ class Difference(NamedTuple):
         mcnemar: Exact p-values of the accuracies, one per pair of trainings; empty for other measures.
         enough: Whether enough rows differ to go by the interval, which is too narrow where few do: six, and where each system
             was trained once so many that McNemar's test agrees at 5 %.
+        p: The error at which the interval would just leave zero out, where McNemar's test has to agree no smaller than its own;
+            1 where not enough rows differ; NaN where there is no interval.
     """
 
     measure: str
@@ -79,6 +81,7 @@ class Difference(NamedTuple):
     detectable: float
     mcnemar: tuple[float, ...] = ()
     enough: bool = True
+    p: float = math.nan
 
     @property
     def beyond_chance(self) -> bool:
@@ -466,6 +469,7 @@ def difference(
     second: np.ndarray,
     *,
     paired_seeds: bool = True,
+    apart: int | None = None,
 ) -> Difference:
     """The difference of two systems' means, with its interval and what could be seen at all.
 
@@ -475,6 +479,7 @@ def difference(
         first: (S, N) per-row values.
         second: (S, N), or (1, N) for a system without seeds.
         paired_seeds: Whether seed s of both belongs together, as of one run; of two runs S may differ.
+        apart: On how many rows the two differ; None: where their mean values do.
 
     Example:
         >>> right = np.array([[1.0, 1.0, 1.0, 0.0]])
@@ -489,14 +494,16 @@ def difference(
     with np.errstate(invalid="ignore"):  # ∞ − ∞, of two systems that hold a label impossible
         estimate = float(first.mean() - second.mean())
         varies = variance_of_mean(first - second) if paired_seeds else variance_apart(first, second)
-    p_values: tuple[float, ...] = ()
+    exact: tuple[float, ...] = ()
     if measure == "accuracy":
         pairs = np.broadcast_arrays(first, second) if paired_seeds else (first[:1], second[:1])
-        p_values = tuple(mcnemar_exact(a > 0.5, b > 0.5) for a, b in zip(*pairs, strict=True))
-    with np.errstate(invalid="ignore"):
-        enough = int((first.mean(0) != second.mean(0)).sum()) >= LEAST_DIFFERENT
-    if p_values and len(first) == len(second) == 1:
-        enough = enough and p_values[0] < 0.05
+        exact = tuple(mcnemar_exact(a > 0.5, b > 0.5) for a, b in zip(*pairs, strict=True))
+    if apart is None:
+        with np.errstate(invalid="ignore"):
+            apart = int((first.mean(0) != second.mean(0)).sum())
+    enough, p = apart >= LEAST_DIFFERENT, float(p_values(np.asarray(estimate), varies))
+    if exact and len(first) == len(second) == 1:
+        enough, p = enough and exact[0] < ERROR, max(p, exact[0])
     seen = float(detectable(varies))
     if measure in SHARES:
         # Where two answer alike everywhere, nothing varies, and yet one row more proves nothing.
@@ -504,8 +511,29 @@ def difference(
     # Few seeds have deviations that no difference of shares can reach.
     bounds = (-1.0, 1.0) if measure in SHARES else (-math.inf, math.inf)
     return Difference(
-        measure, *names, _interval(estimate, float(half_width(varies)), bounds), seen, p_values, enough
-    )
+        measure, *names, _interval(estimate, float(half_width(varies)), bounds), seen, exact, enough,
+        p if apart >= LEAST_DIFFERENT else 1.0,
+    )  # fmt: skip
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are: if none of the differences is one, 5 of 100 such families have one below 0.05.
+
+    Args:
+        p_values: Of the family, in any order; NaN counts as 1.
+
+    Reference:
+        Holm, Scandinavian Journal of Statistics 6, 1979.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.04, 0.01, 0.03])]
+        [0.06, 0.03, 0.06]
+    """
+    known = np.array([1.0 if math.isnan(p) else p for p in p_values])
+    order, left = np.argsort(known, kind="stable"), np.arange(len(known), 0, -1)
+    adjusted = np.empty(len(known))
+    adjusted[order] = np.minimum(np.maximum.accumulate(left * known[order]), 1.0)
+    return [float(p) for p in adjusted]
 
 
 def accuracy_interval(correct: np.ndarray) -> Interval:

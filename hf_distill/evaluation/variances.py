@@ -13,11 +13,17 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 from scipy.stats import chi2
 
-LEVEL = 0.95
+ERROR = 0.05
+"""How often a claim may be wrong where there is nothing to claim."""
+
+LEVEL = 1 - ERROR
 """Of every interval."""
 
 POWER = 0.8
 """How often a difference that is called detectable is found."""
+
+# No smaller p-value is told from another.
+_LEAST_P = 1e-12
 
 # Points of the quadrature over what the seeds' variance may come out as; twice as many change no third digit.
 _POINTS = 200
@@ -71,29 +77,43 @@ def variance_of_mean(values: np.ndarray) -> Variance:
 def variance_apart(first: np.ndarray, second: np.ndarray) -> Variance:
     """The variance of a difference of two means on the same rows, where the seeds of one have nothing to do with the other's.
 
-    Of the one that has a single seed, the variance between its trainings is unknown and counts as nothing.
+    Where one has a single seed, nothing is known of how much its trainings vary: they are taken to vary as much as the other's.
+    Where both have one, the variance between trainings counts as nothing.
 
     Args:
-        first: (S₁, N) per-row values.
-        second: (S₂, N), of the same rows.
+        first: (…, S₁, N) per-row values.
+        second: (…, S₂, N), of the same rows.
+
+    Reference:
+        Welch, Biometrika 34, 1947; of one case against several: Crawford, Howell, The Clinical Neuropsychologist 12, 1998.
 
     Example:
         >>> values = np.array([[0.0, 0.0], [1.0, 1.0]])
         >>> float(variance_of_mean(values - values).seeds), float(variance_apart(values, values).seeds)
         (0.0, 0.5)
+        >>> float(variance_apart(values[:1], values).seeds)  # 0.5 of one training, 0.25 of the mean of two
+        0.75
     """
     own, other = variance_of_mean(first), variance_of_mean(second)
     with np.errstate(invalid="ignore"):
-        rows = variance_of_mean((first.mean(0) - second.mean(0))[None]).rows
-    seeds, known = own.seeds + other.seeds, own.freedom + other.freedom
-    parts = sum(v.seeds**2 / v.freedom for v in (own, other) if v.freedom > 0)
-    # Welch, Biometrika 34, 1947; where neither varies, as many as there are.
-    freedom = seeds**2 / parts if np.any(parts > 0) else known
-    return Variance(rows, seeds, own.both + other.both, own.n_rows, np.asarray(freedom, np.float64))
+        rows = variance_of_mean((np.mean(first, -2) - np.mean(second, -2))[..., None, :]).rows
+    several = own if own.freedom > 0 else other
+    if own.freedom == 0 or other.freedom == 0:
+        # Of a mean over S trainings, and S times as much of the one.
+        share = several.freedom + 2
+        return Variance(rows, several.seeds * share, several.both * share, own.n_rows, several.freedom)
+    seeds = own.seeds + other.seeds
+    parts = own.seeds**2 / own.freedom + other.seeds**2 / other.freedom
+    # Where neither varies, as many as there are.
+    known = np.full_like(parts, own.freedom + other.freedom)
+    freedom = np.divide(seeds**2, parts, out=known, where=parts > 0)
+    return Variance(rows, seeds, own.both + other.both, own.n_rows, freedom)
 
 
-def half_width(variance: Variance, seeds: np.ndarray | None = None) -> np.ndarray:
-    """(…) half the width of the 95 % interval of a mean.
+def half_width(
+    variance: Variance, seeds: np.ndarray | None = None, error: np.ndarray | float = ERROR
+) -> np.ndarray:
+    """(…) half the width of the interval of a mean.
 
     Two approximations to the problem of two variances, one known well (rows) and one badly (few seeds), are weighed. That of
     Cochran and Cox, each variance with its own Student's t, is never too narrow, and too wide where both weigh alike;
@@ -104,6 +124,7 @@ def half_width(variance: Variance, seeds: np.ndarray | None = None) -> np.ndarra
     Args:
         variance: Of the mean.
         seeds: Another variance between seeds than was found.
+        error: How often the interval may miss; that of a 95 % interval unless given.
 
     Reference:
         Cochran, Cox: Experimental Designs, 1957, 4.14; Satterthwaite, Biometrics Bulletin 2, 1946.
@@ -113,7 +134,7 @@ def half_width(variance: Variance, seeds: np.ndarray | None = None) -> np.ndarra
         >>> round(float(half_width(apart)), 3)
         6.353
     """
-    quantile = (1 + LEVEL) / 2
+    quantile = np.asarray(error) / 2  # of the lower tail, where small ones are exact
     of_seeds = variance.seeds if seeds is None else seeds
     row_freedom = max(variance.n_rows - 1, 1)
     freedom = np.maximum(variance.freedom, 1.0)
@@ -126,6 +147,29 @@ def half_width(variance: Variance, seeds: np.ndarray | None = None) -> np.ndarra
         narrow = stdtrit(pooled, quantile) ** 2 * total
         share = 1 / freedom
         return np.where(variance.freedom > 0, np.sqrt(share * wide + (1 - share) * narrow), np.sqrt(wide))
+
+
+def p_values(means: np.ndarray, variance: Variance) -> np.ndarray:
+    """(…) the error at which the interval of a mean would just leave zero out, 1e-12 at least; NaN where there is no interval.
+
+    Args:
+        means: (…) the means.
+        variance: Of them.
+
+    Example:
+        >>> one = variance_of_mean(np.array([[0.0, 1.0, 2.0, 3.0]]))  # Student's t of three degrees of freedom
+        >>> round(float(p_values(np.array(1.5), one)), 4)
+        0.1027
+    """
+    size = np.abs(means)
+    low, high = np.full(size.shape, np.log(_LEAST_P)), np.zeros(size.shape)
+    with np.errstate(invalid="ignore"):
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            outside = size > half_width(variance, error=np.exp(middle))
+            low, high = np.where(outside, low, middle), np.where(outside, middle, high)
+    known = np.isfinite(size) & np.isfinite(variance.rows) & np.isfinite(variance.seeds)
+    return np.where(known, np.exp(high), np.nan)
 
 
 def detectable(variance: Variance) -> np.ndarray:

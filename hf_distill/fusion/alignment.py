@@ -6,7 +6,6 @@ Shapes: K teachers, N prediction units, C classes of the student, Ck classes of 
 from __future__ import annotations
 
 import functools
-import json
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, LabelNameError
 from ..markdown import markdown_table
+from .shares import constant
 
 UNLABELLED = -100
 """The label id of a unit without a label, as everywhere in `torch` and `transformers`."""
@@ -213,14 +213,16 @@ class LabelMap:
                 apart, or fewer than two classes are shared. The message holds the mapping to paste.
         """
         theirs, ours = tuple(teacher_labels), tuple(student_labels)
+        who = f"Teacher {teacher!r}: "
         if unclear := unclear_names(theirs):
-            raise DataError(
-                f"Teacher {teacher!r}: its labels are {_listed(theirs)}, but {unclear}: name them with labels=."
+            raise LabelNameError.of(
+                f"{who}its labels are {_listed(theirs)}, but {unclear}: name them with ", {}, "."
             )
         if any(is_generic(label) for label in theirs):
-            raise DataError(
-                f"Teacher {teacher!r}: its labels {_listed(theirs)} are placeholders, so nothing says which of the "
-                f"student's labels {_listed(ours)} they are. {_mapping_to_paste(theirs, ours)}"
+            raise LabelNameError.of(
+                f"{who}its labels {_listed(theirs)} are placeholders, so nothing says which of the student's labels "
+                f"{_listed(ours)} they are. ",
+                *_which_is_which(theirs, ours),
             )
         composed = {_composed(label) for label in ours}
         columns: list[int | None] = []
@@ -233,43 +235,54 @@ class LabelMap:
             ]
             if len(found) > 1:
                 clash = ", ".join(repr(theirs[i]) for i in found)
-                raise DataError(
-                    f"Teacher {teacher!r}: its labels {clash} all match the student's {label!r}. "
-                    f"{_mapping_to_paste(theirs, ours)}"
+                raise LabelNameError.of(
+                    f"{who}its labels {clash} all match the student's {label!r}. ",
+                    *_one_each(theirs, ours),
                 )
             columns.append(found[0] if found else None)
         taken = [column for column in columns if column is not None]
         for column in set(taken):
             if taken.count(column) > 1:
                 clash = ", ".join(repr(ours[i]) for i, c in enumerate(columns) if c == column)
-                raise DataError(
-                    f"Teacher {teacher!r}: its label {theirs[column]!r} matches the student's {clash} alike. "
-                    f"{_mapping_to_paste(theirs, ours)}"
+                raise LabelNameError.of(
+                    f"{who}its label {theirs[column]!r} matches the student's {clash} alike. ",
+                    *_one_each(theirs, ours),
                 )
         if len(taken) < 2:
-            raise DataError(
-                f"Teacher {teacher!r}: its labels {_listed(theirs)} share {len(taken) or 'no'} name"
-                f"{'' if len(taken) == 1 else 's'} with the student's {_listed(ours)}; at least two are needed "
-                f"for a distribution. {_mapping_to_paste(theirs, ours)}"
+            raise LabelNameError.of(
+                f"{who}its labels {_listed(theirs)} share {len(taken) or 'no'} name{'' if len(taken) == 1 else 's'} with "
+                f"the student's {_listed(ours)}; at least two are needed for a distribution. ",
+                *_other_task_or_names(theirs, ours),
             )
         return cls(teacher, theirs, ours, tuple(columns))
 
-    @property
+    # Asked in every batch, and loops over the classes: found once.
+    @functools.cached_property
     def missing(self) -> tuple[str, ...]:
         """The student's labels that the teacher lacks: it says nothing about them."""
         return tuple(
             label for label, column in zip(self.student_labels, self.columns, strict=True) if column is None
         )
 
-    @property
+    @functools.cached_property
     def ignored(self) -> tuple[str, ...]:
         """The teacher's labels that the student lacks: its probabilities are conditional on the others."""
         return tuple(label for i, label in enumerate(self.teacher_labels) if i not in self.columns)
 
-    @property
+    @functools.cached_property
     def is_identity(self) -> bool:
         """Whether the teacher's logits are in the student's order already."""
         return self.columns == tuple(range(len(self.teacher_labels)))
+
+    @functools.cached_property
+    def present(self) -> tuple[int, ...]:
+        """The teacher's columns in the student's order; some column where it lacks the class."""
+        return tuple(0 if column is None else column for column in self.columns)
+
+    @functools.cached_property
+    def has(self) -> tuple[bool, ...]:
+        """Which of the student's classes the teacher has."""
+        return tuple(column is not None for column in self.columns)
 
 
 def _listed(labels: Sequence[str], most: int = 12) -> str:
@@ -277,10 +290,45 @@ def _listed(labels: Sequence[str], most: int = 12) -> str:
     return f"[{shown}{f', … {len(labels) - most} more' if len(labels) > most else ''}]"
 
 
-def _mapping_to_paste(theirs: Sequence[str], ours: Sequence[str]) -> str:
-    pairs = [(name, ours[i] if i < len(ours) else name) for i, name in enumerate(theirs)]
-    pasted = ", ".join(f'"{name}": "{label}"' for name, label in pairs)
-    return f"Say which is which; if the order is the same, that is labels={{{pasted}}}, else correct the right-hand side."
+def _which_is_which(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str | dict[str, str], ...]:
+    """How to say which label is which: with the mapping to paste where there are as many, since the order may be the same."""
+    if len(theirs) != len(ours):
+        return (
+            f"It has {len(theirs)} outputs for {len(ours)} labels, so it may be a checkpoint of another task: name one that "
+            "was fine-tuned for yours, or fill in which is which: ",
+            dict.fromkeys(theirs, "?"),
+            ".",
+        )
+    return (
+        "Say which is which; if the order is the same, that is ",
+        dict(zip(theirs, ours, strict=True)),
+        ", else correct the right-hand side.",
+    )
+
+
+def _one_each(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str | dict[str, str], ...]:
+    """How to tell names apart that match alike: each label of the student's goes to the first of them."""
+    said: dict[str, str] = {}
+    for name in theirs:
+        same = [
+            label for label in ours if _normalised(label) == _normalised(name) and label not in said.values()
+        ]
+        said[name] = same[0] if same else name
+    return ("Say which is which, as ", said, ", and correct the right-hand side.")
+
+
+def _other_task_or_names(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str | dict[str, str], ...]:
+    """What to do about labels that are not the student's: a mapping to paste only where the names themselves give one."""
+    near = {name: [label for label in ours if nearly(name, label)] for name in theirs}
+    found = {name: labels[0] for name, labels in near.items() if len(labels) == 1}
+    if len(found) >= 2 and len(set(found.values())) == len(found):
+        return ("If they are the same by other names, say ", found, ".")
+    return (
+        "It looks like a checkpoint of another task: name one that was fine-tuned for yours; only if its labels do mean the "
+        "same, fill in ",
+        dict.fromkeys(theirs[:12], "?"),
+        ".",
+    )
 
 
 def plan_table(maps: Sequence[LabelMap]) -> str:
@@ -319,10 +367,13 @@ def refuse_misspelt(maps: Sequence[LabelMap], said: Sequence[Collection[str]]) -
         for label in label_map.missing:
             for name in names:
                 if nearly(name, label):
-                    raise DataError(
+                    raise LabelNameError.of(
                         f"Teacher {label_map.teacher!r}: it lacks the student's {label!r}, but has {name!r}, which the student "
-                        f"lacks: did you mean {label!r}? Then say labels={{{_quoted(name)}: {_quoted(label)}}}; if it is "
-                        f"another class, labels={{{_quoted(name)}: {_quoted(name)}}}."
+                        f"lacks: did you mean {label!r}? Then say ",
+                        {name: label},
+                        "; if it is another class, ",
+                        {name: name},
+                        ".",
                     )
     if not maps or not all(unused):
         return
@@ -330,16 +381,14 @@ def refuse_misspelt(maps: Sequence[LabelMap], said: Sequence[Collection[str]]) -
     # A teacher of many more classes than are asked for may well lack one besides; one that has as many has another name.
     shared = [name for name in unused[0] if all(find_label(name, names) is not None for names in unused)]
     if unknown and 0 < len(shared) <= len(unknown):
-        raise DataError(
+        raise LabelNameError.of(
             f"No teacher knows the student's {unknown[0]!r}, but {'each' if len(maps) > 1 else repr(maps[0].teacher)} has "
-            f"{shared[0]!r}, which the student lacks: did you mean {unknown[0]!r}? Then say "
-            f"labels={{{_quoted(shared[0])}: {_quoted(unknown[0])}}} of each teacher, or correct label_names=; if it is another "
-            f"class, labels={{{_quoted(shared[0])}: {_quoted(shared[0])}}}."
+            f"{shared[0]!r}, which the student lacks: did you mean {unknown[0]!r}? Then say ",
+            {shared[0]: unknown[0]},
+            " of each teacher, or correct label_names; if it is another class, ",
+            {shared[0]: shared[0]},
+            ".",
         )
-
-
-def _quoted(name: str) -> str:
-    return json.dumps(name, ensure_ascii=False)
 
 
 def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
@@ -376,12 +425,6 @@ def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) ->
         )
 
 
-@functools.lru_cache(maxsize=256)
-def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept per device: building it from Python numbers would copy to the accelerator for every batch.
-    return torch.tensor(columns, device=device)
-
-
 def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> TeacherBatch:
     """Bring every teacher's logits into the student's label space.
 
@@ -397,23 +440,18 @@ def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> Teache
         >>> align([TeacherOutputs(torch.tensor([[2.0, 1.0]]))], [label_map]).logits
         tensor([[[1., 2., -inf]]])
     """
-    aligned, known = [], []
+    aligned = []
     for output, label_map in zip(outputs, maps, strict=True):
         logits = output.logits.float()
         assert logits.shape[-1] == len(label_map.teacher_labels), (logits.shape, label_map)
-        columns = label_map.columns
         if not label_map.is_identity:
-            present = tuple(c if c is not None else 0 for c in columns)
-            logits = logits.index_select(-1, _index(present, logits.device))
-        has = _index(tuple(int(c is not None) for c in columns), logits.device).bool()
-        if label_map.missing:
-            logits = logits.masked_fill(~has, -torch.inf)
+            logits = logits.index_select(-1, constant(label_map.present, logits.device, torch.int64))
         aligned.append(logits)
-        known.append(has)
     stacked = torch.stack(aligned)
     if not any(label_map.missing for label_map in maps):
         return TeacherBatch(stacked, None)
-    return TeacherBatch(stacked, torch.stack(known)[:, None, :].expand_as(stacked))
+    known = constant(tuple(m.has for m in maps), stacked.device, torch.bool)[:, None, :]
+    return TeacherBatch(stacked.masked_fill(~known, -torch.inf), known.expand_as(stacked))
 
 
 def not_finite(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError
 from ..evaluation.cost import weight_bytes
+from ..packages import install
 
 # Weights beyond this go into a file beside the graph: a protobuf message holds 2 GiB at most.
 _IN_ONE_FILE = 1_900_000_000
@@ -35,7 +36,7 @@ def refuse_missing(packages: Sequence[str]) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(
-            f"Exported students need {' and '.join(missing)}, not installed here: pip install 'hf-distill[onnx]'."
+            f"Exported students need {' and '.join(missing)}, not installed here: {install('onnx', extra='onnx')}."
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from ..errors import DataError
+from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
 
 if TYPE_CHECKING:
     from ..verdict import VerdictReport
@@ -26,9 +27,6 @@ _TOKENIZER = (
     + ("bpe.codes", "dict.txt", "chat_template.jinja", "preprocessor_config.json", "processor_config.json")
 )
 _OF_THE_RUN = ("README.md", "recipe.yaml", "fusion.json")
-_REPORT, _MARKDOWN, _PAGE = "report.json", "report.md", "report.html"
-# As `verdict.pictures` names them.
-_FIGURES = ("quality_against_latency", "reliability", "learning_curves", "gains_by_class")
 
 # Weights, and of a checkpoint the states of optimizer, schedule and random numbers: nobody wrote anything there.
 _NUMBERS = (".safetensors", ".pt", ".pth", ".bin", ".distcp")
@@ -38,7 +36,7 @@ _OF_ONE_ROW = re.compile(r"^## Attention and similarity\n.*?(?=^## |\Z)", re.MUL
 
 STALE = (
     *(_WHOLE, _INDEX, "model-*-of-*.safetensors", *_ADAPTER, "recipe.yaml", "fusion.json"),
-    *(_REPORT, _MARKDOWN, _PAGE, *(f"figures/{name}.png" for name in _FIGURES)),
+    *(JSON, MARKDOWN, HTML, *PICTURE_FILES),
 )
 """What a repository must not keep of an earlier student: it would be loaded instead of this one, or speak of that one."""
 
@@ -88,10 +86,8 @@ def documents_to_push(folder: Path, *, reports: bool = True) -> dict[str, str]:
     verdict = _verdict(folder)
     if verdict is None:
         return names | dict.fromkeys(_plain_report(folder), "")
-    from ..verdict.pictures import pictures
-
-    names |= dict.fromkeys((_REPORT, _MARKDOWN, _PAGE), "")
-    return names | {picture.file: picture.caption for picture in pictures(verdict)}
+    names |= dict.fromkeys((JSON, MARKDOWN, HTML), "")
+    return names | {picture.file: picture.caption for picture in verdict.pictures()}
 
 
 def holding_a_token(files: Mapping[str, Path | bytes], token: str | None = None) -> str | None:
@@ -126,7 +122,7 @@ def section_of_one_row(text: str) -> str:
 
 def _verdict(folder: Path) -> VerdictReport | None:
     """The verdict of a run as it may be published."""
-    if not (folder / _REPORT).is_file():
+    if not (folder / JSON).is_file():
         return None
     from ..verdict.reading import load_report
 
@@ -136,14 +132,14 @@ def _verdict(folder: Path) -> VerdictReport | None:
 
 def _plain_report(folder: Path) -> dict[str, Path | bytes]:
     """The report of an evaluation, which has no page and no rows, with the pictures that it shows."""
-    if not (folder / _REPORT).is_file():  # then nobody knows whose the others are
+    if not (folder / JSON).is_file():  # then nobody knows whose the others are
         return {}
-    files: dict[str, Path | bytes] = {_REPORT: folder / _REPORT}
-    if (folder / _MARKDOWN).is_file():
-        text = (folder / _MARKDOWN).read_text(encoding="utf-8", errors="replace")
+    files: dict[str, Path | bytes] = {JSON: folder / JSON}
+    if (folder / MARKDOWN).is_file():
+        text = (folder / MARKDOWN).read_text(encoding="utf-8", errors="replace")
         if not text.startswith("# Verdict\n"):
             shown = _OF_ONE_ROW.sub("", text)
-            files[_MARKDOWN] = folder / _MARKDOWN if shown == text else f"{shown.rstrip()}\n".encode()
+            files[MARKDOWN] = folder / MARKDOWN if shown == text else f"{shown.rstrip()}\n".encode()
             files |= {name: folder / name for name in _plots(folder, shown)}
     return files
 

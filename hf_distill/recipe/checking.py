@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from ..errors import ConfigurationError, DataError
+from ..evaluation.evaluating import computed_names
+from ..evaluation.metrics import unknown_name
 from ..fusion import build_fusion
 from ..lookup import build, suggest
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS
 from ..training.arguments import MOST_SEED
+from ..training.objective import computable, unknown_metric
 from ..trust import refuse_untrusted
 from . import yaml12
 from .data_section import check_data, named_files
@@ -193,6 +196,7 @@ def check(
         recipe = Recipe.model_validate(dict(raw))
     except ValidationError as error:
         problems += from_validation(error, training_keys())
+    metrics = list(_metrics(raw))  # by their names alone
     if unchecked:
         raw = without(raw, unchecked)
     there = {section for section in ("training", "data", "student") if isinstance(raw.get(section), dict)}
@@ -208,6 +212,7 @@ def check(
         *check_losses(losses, training),
         *check_search(_part(raw, "search"), losses, len(names)),
         *_combinations(raw),
+        *metrics,
         *check_hub(_part(raw, "hub"), training),
         *(_missing(raw) if check_files else ()),
         *(_seeds(recipe) if recipe is not None else ()),
@@ -347,6 +352,7 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
     # Of the Hub's data nobody knows yet which splits there are.
     missing = [name for name in SPLITS if given.get(name) is None] if isinstance(given, dict) else []
     batch_size = evaluation.get("batch_size")
+    streaming = _part(raw, "data").get("streaming") is True
     return applying(
         (split in missing, "evaluation.split", f"there is no data.files.{split}"),
         (
@@ -355,14 +361,24 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
             f"{strategy!r} needs data.files.validation",
         ),
         (
+            streaming and not (isinstance(training.get("max_steps"), int) and training["max_steps"] > 0),
+            "training.max_steps",
+            "a stream has no end that is known; say how many steps to train",
+        ),
+        (
+            streaming and _part(raw, "teachers").get("cache_dir") is not None,
+            "teachers.cache_dir",
+            "the rows of a stream are not known before they come, so no cache is made of them; leave it out, or data.streaming",
+        ),
+        (
             unjudged and evaluation.get("seeds", 1) != 1,
             "evaluation.seeds",
-            "several are for the verdict, which evaluation.verdict leaves out",
+            "several are for the verdict, which evaluation.verdict: false leaves out; leave one of the two out",
         ),
         (
             single and unjudged,
             "evaluation.single_teacher",
-            "it is for the verdict, which evaluation.verdict leaves out",
+            "it is for the verdict, which evaluation.verdict: false leaves out; leave one of the two out",
         ),
         (
             single and len(list(_models(_part(raw, "teachers")))) < 2,
@@ -375,6 +391,24 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
             "evaluation.batch_size says it already; keep one",
         ),
     )
+
+
+def _metrics(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """Metrics that nobody knows, and a checkpoint that is to be chosen by one that is not computed."""
+    named = _part(raw, "evaluation").get("metrics")
+    named = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    for i, name in enumerate(named):
+        if sentence := unknown_name(name):
+            yield Problem(f"evaluation.metrics.{i}", sentence)
+    task, chosen = (
+        TASKS.get(raw.get("task", "text-classification")),
+        _part(raw, "training").get("metric_for_best_model"),
+    )
+    if task is not None and isinstance(chosen, str):
+        # What one's own metrics call their values, nobody knows before they are asked.
+        known = computable(task) if computed_names(named) is not None else None
+        if sentence := unknown_metric(chosen, known):
+            yield Problem("training.metric_for_best_model", sentence)
 
 
 def _missing(raw: Mapping[str, Any]) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 
@@ -16,7 +17,10 @@ from ..teachers.hub_ids import data_commit
 from .loss_section import needs_labels
 from .problems import Problem, found, given
 from .sections import SPLITS, Data, Recipe, Splits
-from .tables import FORMATS, Columns, columns_of, format_of, read_files
+from .tables import FORMATS, Columns, columns_of, format_of, read_files, stream_files
+
+# How many rows of a stream are shuffled at a time.
+_BUFFER = 10_000
 
 
 def check_data(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -85,6 +89,11 @@ def load_data(recipe: Recipe) -> dict[str, datasets.Dataset]:
         {'text': 'a fine film', 'label': 'good'}
     """
     rows = _from_files(recipe) if recipe.data.files else _from_hub(recipe)
+    if recipe.data.max_rows is not None:
+        rows = {split: _at_most(part, getattr(recipe.data.max_rows, split)) for split, part in rows.items()}
+    if recipe.data.streaming:
+        seed = int(recipe.training.get("seed", 42))
+        rows["train"] = rows["train"].shuffle(seed=seed, buffer_size=_BUFFER)
     if recipe.evaluation.split not in (None, "none", *rows):
         raise DataError(
             f"evaluation.split is {recipe.evaluation.split!r}, but the data has only {', '.join(rows)}"
@@ -96,6 +105,17 @@ def load_data(recipe: Recipe) -> dict[str, datasets.Dataset]:
             f"only {', '.join(rows)}"
         )
     return rows
+
+
+def _at_most(rows: Any, most: int | None) -> Any:
+    """Some of the rows, the same every time: drawn, since files are often sorted by class; of a stream its first."""
+    if most is None:
+        return rows
+    if isinstance(rows, datasets.IterableDataset):
+        return rows.take(most)
+    if len(rows) <= most:
+        return rows
+    return rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:most]))
 
 
 def evaluation_split(recipe: Recipe, rows: Mapping[str, Any]) -> str | None:
@@ -122,7 +142,8 @@ def _from_files(recipe: Recipe) -> dict[str, datasets.Dataset]:
     columns = Columns(data.text_columns, data.label_column)
     rows = {}
     for split, names in files.items():
-        rows[split] = read_files(names, columns, split)
+        read = stream_files if data.streaming and split == "train" else read_files
+        rows[split] = read(names, columns, split)
         if data.label_column not in rows[split].column_names:
             found = dict.fromkeys(column for name in names for column in columns_of(name, columns))
             _check_columns(recipe, split, list(found))
@@ -133,25 +154,40 @@ def _from_hub(recipe: Recipe) -> dict[str, datasets.Dataset]:
     data = recipe.data
     assert data.dataset is not None
     options = {"name": data.config, "revision": data.revision}
-    available = _load("data.dataset", data.dataset, **options)
+    available = _load("data.dataset", data.dataset, streaming=data.streaming, **options)
     rows = {}
     for split in SPLITS:
         name = getattr(data.splits, split)
         if name in available:
             rows[split] = available[name]
         elif name is not None and ("[" in name or "+" in name):
-            rows[split] = _load(f"data.splits.{split}", data.dataset, split=name, **options)
+            rows[split] = _load(
+                f"data.splits.{split}", data.dataset, split=name, streaming=data.streaming, **options
+            )
         elif name is not None and (split == "train" or name != Splits.model_fields[split].default):
             raise DataError(
                 f"data.splits.{split}: {data.dataset} has no split {name!r}{suggest(name, available)}; "
                 f"it has: {', '.join(available)}"
             )
+    if data.streaming:
+        rows = {
+            split: part
+            if split == "train"
+            else _in_memory(part, data.max_rows and getattr(data.max_rows, split))
+            for split, part in rows.items()
+        }
     _refuse_other_commit(data, rows["train"])
     kept = [*data.text_columns, data.label_column]
     for split, dataset in rows.items():
         _check_columns(recipe, split, dataset.column_names)
         rows[split] = dataset.select_columns([column for column in kept if column in dataset.column_names])
     return rows
+
+
+def _in_memory(rows: datasets.IterableDataset, most: int | None) -> datasets.Dataset:
+    """The rows of a stream that are to be evaluated, which are asked for again and again."""
+    kept = rows if most is None else rows.take(most)
+    return datasets.Dataset.from_list(list(kept), features=kept.features)
 
 
 def _refuse_other_commit(data: Data, rows: datasets.Dataset) -> None:

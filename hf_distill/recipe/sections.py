@@ -147,8 +147,24 @@ class Splits(Section):
     test: Text | None = "test"
 
 
+class MostRows(Section):
+    """How many rows of a split are used at most; a number alone is meant of each."""
+
+    train: Positive | None = None
+    validation: Positive | None = None
+    test: Positive | None = None
+
+
+def _of_each_split(value: Any) -> Any:
+    return dict.fromkeys(SPLITS, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Data(Section):
-    """Where the raw text and the labels come from, and which columns hold them."""
+    """Where the raw text and the labels come from, which columns hold them, and how many rows are used.
+
+    Of more than `max_rows` rows some are drawn, the same every time; with `streaming` the training rows are never all in
+    memory or on the disk, and the first of them are used.
+    """
 
     dataset: Text | None = None
     config: Text | None = None
@@ -158,6 +174,8 @@ class Data(Section):
     text_columns: Annotated[Texts, Field(max_length=2)] = ("text",)
     label_column: Text = "label"
     label_names: Annotated[Texts, Field(min_length=2)] | None = None
+    max_rows: Annotated[MostRows | None, BeforeValidator(_of_each_split)] = None
+    streaming: bool = False
 
 
 class TeacherEntry(Section):
@@ -181,12 +199,24 @@ class Teachers(Section):
     ]
     cache_dir: Text | None = None
     cache_dtype: Literal["float16", "float32"] = "float16"
-    cache_precision: Literal["bf16", "fp16"] | None = None
+    cache_precision: Literal["bf16", "fp16", "auto"] | None = None
     placement: Literal["resident", "swap", "auto"] = "resident"
+    precision: Literal["bf16", "fp16", "auto"] | None = None
+
+
+class Lora(Section):
+    """The adapter of a student that is trained through one; the keys are those of `peft.LoraConfig`, without `lora_`."""
+
+    r: Positive = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Paths | None = None
 
 
 class Student(Section):
-    """The student: a checkpoint to start from, some layers of a teacher, or the configuration of a model from scratch."""
+    """The student: a checkpoint to start from, or some of its layers, some layers of a teacher, or the configuration of a
+    model from scratch.
+    """
 
     model: Text | None = None
     from_teacher: Text | None = None
@@ -197,6 +227,8 @@ class Student(Section):
     revision: Text | None = None
     max_length: Positive | None = None
     trust_remote_code: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: Lora | None = None
 
 
 class HiddenEntry(Section):

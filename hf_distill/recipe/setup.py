@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from ..teachers.held_out import FUSION_FILE, load_choice
 from ..teachers.teacher import TeacherSpec
 from ..training.arguments import DistillationArguments
 from ..training.hidden import HiddenLoss
+from ..training.objective import computable
 from ..training.opening import cache_settings_for
 from ..training.trainer import MultiTeacherDistillationTrainer
 from . import yaml12
@@ -35,7 +35,8 @@ from .data_section import evaluation_split, load_data
 from .loss_section import build_callbacks, starting_values
 from .own_code import own_code
 from .sections import Recipe, Section
-from .student_section import build_recipe_student, label_names, teacher_spec
+from .student_section import build_recipe_student, label_names, lora_config, teacher_spec
+from .training_section import arguments_of, stopping
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Setup:
         return DistillationArguments(
             **starting_values(recipe.losses),
             max_length=recipe.student.max_length,
-            **{**pushed, **batch_size, **copy.deepcopy(recipe.training)},
+            **{**pushed, **batch_size, **arguments_of(recipe.training)},
         )
 
     @cached_property
@@ -114,9 +115,15 @@ class Setup:
         return self.recipe.evaluation.metrics or self.task.metrics
 
     @cached_property
+    def computed(self) -> Sequence[str]:
+        """The metrics of every evaluation while training: also the one that chooses the checkpoint."""
+        chosen = str(self.recipe.training.get("metric_for_best_model", "")).removeprefix("eval_")
+        return (*self.metrics, *({chosen}.intersection(computable(self.task)) - set(self.metrics)))
+
+    @cached_property
     def teachers(self) -> list[TeacherSpec]:
         """In the order of the recipe, none of them loaded yet."""
-        return [teacher_spec(entry) for entry in self.recipe.teachers.models]
+        return [teacher_spec(entry, i) for i, entry in enumerate(self.recipe.teachers.models)]
 
     @cached_property
     def fusion(self) -> Fusion | FusionRule:
@@ -145,6 +152,11 @@ class Setup:
     def hidden_losses(self) -> list[HiddenLoss]:
         """Those of the section `losses`."""
         return [HiddenLoss(**entry.model_dump()) for entry in self.recipe.losses.hidden]
+
+    @property
+    def peft_config(self) -> Any:
+        """The adapter that the student is trained through; None where all of it is."""
+        return lora_config(self.recipe.student)
 
     @cached_property
     def cache_settings(self) -> CacheSettings:
@@ -231,13 +243,14 @@ class Setup:
             train_dataset=rows["train"],
             eval_dataset=rows.get("validation"),
             processing_class=tokenizer,
-            compute_metrics=compute_metrics_from(self.metrics, self.task),
-            callbacks=[*build_callbacks(recipe.losses), *callbacks],
+            compute_metrics=compute_metrics_from(self.computed, self.task),
+            callbacks=[*build_callbacks(recipe.losses), *stopping(recipe.training), *callbacks],
             teachers=self.teachers,
             fusion=self._fitted_before(resume) or self.target_fusion,
             distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
             row_weight=recipe.losses.row_weight,
             hidden_losses=self.hidden_losses,
+            peft_config=self.peft_config,
             task=recipe.task,
             text_columns=recipe.data.text_columns,
             label_column=recipe.data.label_column,
@@ -245,6 +258,7 @@ class Setup:
             cache_dir=recipe.teachers.cache_dir,
             cache_settings=self.cache_settings,
             teacher_placement=recipe.teachers.placement,
+            teacher_precision=recipe.teachers.precision,
         )
         if trainer.is_world_process_zero():
             write_recipe(recipe, self.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,13 +22,14 @@ from transformers import (
 
 from ..errors import ConfigurationError, DataError, in_a_line
 from ..lookup import suggest
+from ..packages import install
 from ..students.building import build_student
 from ..tasks import TASKS
 from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
 from ..teachers.damaged_files import impossible_sizes
 from ..teachers.teacher import Teacher, TeacherSpec
 from .problems import Problem, found, given
-from .sections import Recipe, TeacherEntry
+from .sections import Recipe, Student, TeacherEntry
 
 
 def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> Iterator[Problem]:
@@ -47,14 +49,17 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> Iterat
     name, config = student.get("from_teacher"), student.get("config")
     if name is not None:
         yield from _check_from_teacher(student, name, teachers)
+        yield from _lora(student)
         return
-    yield from (
-        Problem(
-            f"student.{key}",
-            f"it is for a student that is made from_teacher; found {found(student[key])}",
+    yield from _lora(student)
+    if student.get("model") is None:
+        yield from (
+            Problem(
+                f"student.{key}",
+                f"it is for a student that is made of a model or from_teacher; found {found(student[key])}",
+            )
+            for key in given(student, "layers", "hidden_size")
         )
-        for key in given(student, "layers", "hidden_size")
-    )
     if not isinstance(config, dict):
         return
     if not student.get("tokenizer"):
@@ -66,6 +71,37 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> Iterat
         for key in given(student, "revision")
     )
     yield from _student_config(config)
+
+
+def _lora(student: Mapping[str, Any]) -> Iterator[Problem]:
+    if student.get("lora") is not None and importlib.util.find_spec("peft") is None:
+        yield Problem(
+            "student.lora", f"adapters need peft, not installed here: {install('peft', extra='peft')}"
+        )
+
+
+def lora_config(student: Student) -> Any:
+    """The `peft.LoraConfig` of the section; None where the whole student is trained.
+
+    Args:
+        student: The section.
+
+    Example:
+        >>> lora_config(Student(model="org/small", lora={"r": 4})).r, lora_config(Student(model="org/small"))
+        (4, None)
+    """
+    if student.lora is None:
+        return None
+    import peft
+
+    modules = student.lora.target_modules
+    return peft.LoraConfig(
+        r=student.lora.r,
+        lora_alpha=student.lora.alpha,
+        lora_dropout=student.lora.dropout,
+        # One word may be peft's own for all of them, all-linear; as a list it would be a module's name.
+        target_modules=None if modules is None else modules[0] if len(modules) == 1 else list(modules),
+    )
 
 
 def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequence[str]) -> Iterator[Problem]:
@@ -111,9 +147,14 @@ def _student_config(config: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def teacher_spec(entry: TeacherEntry) -> TeacherSpec:
-    """The teacher of an entry, not loaded yet."""
-    return TeacherSpec(entry.model, **entry.model_dump(exclude={"model"}))
+def teacher_spec(entry: TeacherEntry, number: int) -> TeacherSpec:
+    """The teacher of an entry, not loaded yet.
+
+    Args:
+        entry: Of `teachers.models`.
+        number: Which it is there.
+    """
+    return TeacherSpec(entry.model, **entry.model_dump(exclude={"model"}), place=f"teachers.models.{number}")
 
 
 def build_recipe_student(
@@ -130,6 +171,15 @@ def build_recipe_student(
         ConfigurationError, DataError: There is no such student.
     """
     student = recipe.student
+    model, tokenizer = _made(recipe, train, seed)
+    # Weights that are given by their id are loaded by the trainer, which trains in float32.
+    return model if isinstance(model, str) else model.to(getattr(torch, student.dtype)), tokenizer
+
+
+def _made(
+    recipe: Recipe, train: datasets.Dataset, seed: int
+) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+    student = recipe.student
     if student.from_teacher is not None:
         return _from_teacher(recipe, train, seed)
     options = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
@@ -141,7 +191,9 @@ def build_recipe_student(
     tokenizer = load_tokenizer(source, what="The student", **options)
     if student.config is not None:
         return _from_scratch(recipe, train, tokenizer, seed), tokenizer
-    plain = student.revision is None and not student.trust_remote_code
+    if student.layers is not None or student.hidden_size is not None:
+        return _of_layers(recipe, train, seed), tokenizer
+    plain = student.revision is None and not student.trust_remote_code and student.dtype == "float32"
     return student.model if plain else _at_revision(recipe, train, seed), tokenizer
 
 
@@ -157,9 +209,29 @@ def _from_teacher(
     ), teacher.view.tokenizer
 
 
+def _of_layers(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrainedModel:
+    """Some layers of any checkpoint, with its head where it has one, else with a fresh one."""
+    student = recipe.student
+    assert student.model is not None
+    names = label_names(recipe, train)
+    transformers.set_seed(seed)
+    return build_student(
+        student.model,
+        **({} if student.layers is None else {"layers": student.layers}),
+        hidden_size=student.hidden_size,
+        labels=names,
+        task=recipe.task,
+        revision=student.revision,
+        trust_remote_code=student.trust_remote_code,
+    )
+
+
 def _source(recipe: Recipe) -> Teacher:
     """The teacher that the student is made from."""
-    specs = {spec.called: spec for spec in map(teacher_spec, recipe.teachers.models)}
+    specs = {
+        spec.called: spec
+        for spec in (teacher_spec(entry, i) for i, entry in enumerate(recipe.teachers.models))
+    }
     name = recipe.student.from_teacher
     if name not in specs:
         raise ConfigurationError(

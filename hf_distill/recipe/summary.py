@@ -38,7 +38,7 @@ def recipe_summary(recipe: Recipe) -> str:
         "columns": f"{' + '.join(data.text_columns)} → {data.label_column}",
         "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
         "teachers": "\n            ".join(teachers),
-        "student": student.model or _made(student),
+        "student": _made(student),
         "fusion": _spec(recipe.fusion),
         "losses": f"{_scalar(losses.task_weight)} x cross-entropy + {_scalar(losses.distill_weight)} x "
         f"{_spec(losses.distill)} at temperature {_scalar(losses.temperature)}"
@@ -70,11 +70,14 @@ def _judged(recipe: Recipe) -> str:
 
 
 def _made(student: Student) -> str:
-    if student.from_teacher is None:
-        return f"{(student.config or {})['model_type']} from scratch, {student.tokenizer} tokens"
     kept = "" if student.layers is None else f", layers {student.layers}"
-    width = "" if student.hidden_size is None else f", hidden size {student.hidden_size}"
-    return f"made from {student.from_teacher}{kept}{width}"
+    kept += "" if student.hidden_size is None else f", hidden size {student.hidden_size}"
+    trained = "" if student.lora is None else f", trained by a LoRA adapter of rank {student.lora.r}"
+    trained += "" if student.dtype == "float32" else f", in {student.dtype}"
+    if student.config is not None:
+        return f"{student.config['model_type']} from scratch, {student.tokenizer} tokens{trained}"
+    source = student.model or f"made from {student.from_teacher}"
+    return f"{source}{kept}{trained}"
 
 
 def _spec(spec: Any) -> str:

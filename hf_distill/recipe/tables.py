@@ -125,6 +125,27 @@ def read_files(names: Sequence[str], columns: Columns, split: str) -> datasets.D
     return rows
 
 
+def stream_files(names: Sequence[str], columns: Columns, split: str) -> datasets.IterableDataset:
+    """As `read_files`, row after row as they are asked for: nothing is kept.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "rows.csv"
+        >>> _ = file.write_text("text,label\\na fine film,good\\n")
+        >>> list(stream_files([str(file)], Columns(("text",), "label"), "train"))
+        [{'text': 'a fine film', 'label': 'good'}]
+    """
+    given = [_look(name, columns, split) for name in names]
+    features = {column: datasets.Value("string") for column in columns.texts}
+    if label := _label_feature(given):
+        features[columns.label] = label
+    # A tuple of names: lists are what `datasets` spreads over workers.
+    return datasets.IterableDataset.from_generator(
+        _generate,
+        features=datasets.Features(features),
+        gen_kwargs={"names": tuple(names), "columns": columns, "label_feature": label},
+    )
+
+
 class _Builder(datasets.ArrowBasedBuilder):
     """Writes the rows of a split where `datasets` keeps what it loads, and finds them there again by the digest."""
 
@@ -261,6 +282,50 @@ def columns_of(name: str, columns: Columns) -> list[str]:
     if not found:
         raise DataError(f"data.files: {name} has no rows.")
     return list(found)
+
+
+class Sample(NamedTuple):
+    """The beginning of a file, with all its columns.
+
+    Attributes:
+        rows: By column.
+        names: Of the classes, by the columns that the file has as ids with names.
+    """
+
+    rows: list[dict[str, Any]]
+    names: dict[str, tuple[str, ...]]
+
+
+def beginning(name: str, count: int) -> Sample:
+    """What a file of rows begins with, for whoever has to find out which column is which.
+
+    Args:
+        name: The file.
+        count: How many rows are looked at.
+
+    Raises:
+        DataError: It cannot be read.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "rows.csv"
+        >>> _ = file.write_text("text,label\\na fine film,good\\n")
+        >>> beginning(str(file), 10).rows
+        [{'text': 'a fine film', 'label': 'good'}]
+    """
+    kind, _ = format_of(name)
+    if kind not in FORMATS:
+        raise DataError(
+            f"{name}: the format is known by the suffix, of csv, tsv, json, jsonl (each also .gz) and parquet."
+        )
+    names: dict[str, tuple[str, ...]] = {}
+    if kind == "parquet":
+        schema = _opened_parquet(name).schema_arrow
+        for column in schema.names:
+            feature = _parquet_label(schema, column)
+            if isinstance(feature, datasets.ClassLabel):
+                names[column] = tuple(feature.names)
+    columns = Columns(tuple(columns_of(name, Columns((), ""))), "")
+    return Sample([dict(row.values) for row in itertools.islice(_rows(name, columns), count)], names)
 
 
 def _refuse_missing(found: Sequence[str], columns: Columns, split: str, name: str) -> None:

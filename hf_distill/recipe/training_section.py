@@ -7,14 +7,15 @@ import dataclasses
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..lookup import suggest
-from ..training.arguments import MOST_SEED, DistillationArguments
+from ..training.arguments import MOST_SEED, DistillationArguments, missing_trackers
+from ..training.callbacks import EarlyStopping
 from .problems import Problem, found, unknown_key
 
 # Our own arguments stand where the recipe speaks of them; so do those of the Hub and of resuming.
@@ -58,7 +59,7 @@ _REMOVED = {
     "jit_mode_eval": "it no longer exists",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "mp_parameters": "it no longer exists",
-    "overwrite_output_dir": "an existing folder is always written to; --resume continues in it",
+    "overwrite_output_dir": "it is the option --overwrite of the command; --resume continues in a folder",
     "past_index": "it no longer exists",
     "push_to_hub_token": "log in with `hf auth login` or set HF_TOKEN",
     "ray_scope": "pass it to hyperparameter_search",
@@ -67,6 +68,9 @@ _REMOVED = {
     "use_ipex": "it no longer exists",
     "use_mps_device": "the device is found by itself",
 }
+
+# Arguments of a callback that are written beside those of the training.
+_STOPPING = ("early_stopping_patience", "early_stopping_threshold")
 
 # TrainingArguments itself takes any number here, and training then fails late or does nothing: (least, may be it).
 _LEAST: dict[str, tuple[float, bool]] = {
@@ -101,7 +105,66 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 def training_keys() -> list[str]:
     """The names that the section `training` takes in the installed version of transformers."""
-    return [field.name for field in _fields() if field.name not in _BELONGS]
+    return [*(field.name for field in _fields() if field.name not in _BELONGS), *_STOPPING]
+
+
+def arguments_of(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that `DistillationArguments` takes, copied: it edits the mappings that it is given.
+
+    Args:
+        training: The section.
+    """
+    return {key: copy.deepcopy(value) for key, value in training.items() if key not in _STOPPING}
+
+
+def stopping(training: Mapping[str, Any]) -> list[EarlyStopping]:
+    """The callback that ends a training early; none where the section does not ask for it.
+
+    Args:
+        training: The section.
+
+    Example:
+        >>> stopping({"early_stopping_patience": 3})[0].early_stopping_patience
+        3
+    """
+    given = {key: training[key] for key in _STOPPING if key in training}
+    return [EarlyStopping(**given)] if given else []
+
+
+def _check_stopping(training: Mapping[str, Any]) -> Iterator[Problem]:
+    """Early stopping: a number of evaluations, evaluations, and what they are judged by."""
+    patience, threshold = (training.get(key) for key in _STOPPING)
+    if patience is None:
+        if threshold is not None:
+            yield Problem(
+                "training.early_stopping_threshold",
+                "it is for training.early_stopping_patience; give that too",
+            )
+        return
+    if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+        yield Problem(
+            "training.early_stopping_patience",
+            f"expected how many evaluations without a better one end the training, from 1, found {found(patience)}",
+        )
+    if threshold is not None and (
+        isinstance(threshold, bool)
+        or not isinstance(threshold, (int, float))
+        or not 0 <= threshold < float("inf")
+    ):
+        yield Problem(
+            "training.early_stopping_threshold", f"expected a number of at least 0, found {found(threshold)}"
+        )
+    if training.get("eval_strategy", "no") == "no":
+        yield Problem(
+            "training.early_stopping_patience",
+            "it counts evaluations, and there are none: write eval_strategy: epoch",
+        )
+    elif not (training.get("load_best_model_at_end") or training.get("metric_for_best_model")):
+        yield Problem(
+            "training.early_stopping_patience",
+            "nothing says what is better: write load_best_model_at_end: true (by the evaluation loss), or "
+            "metric_for_best_model: accuracy",
+        )
 
 
 def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()) -> list[Problem]:
@@ -116,6 +179,8 @@ def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()
     problems = []
     for key, value in training.items():
         path = ("training", str(key))
+        if key in _STOPPING:
+            continue
         if key in _BELONGS:
             problems.append(Problem(".".join(path), f"does not belong here, {_BELONGS[key]}"))
         elif key in fields:
@@ -130,11 +195,16 @@ def check_training(training: Mapping[str, Any], *, elsewhere: Iterable[str] = ()
             problems.append(Problem(".".join(path), f"is no longer a training argument: {_REMOVED[key]}"))
         else:
             problems.append(unknown_key(path, value, training_keys(), elsewhere))
+    trackers = training.get("report_to")
+    if isinstance(trackers, str) or (
+        isinstance(trackers, list) and all(isinstance(t, str) for t in trackers)
+    ):
+        problems += [Problem("training.report_to", sentence) for sentence in missing_trackers(trackers)]
+    problems += _check_stopping(training)
     if problems:
         return problems
     try:
-        # A copy: TrainingArguments edits the mappings that it is given.
-        args = DistillationArguments(**copy.deepcopy(dict(training)))
+        args = DistillationArguments(**arguments_of(training))
     except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
         return [Problem("training", " ".join(str(error).split()))]
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

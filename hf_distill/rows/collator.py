@@ -40,6 +40,11 @@ class MultiTeacherCollator:
         self.student = student
         self.views = dict(views)
 
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether a batch depends on its rows alone; a data collator of the user's own may mask tokens at random."""
+        return self.student is None or isinstance(self.student, Padding)
+
     def __call__(self, rows: Sequence[Mapping[str, Any]] | Columns) -> dict[str, Any]:
         columns = columns_of(rows)
         example_id = torch.from_numpy(columns["example_id"])
@@ -70,6 +75,25 @@ class MultiTeacherCollator:
             counts = words.padded(-1).amax(1, keepdim=True) + 1
             batch[WORD_MASK] = torch.arange(int(counts.max())) < counts
         return batch
+
+
+class StudentCollator:
+    """Batches of the student alone: without teachers' views, which says that none is asked.
+
+    Args:
+        student: As for `MultiTeacherCollator`.
+
+    Example:
+        >>> StudentCollator(None)([{"example_id": 7, "labels": 1}])
+        {'labels': tensor([1]), 'example_id': tensor([7])}
+    """
+
+    def __init__(self, student: Padding | Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None) -> None:
+        self._collate = MultiTeacherCollator(student, {})
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]] | Columns) -> dict[str, Any]:
+        batch = self._collate(rows)
+        return {key: value for key, value in batch.items() if key not in (VIEWS, WORD_MASK, WORD_OF)}
 
 
 def _at_tokens(numbers: Ragged, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -63,6 +63,19 @@ class Ragged(NamedTuple):
         made[places[:, ::-1] if left else places] = self.values  # both in the order of rows, then of numbers
         return torch.from_numpy(made)
 
+    def take(self, rows: np.ndarray) -> Ragged:
+        """Some rows, in a given order.
+
+        Example:
+            >>> Ragged.of([[1, 2], [], [3]]).take(np.array([2, 0])).lists()
+            [[3], [1, 2]]
+        """
+        lengths = self.lengths[rows]
+        starts, ends = (np.cumsum(self.lengths) - self.lengths)[rows], np.cumsum(lengths)
+        return Ragged(
+            self.values[np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())], lengths
+        )
+
     def lists(self) -> list[list[int]]:
         """The rows as lists."""
         return [part.tolist() for part in np.split(self.values, np.cumsum(self.lengths)[:-1])]

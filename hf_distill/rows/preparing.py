@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import numpy as np
 
 from ..errors import DataError
 from ..lookup import suggest
@@ -227,8 +230,40 @@ def prepare_dataset(
     return prepared._resolve_features() if isinstance(prepared, datasets.IterableDataset) else prepared
 
 
-def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dict[int, tuple[str, ...]]:
-    """Texts by example id, in the order of their first appearance.
+@dataclass(frozen=True, eq=False)
+class DistinctRows:
+    """The rows of a dataset, each text once: their numbers and ids in memory, their texts where they are stored.
+
+    Attributes:
+        dataset: The raw rows, their text columns alone.
+        ids: (n,) int64 example ids, in the order of their first appearance.
+        numbers: (n,) int64, where each stands first.
+    """
+
+    dataset: datasets.Dataset
+    ids: np.ndarray
+    numbers: np.ndarray
+
+    def texts(self, which: Any) -> list[list[str]]:
+        """The text columns of some rows.
+
+        Args:
+            which: Of the n rows, as numpy counts them.
+        """
+        numbers = self.numbers[which]
+        if not len(numbers):
+            return [[] for _ in self.dataset.column_names]
+        one_run = numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all()
+        rows = self.dataset[slice(int(numbers[0]), int(numbers[-1]) + 1) if one_run else numbers.tolist()]
+        return [list(rows[column]) for column in self.dataset.column_names]
+
+    def by_id(self) -> dict[int, tuple[str, ...]]:
+        """All texts, in memory."""
+        return dict(zip(self.ids.tolist(), zip(*self.texts(slice(None)), strict=True), strict=True))
+
+
+def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> DistinctRows:
+    """Which rows of a dataset differ, by their ids; no text is held.
 
     Args:
         dataset: Raw rows.
@@ -236,39 +271,90 @@ def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> dic
 
     Raises:
         DataError: It is no dataset, lacks a column, or holds something else than text.
+
+    Example:
+        >>> found = distinct_rows(datasets.Dataset.from_dict({"text": ["a", "b", "a"]}), ["text"])
+        >>> found.numbers.tolist(), found.texts([1])
+        ([0, 1], [['b']])
     """
-    if not isinstance(dataset, datasets.Dataset):
+    ids = np.concatenate([np.empty(0, "<i8"), *(ids for ids, _ in identified(dataset, text_columns))])
+    numbers = np.sort(np.unique(ids, return_index=True)[1])
+    texts = dataset.select_columns(list(text_columns)).with_format(None)
+    return DistinctRows(texts, ids[numbers], numbers)
+
+
+def identified(
+    dataset: datasets.Dataset | datasets.IterableDataset, text_columns: Sequence[str], size: int = 10_000
+) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
+    """The rows of a dataset or stream in their order, part by part: their ids (m,) and their text columns.
+
+    Args:
+        dataset: Raw rows.
+        text_columns: The columns that teachers read.
+        size: Rows of a part.
+
+    Raises:
+        DataError: It is neither, lacks a column, or holds something else than text.
+    """
+    if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
         raise DataError(
-            f"The rows to cache are a {type(dataset).__name__}, but each must be run once and found again: pass a "
-            "datasets.Dataset, or run the teachers live."
+            f"The rows to cache are a {type(dataset).__name__}, but teachers read text from named columns: pass a "
+            "datasets.Dataset or a stream (IterableDataset)."
         )
-    missing = [column for column in text_columns if column not in dataset.column_names]
-    if missing:
-        raise DataError(
-            f"The dataset has the columns {dataset.column_names}, but text_columns={list(text_columns)}."
-        )
-    rows: dict[int, tuple[str, ...]] = {}
-    row = -1
-    for batch in dataset.select_columns(list(text_columns)).with_format(None).iter(10_000):
-        for texts in zip(*(batch[column] for column in text_columns), strict=True):
-            row += 1
-            for column, text in zip(text_columns, texts, strict=True):
+    columns = list(text_columns)
+    if dataset.column_names is None:  # a stream tells its columns only with its first rows
+        dataset = dataset._resolve_features()
+    if any(column not in dataset.column_names for column in columns):
+        raise DataError(f"The dataset has the columns {dataset.column_names}, but text_columns={columns}.")
+    before = 0
+    for part in dataset.select_columns(columns).with_format(None).iter(size):
+        texts = [list(part[column]) for column in columns]
+        for column, values in zip(columns, texts, strict=True):
+            for row, text in enumerate(values, before):
                 if not isinstance(text, str):
                     raise DataError(
                         f"Row {row} of the rows to cache, column {column!r}: found {text!r}, expected text: remove the row or "
                         "fill it in."
                     )
-            known = rows.setdefault(example_id(texts), texts)
-            assert known == texts, "two rows share 63 bits of a hash"
-    return rows
+        yield np.fromiter(map(example_id, zip(*texts, strict=True)), "<i8", len(texts[0])), texts
+        before += len(texts[0])
 
 
-def find_row(dataset: datasets.Dataset, text_columns: Sequence[str], texts: Sequence[str]) -> int:
+class SeenIds:
+    """Which ids came before, in eight bytes for each.
+
+    Example:
+        >>> seen = SeenIds()
+        >>> seen.new(np.array([3, 1, 3])).tolist(), seen.new(np.array([1, 2])).tolist()
+        ([0, 1], [1])
+    """
+
+    def __init__(self) -> None:
+        self._sorted: list[np.ndarray] = []
+
+    def new(self, ids: np.ndarray) -> np.ndarray:
+        """Where in some ids (m,) those stand that come for the first time, and note them."""
+        values, first = np.unique(ids, return_index=True)
+        for known in self._sorted:
+            fresh = known[np.searchsorted(known, values).clip(max=len(known) - 1)] != values
+            values, first = values[fresh], first[fresh]
+        if len(values):
+            self._sorted.append(values)
+            # Like sizes are merged: few arrays to look into, and each id is copied a logarithm of times.
+            while len(self._sorted) > 1 and len(self._sorted[-2]) <= 2 * len(self._sorted[-1]):
+                last = self._sorted.pop()
+                self._sorted[-1] = np.sort(np.concatenate([self._sorted[-1], last]))
+        return np.sort(first)
+
+
+def find_row(dataset: Any, text_columns: Sequence[str], texts: Sequence[str]) -> int:
     """The number of the first row with these texts.
 
     Example:
         >>> find_row(datasets.Dataset.from_dict({"text": ["a", "b"]}), ["text"], ["b"])
         1
     """
-    rows = zip(*(dataset.with_format(None)[column] for column in text_columns), strict=True)
+    rows = itertools.chain.from_iterable(
+        zip(*columns, strict=True) for _, columns in identified(dataset, text_columns)
+    )
     return next(number for number, row in enumerate(rows) if row == tuple(texts))

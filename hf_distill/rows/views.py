@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -194,6 +195,24 @@ class TokenView:
                         f"every row, since the model answers from it: take {name!r} out of the text or remove the row"
                     )
                 raise BreakingRow(f"{rule.what} cannot answer the text {shown}: {why}.", given)
+
+    def refuse_rows(self, texts: Sequence[Sequence[str]], tokens: Ragged) -> None:
+        """As `encode` refuses rows, where the same tokens were made by another view.
+
+        Args:
+            texts: One list of B texts, or two for pairs.
+            tokens: Their ``input_ids``.
+
+        Raises:
+            BreakingRow: One of the models cannot answer one of the rows.
+        """
+        row_of, fine = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths), tokens.lengths > 0
+        for rule in self.row_rules:
+            if rule.end_token is not None:
+                found = np.bincount(row_of[tokens.values == rule.end_token], minlength=len(fine))
+                fine &= found == self._end_tokens(rule.end_token, len(texts))
+        if not fine.all():
+            self._refuse_rows(texts, tokens.lists())
 
     def _end_tokens(self, token: int, columns: int) -> int:
         """How many a row has whose texts hold none."""

@@ -9,16 +9,44 @@ from ..evaluation.results import EvaluationReport
 from ..processes import process, say
 from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup
+from ..recipe.summary import recipe_summary
 from ..teachers.fitting_parts import refuse_other_view
 from ..training.progress import show_losses
 from ..training.resuming import find_checkpoint
 from ..verdict import VerdictReport
+from .outlook import Outlook, announce, try_out
 from .push import check_recipe_repository, push_trained_recipe
+from .replacing import refuse_replacing
 from .verdict.judgement import open_verdict
+from .verdict.trainings import keep_plain
+
+
+def dry_run_recipe(setup: Setup, *, overwrite: bool = False) -> Outlook:
+    """Do all that `train_recipe` does before it trains, and a few steps on a few rows, and say what a run would take.
+
+    Args:
+        setup: Of the recipe.
+        overwrite: Whether the finished run of another recipe may lie in its folder.
+
+    Raises:
+        HfDistillError: Whatever would stop the run.
+    """
+    if not overwrite:
+        refuse_replacing(setup)
+    check_recipe_repository(setup)
+    say(recipe_summary(setup.recipe))
+    outlook = try_out(setup)
+    announce(outlook, "the same command without --dry-run")
+    return outlook
 
 
 def train_recipe(
-    setup: Setup, *, resume: str | None = None, allow: Sequence[str] = (), unverified: bool = False
+    setup: Setup,
+    *,
+    resume: str | None = None,
+    allow: Sequence[str] = (),
+    unverified: bool = False,
+    overwrite: bool = False,
 ) -> EvaluationReport | VerdictReport | None:
     """Train the student and, without teachers, its baseline; save it, and say whether distillation was worth it.
 
@@ -27,6 +55,7 @@ def train_recipe(
         resume: A checkpoint to go on from; ``last``: the newest in the output folder that is whole.
         allow: What may differ from the interrupted run, as its refusal names it.
         unverified: Whether a checkpoint that is named may have no manifest, or other files than were saved.
+        overwrite: Whether the finished run of another recipe may be replaced, which is else refused.
 
     Returns:
         The report; None where `evaluation.split` is none.
@@ -41,6 +70,8 @@ def train_recipe(
         best=setup.arguments.load_best_model_at_end,
     )
     checkpoint = None if found is None else str(found)
+    if checkpoint is None:
+        refuse_replacing(setup, overwrite=overwrite)
     check_recipe_repository(setup)
     trainer = setup.trainer(resume=None if "fusion" in allow else checkpoint)
     baseline = setup.baseline(trainer.student_labels)  # now: a wrong one is not worth hours of waiting
@@ -61,6 +92,7 @@ def train_recipe(
             trust=sorted(setup.trusted),
         )
         trainer.save_model(_internal_call=True)  # the report is pushed with it, at the end
+        keep_plain(trainer)
         trainer.save_state()
         say(f"The student is saved in {setup.folder}")
     report = None

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from ..fusion.alignment import plan_table
 from ..processes import say
+from ..recipe.sections import Losses
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.pool import TeacherPool
 from ..trust import refuse_untrusted
+from .outlook import announce, look_ahead
 
 
-def validate_recipe(setup: Setup, *, load: bool = False, unchecked: Sequence[tuple[str, str]] = ()) -> None:
-    """Print what would run, a line per section.
+def validate_recipe(
+    setup: Setup, *, load: bool = False, unchecked: Sequence[tuple[str, str]] = (), command: str = ""
+) -> None:
+    """Print what would run, a line per section, and what it would take.
 
     Args:
         setup: Of a checked recipe.
         load: Whether to load data and teachers, and to print how many rows there are and how labels are matched.
         unchecked: The recipe's own code that nobody trusted, (place, name): nothing of it is imported.
+        command: What would run it.
 
     Raises:
         UnsafeFileError: Models are to be loaded with their own code, which nobody trusted.
+        DataError: The rows of local files, or the labels that local teachers name, do not fit.
     """
     say(recipe_summary(setup.recipe))
     for place, name in unchecked:
@@ -31,8 +38,21 @@ def validate_recipe(setup: Setup, *, load: bool = False, unchecked: Sequence[tup
         refuse_untrusted(loaded, setup.trust, "The recipe")
         if any(place == "fusion" for place, _ in unchecked):
             setup = setup.varied(fusion="auto")  # which labels are matched does not depend on it
-        counts = ", ".join(f"{len(dataset)} {split}" for split, dataset in setup.rows.items())
-        say(f"{'rows':<12}{counts}\n\n{_label_plan(setup)}")
+    own = {place.partition(".")[0] for place, _ in unchecked}
+    outlook = look_ahead(setup.varied(**_without(setup, own)), load=load)
+    if load:
+        say(f"\n{_label_plan(setup)}\n")
+    announce(outlook, command or "hf-distill train")
+
+
+def _without(setup: Setup, sections: Collection[str]) -> dict[str, Any]:
+    """Sections that name code of nobody's trust, without it: what a run takes does not depend on it."""
+    kept: dict[str, Any] = {}
+    if "losses" in sections:
+        kept["losses"] = Losses(hidden=())
+    if "fusion" in sections:
+        kept["fusion"] = "linear_pool"
+    return kept
 
 
 def _label_plan(setup: Setup) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
@@ -101,3 +103,50 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     if getattr(model, "shared_base", None) is not None:
         model = copy.deepcopy(model)  # merging writes into the base
     return model.merge_and_unload().requires_grad_(True)
+
+
+def with_saved_adapter(model: PeftModel, folder: str | os.PathLike[str]) -> PeftModel:
+    """A copy of an adapted model with the adapter of a folder.
+
+    Args:
+        model: Adapted alike; stays as it is.
+        folder: Of the adapter.
+
+    Raises:
+        OSError, ValueError, RuntimeError: There is none, or another.
+    """
+    peft = require_peft()
+    loaded = copy.deepcopy(model)
+    peft.set_peft_model_state_dict(loaded, peft.load_peft_weights(str(folder), device="cpu"))
+    return loaded
+
+
+ADAPTER_FOLDER = "adapter"
+"""Where a folder with a merged student keeps the adapter it was trained through."""
+
+
+def keep_merged(model: PeftModel, folder: str | os.PathLike[str]) -> None:
+    """Make the adapter that was saved into a folder a plain student there, which loads without `peft`.
+
+    Args:
+        model: The adapted model; stays as it is.
+        folder: Where it was saved; the adapter's files go into `ADAPTER_FOLDER`.
+
+    Example:
+        >>> import peft
+        >>> from hf_distill import TASKS
+        >>> config = peft.LoraConfig(r=2, target_modules=["q_lin", "v_lin"])
+        >>> adapted = add_adapter(student, config, TASKS["text-classification"])
+        Trained with the adapter: ...
+        >>> adapted.save_pretrained(tmp_path)
+        >>> keep_merged(adapted, tmp_path)
+        >>> sorted(path.name for path in tmp_path.iterdir())
+        ['adapter', 'config.json', 'model.safetensors']
+    """
+    folder = Path(folder)
+    aside = folder / ADAPTER_FOLDER
+    aside.mkdir(exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        if (folder / name).is_file():
+            shutil.move(folder / name, aside / name)
+    merge_adapter(copy.deepcopy(model)).save_pretrained(folder)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import ConfigurationError, DataError, in_a_line
 from ..fusion.alignment import LabelMap
-from ..tasks.task import output_names
-from ..teachers.checkpoints import load_config, load_model, output_layer, refuse_untrained_head
+from ..tasks import build_task
+from ..tasks.task import Task, output_names
+from ..teachers.checkpoints import (
+    load_config,
+    load_model,
+    load_with_head,
+    output_layer,
+    refuse_untrained_head,
+)
 from ..teachers.teacher import Teacher
 from .adapters import merge_adapter
 
@@ -38,8 +45,13 @@ def build_student(
     layers: int | Sequence[int] = 6,
     hidden_size: int | None = None,
     labels: Sequence[str] | None = None,
+    task: str | Task = "text-classification",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A student of the teacher's own class with some of its layers, and with its embeddings and head.
+
+    The teacher may be any checkpoint: one that was only pretrained, by id or folder, gets a fresh head for the labels.
 
     Every tensor is copied as it is, so with all layers and the teacher's labels the student is the teacher. What the
     config lists per layer, such as kinds of attention, is selected with the layers; where a layer would not do at its
@@ -53,6 +65,9 @@ def build_student(
             are fewer heads, and the feed-forward width shrinks in proportion.
         labels: The C label names of the student: rows of the output layer are matched by name; a label that the
             teacher lacks begins with a fresh row. None: the teacher's.
+        task: Whose head a checkpoint without one gets.
+        revision: Branch, tag or commit of a teacher given by its id.
+        trust_remote_code: Whether code from its repository may run.
 
     Returns:
         The student, in evaluation mode as `from_pretrained` returns models. What was not simply copied is printed.
@@ -69,10 +84,11 @@ def build_student(
         >>> student.config.num_hidden_layers, student.config.id2label
         (1, {0: 'positive', 1: 'negative'})
     """
-    model, own_labels, name = _opened(teacher)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model, own_labels, name, fresh = _opened(teacher, labels, build_task(task), options)
     what = f"Teacher {name!r}"
     stack, chosen = _chosen_layers(model, layers, what)
-    notes: list[str] = []
+    notes: list[str] = ["its head is fresh, since the checkpoint has none"] if fresh else []
     config = _with_layers(model.config, chosen)
     label_map = _label_map(model, own_labels, labels, name)
     new_labels = own_labels if label_map is None else label_map.student_labels
@@ -117,11 +133,14 @@ def evenly_spaced(layers: int, of: int) -> tuple[int, ...]:
     return tuple((2 * i * (of - 1) + layers - 1) // (2 * (layers - 1)) for i in range(layers))
 
 
-def _opened(teacher: Any) -> tuple[PreTrainedModel, tuple[str, ...], str]:
-    """The plain model with its label names, and its name."""
+def _opened(
+    teacher: Any, labels: Sequence[str] | None, task: Task, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, tuple[str, ...], str, bool]:
+    """The plain model with its label names, its name, and whether its head is fresh."""
+    fresh = False
     if isinstance(teacher, (str, os.PathLike)):
         name = Path(teacher).name
-        model: Any = _loaded(os.fspath(teacher), f"Teacher {name!r}")
+        model, fresh = _loaded(os.fspath(teacher), f"Checkpoint {name!r}", labels, task, options)
     else:
         live = isinstance(teacher, Teacher)
         name, model = (teacher.name, teacher.model) if live else (type(teacher).__name__, teacher)
@@ -131,18 +150,25 @@ def _opened(teacher: Any) -> tuple[PreTrainedModel, tuple[str, ...], str]:
         raise ConfigurationError(
             f"build_student takes an id, a folder, a transformers model or a Teacher, found a {type(teacher).__name__}."
         )
-    labels = teacher.label_names if isinstance(teacher, Teacher) else output_names(model.config)
-    return model, labels, name
+    own = teacher.label_names if isinstance(teacher, Teacher) else output_names(model.config)
+    return model, own, name, fresh
 
 
-def _loaded(source: str, what: str) -> PreTrainedModel:
-    """The checkpoint as a model of the class that saved it."""
-    saved_as = load_config(source, what=what).architectures
+def _loaded(
+    source: str, what: str, labels: Sequence[str] | None, task: Task, options: Mapping[str, Any]
+) -> tuple[PreTrainedModel, bool]:
+    """The checkpoint as a model of the class that saved it, or, where that has no head for the labels, with a fresh one."""
+    saved_as = load_config(source, what=what, **options).architectures
+    if labels is not None and not any(task.architecture in name for name in saved_as or ()):
+        head = task.head(tuple(labels))
+        return load_with_head(
+            source, task, what=what, require_head=False, dtype="auto", **head, **options
+        ), True
     if not saved_as:
         raise DataError(f"{what}: the config of {source} names no class: load the model, and pass it.")
-    model, missing = load_model(source, saved_as[0], what=what, dtype="auto")
+    model, missing = load_model(source, saved_as[0], what=what, dtype="auto", **options)
     refuse_untrained_head(missing, f"{what}: {source}", saved_as[0])
-    return model
+    return model, False
 
 
 def _chosen_layers(

@@ -14,6 +14,7 @@ from ..lookup import suggest
 from ..rows.views import without_adapter
 from ..tasks.task import Task
 from .damaged_files import impossible_sizes, refuse_damaged_files, refuse_gaps
+from .hub_ids import missing_folder
 from .model_files import refuse_unsafe_files
 
 # What configs call the activation of their feed-forward layers.
@@ -62,6 +63,8 @@ def load_model(
     except Exception as error:  # the model's own code, given numbers that nobody tried
         reason = in_a_line(error, 10_000)
         refuse_remote_code(reason, f"{what}: {id_or_path}")
+        if absent := missing_folder(id_or_path):
+            raise DataError(f"{where} cannot be loaded as {auto_class}: {absent}.") from error
         if "safetensors" in reason and "not a local folder" not in reason:
             raise UnsafeFileError(
                 f"{what}: {id_or_path} holds no model.safetensors; other formats can run code when read and are "
@@ -117,7 +120,7 @@ def load_config(id_or_path: str, *, what: str, **options: Any) -> PretrainedConf
     try:
         return transformers.AutoConfig.from_pretrained(id_or_path, **options)
     except Exception as error:  # a config is checked by its own class, which raises what it likes
-        reason = in_a_line(error)
+        reason = missing_folder(id_or_path) or in_a_line(error)
         refuse_remote_code(in_a_line(error, 10_000), f"{what}: {id_or_path}")
         raise DataError(f"{what}: {id_or_path} cannot be loaded: {reason}") from error
 
@@ -192,8 +195,9 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedT
         tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
     except Exception as error:  # tokenizers raise whatever their own files make them
         refuse_remote_code(in_a_line(error, 10_000), f"{what}: the tokenizer of {id_or_path}")
+        reason = missing_folder(id_or_path) or in_a_line(error)
         raise DataError(
-            f"{what}: no tokenizer can be loaded from {id_or_path}: {in_a_line(error)}. {advice}"
+            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}"
         ) from error
     # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):

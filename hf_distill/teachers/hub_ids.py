@@ -10,6 +10,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..lookup import suggest
+
 _READ = ("config.json", "adapter_config.json")
 
 
@@ -27,6 +29,50 @@ def hub_id(source: str | None) -> str | None:
     except HFValidationError:
         return None
     return source
+
+
+def missing_folder(source: str) -> str | None:
+    """Say of a source that cannot be loaded that it is no folder here, and what was probably meant.
+
+    Args:
+        source: What was given, a folder or an id.
+
+    Returns:
+        None where the folder is there, or where it can only be meant as an id: nothing of its path is here.
+
+    Example:
+        >>> missing_folder("org/model") is None
+        True
+        >>> missing_folder(str(tmp_path / "bret")).endswith("it must hold the files of a checkpoint, config.json among them")
+        True
+    """
+    path = Path(source)
+    if not source or path.exists():
+        return None
+    home = path.expanduser()
+    if source.startswith("~") and home.exists():
+        return f"~ is not written out here: write {home}"
+    folder = path.parent
+    local = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if not local and hub_id(source) is not None:
+        # An id of the Hub, unless its beginning is a folder here or a folder beside is called nearly so.
+        beside = folder.is_dir() and suggest(path.name, _folders(folder))
+        if not beside and (not folder.is_dir() or folder == Path(".")):
+            return None
+    while not folder.is_dir():
+        path, folder = folder, folder.parent
+    near = suggest(path.name, _folders(folder))
+    said = f"there is no folder {path.absolute()}{near}"
+    there = (
+        ""
+        if near
+        else f"; in {folder.absolute()} are: {', '.join(sorted(_folders(folder))[:8]) or 'no folders'}"
+    )
+    return f"{said}{there}; it must hold the files of a checkpoint, config.json among them"
+
+
+def _folders(folder: Path) -> list[str]:
+    return [child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")]
 
 
 def loaded_commit(repo: str, revision: str | None) -> str | None:

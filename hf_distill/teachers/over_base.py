@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError, UnsafeFileError, in_a_line
+from ..packages import install
 from ..tasks.task import Task
 from .checkpoints import load_model, load_tokenizer, output_layer, refuse_other_task, refuse_untrained_head
+from .hub_ids import missing_folder
 from .model_files import refuse_unsafe_files
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def require_peft() -> Any:
         import peft
     except ImportError as error:
         raise ConfigurationError(
-            "Adapters need the package peft, which is not installed: pip install peft"
+            f"Adapters need the package peft, which is not installed: {install('peft', extra='peft')}"
         ) from error
     return peft
 
@@ -166,7 +168,8 @@ def _adapter_folder(adapter: str, what: str) -> Path:
         try:
             folder = Path(huggingface_hub.snapshot_download(adapter, allow_patterns=patterns))
         except (OSError, ValueError, HfHubHTTPError) as error:
-            raise DataError(f"{what}: the adapter {adapter} cannot be loaded: {in_a_line(error)}") from error
+            reason = missing_folder(adapter) or in_a_line(error)
+            raise DataError(f"{what}: the adapter {adapter} cannot be loaded: {reason}") from error
     if not (folder / _CONFIG).is_file():
         raise DataError(f"{what}: {adapter} is no adapter, it has no {_CONFIG}.")
     if not (folder / _WEIGHTS).is_file():

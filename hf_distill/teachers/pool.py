@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion import Fusion
 from ..fusion.alignment import (
     LabelMap,
@@ -23,6 +23,7 @@ from ..fusion.alignment import (
 )
 from ..fusion.shares import constant
 from ..rows.views import VIEWS, WORD_MASK, TokenView, View
+from .precision import AUTO, autocast, refuse_other_precision, settled
 from .states import Wanted
 from .teacher import Teacher, TeacherSource
 
@@ -36,6 +37,8 @@ class TeacherPool:
         fusion: The fusion their outputs go to; its weights, if it has any, say which teachers are heard at all.
         placement: Where live models wait: ``resident`` on the device; ``swap`` in CPU memory, one at a time on the
             device; ``auto`` chooses by an estimate of their bytes against what is free, and prints it.
+        precision: Of live models' forwards: None: that of whoever asks (the trainer's, the accelerator's); ``bf16``,
+            ``fp16``; or ``auto``: bf16 where the device has it, and prints which.
 
     Raises:
         DataError: Labels that cannot be matched, or names used twice.
@@ -54,7 +57,10 @@ class TeacherPool:
         fusion: Fusion | None = None,
         *,
         placement: str = "resident",
+        precision: str | None = None,
     ) -> None:
+        refuse_other_precision(precision, "Teacher precision")
+        self.precision = precision
         if placement not in ("resident", "swap", "auto"):
             raise ConfigurationError(f"Teacher placement is {placement!r}: choose resident, swap or auto.")
         self.placement = placement
@@ -66,12 +72,15 @@ class TeacherPool:
                     f"{names.count(name)} teachers are called {name!r}; reports could not tell them apart: give each "
                     f'its own name, e.g. Teacher.from_pretrained(…, name="{name}-2").'
                 )
-        self.label_maps = [
-            LabelMap.match(t.label_names, student_labels, teacher=t.name) for t in self.teachers
-        ]
-        refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
+        self.label_maps = [_matched(teacher, student_labels) for teacher in self.teachers]
+        try:
+            refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
+        except LabelNameError as error:
+            meant = [t for t in self.teachers if str(error).startswith(f"Teacher {t.name!r}:")]
+            raise error.placed(getattr((meant or self.teachers)[0], "place", None)) from None
         self.listen(fusion)
         self._device: torch.device | None = None
+        self._unknown_to: dict[tuple[int, ...], tuple[bool, ...] | None] = {}
         self.views: dict[str, View] = {}
         self.view_of: dict[str, str] = {}
         first: dict[str, str] = {}
@@ -168,15 +177,20 @@ class TeacherPool:
                 outputs[k].hidden_states if k in outputs else {} for k in range(len(self.teachers))
             )
             batch = batch._replace(hidden_states=states)
-        known = zip(
-            *([column is not None for column in self.label_maps[k].columns] for k in heard), strict=True
-        )
-        unknown = tuple(not any(has) for has in known)
+        unknown = self._unknown(tuple(heard))
         return (
-            batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
-            if any(unknown)
-            else batch
+            batch
+            if unknown is None
+            else batch._replace(unknown=constant(unknown, batch.logits.device, torch.bool))
         )
+
+    def _unknown(self, heard: tuple[int, ...]) -> tuple[bool, ...] | None:
+        """For each class whether none of some teachers has it; None where each is known. Found once: batches ask."""
+        if heard not in self._unknown_to:
+            has = zip(*(self.label_maps[k].has for k in heard), strict=True)
+            unknown = tuple(not any(each) for each in has)
+            self._unknown_to[heard] = unknown if any(unknown) else None
+        return self._unknown_to[heard]
 
     def _outputs(
         self, k: int, inputs: Mapping[str, Any], run: bool, wanted: Sequence[Wanted]
@@ -188,7 +202,7 @@ class TeacherPool:
                 torch.full((len(rows), len(teacher.label_names)), torch.nan, device=rows.device)
             )
         view = inputs[VIEWS][self.view_of[teacher.name]] if teacher.view is not None else {}
-        with self._at_work(teacher):
+        with self._at_work(teacher), self._in_precision(teacher):
             if wanted:
                 return teacher.run(view, wanted, inputs[WORD_MASK].shape[1] if WORD_MASK in inputs else 0)
             return teacher(view, inputs["example_id"])
@@ -200,9 +214,19 @@ class TeacherPool:
             live = [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
             if self.placement == "auto" and live:
                 self.placement = _placement(sum(t.model.get_memory_footprint() for t in live), device)
+            if self.precision == AUTO:
+                self.precision = settled(AUTO, device)
+                if live and PartialState().is_main_process:
+                    chosen = self.precision or "the precision of the training"
+                    print(f"Live teachers run in {chosen} on {device} (precision: auto).")
             for teacher in live:
                 teacher.to(torch.device("cpu") if self.placement == "swap" else device)
         return self
+
+    def _in_precision(self, teacher: TeacherSource) -> contextlib.AbstractContextManager[Any]:
+        if self.precision in (None, AUTO) or not isinstance(teacher, Teacher):
+            return contextlib.nullcontext()
+        return autocast(self.precision, next(teacher.model.parameters()).device)
 
     @contextlib.contextmanager
     def _at_work(self, teacher: TeacherSource) -> Iterator[None]:
@@ -227,3 +251,11 @@ def _placement(needed: int, device: torch.device) -> str:
             f"Teachers take {needed / 1e9:.2f} GB of {free / 1e9:.2f} GB free on {device}: placement {chosen}."
         )
     return chosen
+
+
+def _matched(teacher: TeacherSource, student_labels: Sequence[str]) -> LabelMap:
+    """Where the student's labels stand among a teacher's; what is wrong is said as the teacher was named."""
+    try:
+        return LabelMap.match(teacher.label_names, student_labels, teacher=teacher.name)
+    except LabelNameError as error:
+        raise error.placed(getattr(teacher, "place", None)) from None

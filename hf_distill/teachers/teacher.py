@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, LabelNameError
 from ..fusion.alignment import TeacherOutputs, unclear_names
 from ..lookup import suggest
 from ..rows.views import WORD_OF, View, named_inputs
@@ -104,6 +104,7 @@ class Teacher:
         view = open_view(model, tokenizer, max_length, what=what)
         self.label_names = _named(model, labels, name)
         self.said_labels = said_labels(labels)
+        self.place: str | None = None
         self.view = view
         self.model = model.eval().requires_grad_(False)
         self._parameters = named_inputs(model)
@@ -201,7 +202,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher that is loaded when it is needed; the fields are the arguments of `Teacher.from_pretrained`."""
+    """A teacher that is loaded when it is needed; the fields are the arguments of `Teacher.from_pretrained`.
+
+    Args:
+        place: Where a recipe names it, ``teachers.models.2``, for messages.
+    """
 
     id_or_path: str
     revision: str | None = None
@@ -211,6 +216,7 @@ class TeacherSpec:
     dtype: str | torch.dtype | None = None
     trust_remote_code: bool = False
     adapter: str | None = None
+    place: str | None = field(default=None, compare=False)
 
     @property
     def source(self) -> str:
@@ -224,9 +230,13 @@ class TeacherSpec:
 
     def load(self, task: str | Task) -> Teacher:
         """The live teacher."""
-        return Teacher.from_pretrained(
-            **{field.name: getattr(self, field.name) for field in fields(self)}, task=task
-        )
+        given = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "place"}
+        try:
+            teacher = Teacher.from_pretrained(**given, task=task)
+        except LabelNameError as error:
+            raise error.placed(self.place) from None
+        teacher.place = self.place
+        return teacher
 
 
 def load_teacher(given: str | TeacherSpec | TeacherSource, task: str | Task) -> TeacherSource:
@@ -279,6 +289,23 @@ def labels_on_disk(spec: TeacherSpec) -> tuple[str, ...] | None:
         return None
 
 
+def stated_labels(spec: TeacherSpec) -> tuple[str, ...] | None:
+    """As `labels_on_disk`, and the placeholders where a config leaves them out, as transformers writes it for two labels.
+
+    Args:
+        spec: The teacher.
+    """
+    found = labels_on_disk(spec)
+    if found is not None or spec.adapter is not None:
+        return found
+    try:
+        config = json.loads(Path(spec.id_or_path, "config.json").read_text(encoding="utf-8"))
+        unnamed = "id2label" not in config and any("For" in name for name in config["architectures"])
+        return _renamed(["LABEL_0", "LABEL_1"], spec.labels, spec.called) if unnamed else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def _named(
     model: PreTrainedModel, labels: Mapping[str, str] | Sequence[str] | None, teacher: str
 ) -> tuple[str, ...]:
@@ -296,18 +323,24 @@ def _renamed(
     elif isinstance(labels, Mapping):
         unknown = [key for key in labels if key not in own]
         if unknown:
-            raise DataError(
-                f"Teacher {teacher!r}: labels= renames {unknown[0]!r}, but its labels are {own}{suggest(unknown[0], own)}."
+            raise LabelNameError.of(
+                f"Teacher {teacher!r}: ",
+                {},
+                f" renames {unknown[0]!r}, but its labels are {own}{suggest(unknown[0], own)}.",
             )
         names = [str(labels.get(label, label)) for label in own]
     else:
         names = [str(label) for label in labels]
         if isinstance(labels, str) or len(names) != len(own):
-            raise DataError(
-                f"Teacher {teacher!r}: labels= gives {len(names)} names, but it has {len(own)} outputs: {own}."
+            raise LabelNameError.of(
+                f"Teacher {teacher!r}: ",
+                {},
+                f" gives {len(names)} names, but it has {len(own)} outputs: {own}.",
             )
     if unclear := unclear_names(names):
-        raise DataError(
-            f"Teacher {teacher!r}: its labels {names} are not all different names: {unclear}; name them with labels=."
+        raise LabelNameError.of(
+            f"Teacher {teacher!r}: its labels {names} are not all different names: {unclear}; name them with ",
+            {},
+            ".",
         )
     return tuple(names)

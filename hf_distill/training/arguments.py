@@ -8,8 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.integrations import integration_utils
 
 from ..errors import ConfigurationError
+from ..lookup import suggest
+from ..packages import install
+
+# How transformers calls the check for a tracker, and how its package is called, where that is not the tracker's name.
+_ASKED_BY = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}
+_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}
 
 MOST_SEED = 2**32 - 1
 """The largest seed that numpy's generators take."""
@@ -57,6 +64,12 @@ class DistillationArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= MOST_SEED:
                 raise ConfigurationError(f"{name} is {value}, expected a whole number from 0 to {MOST_SEED}.")
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            # transformers takes more to be better of all that does not end in "loss", of nll and ece too.
+            from .objective import direction_of
+
+            direction = direction_of(self.metric_for_best_model, None)
+            self.greater_is_better = None if direction is None else direction == "maximize"
         super().__post_init__()
         # Trainer's own filter waits for the device twice per micro-batch; `StudentTrainer.training_step` filters there.
         self.logging_nan_inf_filter = False
@@ -116,6 +129,39 @@ def _number(name: str, value: object) -> float:
     return number
 
 
+def missing_trackers(report_to: Any) -> list[str]:
+    """Say of each tracker that is asked for and cannot be had what is missing; `Trainer` finds out when all else is done.
+
+    Args:
+        report_to: As `TrainingArguments` has it: a name or a list of names.
+
+    Example:
+        >>> missing_trackers("none"), missing_trackers([])
+        ([], [])
+        >>> missing_trackers(["tensorbord"])[0].partition(";")[0]
+        "there is no tracker 'tensorbord' (did you mean 'tensorboard'?)"
+    """
+    names = [report_to] if isinstance(report_to, str) else list(report_to or ())
+    sentences = []
+    for name in names:
+        if name in ("none", "all"):
+            continue
+        if name not in integration_utils.INTEGRATION_TO_CALLBACK:
+            known = list(integration_utils.INTEGRATION_TO_CALLBACK)
+            sentences.append(
+                f"there is no tracker {name!r}{suggest(name, known)}; known: {', '.join(known)}, none"
+            )
+            continue
+        ask = getattr(integration_utils, f"is_{_ASKED_BY.get(name, name)}_available", None)
+        if ask is not None and not ask():
+            package = _PACKAGES.get(name, name.replace("_", "-"))
+            sentences.append(
+                f"{name!r} needs a package that is not installed here: {install(package, extra=name)}, or write "
+                "report_to: none"
+            )
+    return sentences
+
+
 def refuse_unclear(model: Any, model_init: Any, args: Any, teachers: Sequence[Any]) -> None:
     """Refuse a student given in two ways or in none, and arguments that say nothing of distillation, or too much.
 
@@ -127,6 +173,8 @@ def refuse_unclear(model: Any, model_init: Any, args: Any, teachers: Sequence[An
             f"args is a {type(args).__name__}, but temperature and weights are read from it: "
             "use hf_distill.DistillationArguments, which takes every TrainingArguments field."
         )
+    if missing := missing_trackers(args.report_to):
+        raise ConfigurationError(f"report_to: {missing[0]}.")
     if (model is None) == (model_init is None):
         raise ConfigurationError("Give the student either as model= or as model_init=, one of the two.")
     if not teachers and args.distill_weight > 0:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 
 from ..errors import ConfigurationError
 from .arguments import DistillationArguments
@@ -278,3 +278,30 @@ class _Fields:
             setattr(args, name, value)
         self.values.clear()
         self.own.clear()
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """`transformers.EarlyStoppingCallback` that goes on counting where a resumed training was.
+
+    How often in a row no evaluation was better is told from the trainer's log, so that no checkpoint has to hold it.
+
+    Args:
+        early_stopping_patience, early_stopping_threshold: As there.
+
+    Example:
+        >>> EarlyStopping(early_stopping_patience=3).early_stopping_threshold
+        0.0
+    """
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count the evaluations that there were."""
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = 0
+        key = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        best, now = None, state.best_metric
+        for value in [entry[key] for entry in state.log_history if key in entry]:
+            state.best_metric = best
+            self.check_metric_value(args, state, control, value)
+            if best is None or (value > best if args.greater_is_better else value < best):
+                best = value
+        state.best_metric = now

@@ -64,6 +64,16 @@ class RowPreparation:
             else self(given, what)
         )
 
+    def of_student(self, label_names: Sequence[str]) -> RowPreparation:
+        """The same for the student alone: no teacher's tokens are made, and no cache is completed.
+
+        Args:
+            label_names: The student's.
+        """
+        return RowPreparation(
+            self.args, self.text_columns, self.labels, self.student_view, TeacherPool([], label_names)
+        )
+
     def __call__(self, dataset: Any, what: str) -> Any:
         """Prepared rows; None and prepared rows are returned as they are.
 

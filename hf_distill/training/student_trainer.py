@@ -26,6 +26,7 @@ from ..errors import (
 from ..evaluation.results import EvaluationReport
 from ..lookup import suggest
 from ..publishing.facts import confirm_report, report_digest
+from ..rows.batches import ahead
 from ..rows.columns import indexed
 from ..rows.labels import count_labelled
 from ..rows.views import VIEWS, TokenView
@@ -84,9 +85,8 @@ class StudentTrainer(Trainer):
         return super().get_eval_dataloader(eval_dataset)
 
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
-        return super()._get_dataloader(
-            self._prepare(dataset, f"{description.lower()} set"), description, *args, **options
-        )
+        rows = self._prepare(dataset, f"{description.lower()} set")
+        return ahead(super()._get_dataloader(rows, description, *args, **options))
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         return indexed(dataset)  # prepared rows have no other columns

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from ..lookup import build
 from ..losses import LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import save_facts
-from ..rows.collator import MultiTeacherCollator
+from ..rows.collator import MultiTeacherCollator, StudentCollator
 from ..rows.columns import student_padding
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
-from ..rows.views import TokenView
+from ..rows.views import VIEWS, TokenView
 from ..students.loading import adapted, load_trained, open_student
 from ..tasks import build_task
 from ..tasks.task import Task
@@ -42,6 +43,7 @@ from .callbacks import AdaptiveStrength, ScheduleCallback
 from .commits import is_checkpoint
 from .finite import FiniteUpdates
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
+from .objective import direction_of, metrics_for, objective, refuse_unnamed_metric
 from .opening import open_teachers_for
 from .preparation import RowPreparation, one_class_note, one_dataset, overlap_notes, refuse_unlabelled
 from .pushes import check_for_all
@@ -83,7 +85,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         cache_dir: Folder where the teachers' outputs are kept: each teacher runs once over each row of every dataset,
             and training reads the rest; None: the teachers run live.
         cache_settings: How outputs are computed and stored.
-        teacher_placement: Of live teachers, see `TeacherPool`.
+        teacher_placement, teacher_precision: Of live teachers, see `TeacherPool`.
 
     Raises:
         ConfigurationError, DataError: Whatever cannot work, before any training.
@@ -129,6 +131,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         cache_dir: str | os.PathLike[str] | None = None,
         cache_settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
         teacher_placement: str = "resident",
+        teacher_precision: str | None = None,
     ) -> None:
         args = DistillationArguments() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -136,6 +139,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if args.push_to_hub:  # before teachers are loaded and run
             self._repository = check_for_all(args)
         self.task = build_task(task)
+        compute_metrics = metrics_for(args, self.task, compute_metrics, eval_dataset)
         loss = self.task.loss if distillation_loss is None else distillation_loss
         self.distillation_loss: Callable[..., Tensor] = build(loss, LOSSES, kind="loss")
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
@@ -144,6 +148,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self.label_column = label_column
         set_seed(args.seed)  # as Trainer does before model_init: a fresh head depends on the seed alone
         self.model_init, self.peft_config = model_init, peft_config
+        self.student_source = model if isinstance(model, str) else None
         opened = open_student(
             # With model_init the Trainer makes its own student; this one only tells labels and length.
             super().call_model_init() if model is None else model,
@@ -168,7 +173,11 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             device=args.device,
         )
         self.teacher_pool = TeacherPool(
-            self.teachers, self.student_labels, build_fusion(fusion), placement=teacher_placement
+            self.teachers,
+            self.student_labels,
+            build_fusion(fusion),
+            placement=teacher_placement,
+            precision=teacher_precision,
         )
         self._prepare = RowPreparation(
             args,
@@ -184,6 +193,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         refuse_unlabelled(train_dataset, label_column, args.task_weight)
         self._sums = TrainingSums()
         self._evaluated = EvaluationRows()
+        self._parts: set[str] = set()
+        self._drawn: set[str] = set()
         self.numbers = FiniteUpdates(self.teachers, self._prepare.row_of, opened.view.tokenizer.decode)
         self._run: dict[str, Any] | None = None
         super().__init__(
@@ -238,6 +249,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         ``num_items_in_batch`` holds (2,) the labelled and all units of the whole update over all processes; None: this
         batch's. With ``return_outputs`` comes ``{"loss", "logits"}`` too.
         """
+        if VIEWS not in inputs:  # of rows that no teacher is asked about
+            return self._label_loss(model, inputs, return_outputs)
         outputs, states = student_pass(self.hidden, model, self.student, self._student_inputs(inputs), inputs)
         targets = self.teacher_targets(inputs) if self.args.distill_weight > 0 or self.hidden else None
         terms = self.loss_terms(outputs, targets, inputs)
@@ -247,6 +260,35 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         said = None if targets is None else targets.teachers
         loss = self.numbers.watch(loss, terms, outputs.logits, said, inputs, model.training)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    def _label_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The cross-entropy with the labels, as the plain Trainer's loss is."""
+        outputs, _ = student_pass(None, self.student, self.student, self._student_inputs(inputs), inputs)
+        values = self.task.label_loss(outputs.logits.float(), inputs["labels"])
+        terms = {"task": LossTerm(values, 1.0, labelled=True)}
+        loss = self._reduce(terms, inputs["labels"], None, training=False)
+        loss = self.numbers.watch(loss, terms, outputs.logits, None, inputs, False)
+        return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
+
+    @contextlib.contextmanager
+    def student_alone(self) -> Iterator[None]:
+        """While it lasts, rows are prepared for the student alone: no teacher reads, runs or stores anything of them."""
+        prepare, collator = self._prepare, self.data_collator
+        self._prepare = self._prepare.of_student(self.student_labels)
+        self.data_collator = StudentCollator(getattr(collator, "student", collator))
+        try:
+            yield
+        finally:
+            self._prepare, self.data_collator = prepare, collator
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            self._loaded = None
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """As `Trainer.predict`: the student answers, no teacher runs, and the loss is the cross-entropy with the labels."""
+        with self.student_alone():
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
         """What the student is to imitate: every teacher on its own view, aligned by name, fused once at the temperature.
@@ -375,9 +417,60 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         means = self._evaluated.means()
         output.metrics.pop(f"{metric_key_prefix}_loss", None)  # a mean of batches; and 0 where no row counts
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        self._parts.update(f"{metric_key_prefix}_{name}" for name in means if name != "loss")
         if not labelled and self.is_world_process_zero():
             print(f"{description}: no row has a label, so metrics and losses that need labels are left out.")
         return output
+
+    # ---- Searching ----
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] | None = None,
+        backend: Any = None,
+        hp_name: Any = None,
+        **options: Any,
+    ) -> Any:
+        """As `Trainer.hyperparameter_search`; by default the parts of the loss count for nothing, see `objective`.
+
+        Args:
+            hp_space, n_trials, backend, hp_name, options: As there; our own fields may be drawn too.
+            compute_objective: Of an evaluation's metrics; None: the metric of ``metric_for_best_model``, else the sum of
+                what ``compute_metrics`` says, else the evaluation loss, or where the trials draw temperature or weights
+                the cross-entropy with the labels.
+            direction: None: as ``metric_for_best_model`` counts, else "minimize".
+        """
+        named = self.args.metric_for_best_model if compute_objective is None else None
+        said = direction or direction_of(named, self.args.greater_is_better)
+        if (
+            said is None
+            and compute_objective is None
+            and self.compute_metrics
+            and self.is_world_process_zero()
+        ):
+            print(
+                'The search takes the least of compute_metrics; where more is better, pass direction="maximize".'
+            )
+
+        def by_default(metrics: dict[str, float]) -> float:
+            return objective(metrics, parts=self._parts, chosen_by=named, drawn=self._drawn)
+
+        return super().hyperparameter_search(
+            hp_space,
+            by_default if compute_objective is None else compute_objective,
+            n_trials,
+            said or "minimize",
+            backend,
+            hp_name,
+            **options,
+        )
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        self._drawn = set(trial if isinstance(trial, dict) else getattr(trial, "params", ()))
 
     # ---- The student ----
 
@@ -415,6 +508,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """
         self.args.check_distillation()
         self._prepare.refuse_other_length(self.args.max_length)
+        refuse_unnamed_metric(self)
         self._refuse_choice_without_labels()
         self._sums = TrainingSums()
         checkpoint = find_checkpoint(

@@ -14,22 +14,24 @@ import numpy as np
 
 from ..errors import ConfigurationError, DataError
 from ..evaluation.formats import interval, signed_points
-from ..evaluation.statistics import Difference, accuracy_interval, difference
+from ..evaluation.statistics import Difference, accuracy_interval
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .comparison import Compared, ComparedRun, RunComparison
 from .finding import FoundRun, find_run
-from .judging import better_baseline, group_of
+from .judging import better_baseline, corrected, group_of
 from .numbers import Group
 from .sentences import detectable
 from .systems import (
     ENSEMBLE,
+    JUDGED,
     STUDENT,
     Measured,
     Role,
     System,
     best_teacher,
     fixed_systems,
+    gain_over,
     means,
     measure,
     metric_modules,
@@ -58,7 +60,7 @@ class _Run:
 
     def shown(self) -> list[str]:
         """The student, the baselines that it is compared with, the ensemble and the best of several teachers."""
-        baselines = [better_baseline(self.found, kind) for kind in ("accuracy", "nll", "brier")]
+        baselines = [better_baseline(self.found, kind) for kind in JUDGED]
         others = [ENSEMBLE, *([] if self.teacher is None else [self.teacher])]
         return [name for name in dict.fromkeys([STUDENT, *baselines, *others]) if name in self.found]
 
@@ -235,14 +237,15 @@ def _of_students(found: Sequence[_Run]) -> list[Difference]:
     """Each later run's student minus the first's."""
     first = found[0]
     return [
-        difference(
+        gain_over(
             kind,
-            tuple(f"{own.name}: {STUDENT}" for own in (run, first)),
-            *(own.found[STUDENT].values(kind) for own in (run, first)),
+            (f"{run.name}: {STUDENT}", f"{first.name}: {STUDENT}"),
+            run.found[STUDENT],
+            first.found[STUDENT],
             paired_seeds=False,
         )
         for run in found[1:]
-        for kind in ("accuracy", "nll", "brier")
+        for kind in JUDGED
     ]
 
 
@@ -250,14 +253,14 @@ def _of_baselines(found: Sequence[_Run], systems: Sequence[Compared]) -> list[Di
     """Each run's student minus its own baseline that is hardest to beat."""
     called = {(run, system.system): system.name for system in systems for run in system.runs}
     return [
-        difference(
+        gain_over(
             kind,
             (called[run.name, STUDENT], called[run.name, baseline]),
-            run.found[STUDENT].values(kind),
-            run.found[baseline].values(kind),
+            run.found[STUDENT],
+            run.found[baseline],
         )
         for run in found
-        for kind in ("accuracy", "nll", "brier")
+        for kind in JUDGED
         if (baseline := better_baseline(run.found, kind)) is not None
     ]
 
@@ -282,7 +285,7 @@ def own_differences(name: str, run: FoundRun) -> tuple[int, tuple[Difference, ..
         raise DataError(f"None of the rows of {run.folder} has a label, so nothing can be judged on them.")
     found = _measured(name, run, first, kept).found
     made = [
-        difference(kind, (STUDENT, baseline), found[STUDENT].values(kind), found[baseline].values(kind))
+        gain_over(kind, (STUDENT, baseline), found[STUDENT], found[baseline])
         for kind in ("accuracy", "nll")
         if (baseline := better_baseline(found, kind)) is not None
     ]
@@ -305,10 +308,12 @@ def _classes(found: Sequence[_Run], labels: np.ndarray, names: Sequence[str]) ->
     """What the second run's student gains in each class over the first's."""
     truth, students = labels[labels != UNLABELLED], {run.name: run.found[STUDENT] for run in found}
     first, second = students
-    return [
-        group_of(name, truth == c, students, (second, first), paired_seeds=False)
-        for c, name in enumerate(names)
-    ]
+    return corrected(
+        [
+            group_of(name, truth == c, students, (second, first), paired_seeds=False)
+            for c, name in enumerate(names)
+        ]
+    )
 
 
 def _notes(found: Sequence[_Run], rows: int, left_out: int) -> list[str]:
@@ -349,11 +354,10 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
     first, sentences = found[0].name, []
     for run, d in zip(found[1:], students, strict=True):
         points = f"accuracy {signed_points(d.value)[0]} points ({interval(d.value)})"
-        alone = _one_seed(run) or _one_seed(found[0])
+        taken = _taken(run, found[0])
         if d.better or d.worse:
             word = "better" if d.better else "worse"
-            only = ", as these trainings came out" if alone else ""
-            sentences.append(f"The student of {run.name} is {word} than that of {first}{only}: {points}.")
+            sentences.append(f"The student of {run.name} is {word} than that of {first}{taken}: {points}.")
         else:
             few = ", on too few of which the answers differ" if d.value.beyond_chance else ""
             sentences.append(
@@ -375,8 +379,8 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
     sentences += [_gain(run, gains.get(f"{run.name}: {STUDENT}")) for run in found]
     if any(_one_seed(run) for run in found):
         sentences.append(
-            "A run of one seed says what its models do, and nothing of its other trainings, so no recipe is judged by it; "
-            "evaluation.seeds=3 keeps what is trained."
+            "A run of one seed says what its models do, and nothing of how much its trainings vary, so no recipe is judged by it "
+            "alone; evaluation.seeds=3 keeps what is trained."
         )
     elif any(len(run.found[STUDENT].metrics) < 5 for run in found):
         sentences.append(
@@ -387,6 +391,16 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
 
 def _one_seed(run: _Run) -> bool:
     return len(run.found[STUDENT].metrics) == 1
+
+
+def _taken(run: _Run, other: _Run) -> str:
+    """What a comparison of two runs takes for granted where one seed says nothing of other trainings."""
+    if _one_seed(run) and _one_seed(other):
+        return ", as these trainings came out"
+    if _one_seed(run) or _one_seed(other):
+        one, several = (run, other) if _one_seed(run) else (other, run)
+        return f", if the trainings of {one.name} vary as much as those of {several.name}"
+    return ""
 
 
 def _gain(of: _Run, d: Difference | None) -> str:

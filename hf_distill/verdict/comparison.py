@@ -180,7 +180,7 @@ class RunComparison:
         gains = [group for group in self.per_class if group.gain is not None]
         if gains:
             first, second = (shortened(name, 28) for name in self.runs)
-            caption = "Coloured where the gain is beyond chance; of many classes some are so by chance."
+            caption = "Coloured where the gain is beyond chance, corrected for the number of classes (Holm)."
             made.append(
                 Picture("Gains by class", CLASSES, caption, class_gains, (gains, f"{second} minus {first}"))
             )
@@ -240,7 +240,8 @@ class RunComparison:
         note = (
             "Intervals over rows, the same for both systems, and over seeds: those of different runs independently of each other, "
             "student and baseline of one run together; of one seed over rows alone, for these very models. McNemar's exact test: "
-            "between runs of the first seeds, within a run one per seed. Differences are not corrected for their number."
+            "between runs of the first seeds, within a run one per seed. Each is judged by itself: not corrected for their number. Where only one "
+            "run has one seed, its trainings are taken to vary as much as the other's."
         )
         return differences_section([(d, second(d)) for d in self.differences], note)
 
@@ -263,5 +264,5 @@ class RunComparison:
 
     def _classes(self) -> Section:
         first, second = self.runs
-        note = f"Gain: the student of {second} minus that of {first}, with its 95 % interval; not corrected for their number."
+        note = f"Gain: the student of {second} minus that of {first}, with the 95 % interval of each by itself; p is corrected for the number of classes (Holm)."
         return groups_section("By class", "class", self.per_class, note)

@@ -15,7 +15,17 @@ from ..errors import DataError
 from ..evaluation.cost import Cost
 from ..evaluation.plots import shortened
 from ..evaluation.results import EvaluationReport, SystemResult
-from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows, spread
+from ..evaluation.statistics import (
+    LEAST_DIFFERENT,
+    SHARES,
+    Difference,
+    accuracy_interval,
+    difference,
+    holm,
+    kl_rows,
+    spread,
+)
+from ..evaluation.variances import ERROR
 from ..fusion.alignment import UNLABELLED
 from .answers import Answers, SavedRows, in_order
 from .numbers import Claim, Disagreement, Group, Training
@@ -23,9 +33,11 @@ from .report import VerdictReport
 from .sentences import headline, remarks
 from .systems import (
     ENSEMBLE,
+    JUDGED,
     STUDENT,
     Measured,
     Role,
+    gain_over,
     means,
     measure,
     metric_modules,
@@ -175,14 +187,14 @@ def _differs_from_last(baselines: Sequence[Answers]) -> bool:
 
 
 def better_baseline(found: Mapping[str, Measured], measure: str) -> str | None:
-    """The fine-tuned student that is hardest to beat in a measure: most accurate, or of least NLL or Brier score.
+    """The fine-tuned student that is hardest to beat in a measure: of most accuracy or macro-F1, or of least NLL or Brier score.
 
     Picked on the rows of the report themselves, which favours the baseline.
     """
     # Temperatures change no answer.
-    own = of_kind(found, "baseline", calibrated=measure != "accuracy")
-    if measure == "accuracy":
-        best = max(own, key=lambda one: (one.mean("accuracy"), -one.mean("nll")), default=None)
+    own = of_kind(found, "baseline", calibrated=measure not in SHARES)
+    if measure in SHARES:
+        best = max(own, key=lambda one: (one.mean(measure), -one.mean("nll")), default=None)
     else:
         best = min(
             sorted(own, key=lambda one: one.role.calibrated), key=lambda one: one.mean(measure), default=None
@@ -198,10 +210,10 @@ def _best(systems: Sequence[Measured]) -> list[str]:
 def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     """What the report compares: the student, as it is and calibrated, with the better baselines, then with others."""
     wanted: list[tuple[str, str, str | None]] = []
-    for name in ("accuracy", "nll", "brier"):
+    for name in JUDGED:
         baseline = better_baseline(found, name)
         wanted.append((name, STUDENT, baseline))
-        if name != "accuracy":
+        if name not in SHARES:
             wanted.append((name, Role("student", calibrated=True).name, baseline))
     others = [own.name for own in (*of_kind(found, "given"), *of_kind(found, "single"))]
     teachers = of_kind(found, "teacher")
@@ -209,7 +221,7 @@ def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     wanted += [(name, STUDENT, other) for other in others for name in ("accuracy", "nll")]
     there = [own for own in wanted if own[1] in found and own[2] in found]
     return [
-        difference(measure, (first, second), found[first].values(measure), found[second].values(measure))
+        gain_over(measure, (first, second), found[first], found[second])
         for measure, first, second in tqdm(there, desc="Comparing", leave=False)
     ]
 
@@ -258,7 +270,7 @@ def group_of(
     *,
     paired_seeds: bool = True,
 ) -> Group:
-    """What systems are worth on some of the labelled rows.
+    """What systems are worth on some of the labelled rows, which are judged by themselves.
 
     Args:
         name: Of the rows.
@@ -272,7 +284,22 @@ def group_of(
     if pair is None or not inside.any():
         return Group(name, int(inside.sum()), accuracy, None, {})
     gain = difference("accuracy", pair, right[pair[0]], right[pair[1]], paired_seeds=paired_seeds)
-    return Group(name, int(inside.sum()), accuracy, gain.value, {}, gain.beyond_chance)
+    return Group(name, int(inside.sum()), accuracy, gain.value, {}, gain.beyond_chance, gain.p)
+
+
+def corrected(groups: Sequence[Group]) -> list[Group]:
+    """Groups of rows whose gains are beyond chance where they still are when corrected for how many groups there are (Holm).
+
+    Groups of fewer rows than any claim needs do not count: nothing could be said of them whatever came out.
+
+    Args:
+        groups: As of `group_of`, each judged by itself.
+    """
+    made = list(groups)
+    told = [i for i, group in enumerate(groups) if group.p is not None and group.rows >= LEAST_DIFFERENT]
+    for i, p in zip(told, holm([groups[i].p for i in told]), strict=True):
+        made[i] = groups[i]._replace(p=p, beyond_chance=groups[i].beyond_chance and p < ERROR)
+    return made
 
 
 def _classes(
@@ -288,7 +315,7 @@ def _classes(
             hits, given = (answered & (truth == c)).sum(1), answered.sum(1) + (truth == c).sum()
             f1[system] = float(np.mean(np.divide(2 * hits, given, where=given > 0, out=np.zeros(len(given)))))
         groups.append(group_of(name, truth == c, systems, pair)._replace(f1=f1))
-    return groups
+    return corrected(groups)
 
 
 def _lengths(
@@ -298,10 +325,14 @@ def _lengths(
     own = lengths[labels != UNLABELLED]
     edges = np.unique(np.quantile(own, np.linspace(0, 1, _BUCKETS + 1), method="higher")).astype(int)
     lows = [edges[0], *(edges[1:-1] + 1)] if len(edges) > 1 else edges
-    return [
-        group_of(f"{low} to {high}" if low < high else f"{high}", (own >= low) & (own <= high), systems, pair)
-        for low, high in zip(lows, edges[-len(lows) :], strict=True)
-    ]
+    return corrected(
+        [
+            group_of(
+                f"{low} to {high}" if low < high else f"{high}", (own >= low) & (own <= high), systems, pair
+            )
+            for low, high in zip(lows, edges[-len(lows) :], strict=True)
+        ]
+    )
 
 
 def _drawn(found: Mapping[str, Measured], baseline: str | None) -> list[str]:

@@ -75,7 +75,8 @@ class Group(NamedTuple):
         accuracy: Share of them that each system gets right, over all seeds.
         gain: The student over the better baseline, None where there is none.
         f1: Of a class, by system; empty for lengths.
-        beyond_chance: Whether the gain is.
+        beyond_chance: Whether the gain is, corrected for the number of classes, or of ranges (Holm).
+        p: Of the gain, corrected likewise; None where there is none.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Group(NamedTuple):
     gain: Interval | None
     f1: Mapping[str, float]
     beyond_chance: bool = False
+    p: float | None = None
 
 
 class Disagreement(NamedTuple):

@@ -6,7 +6,7 @@ Names are shown as they are written; long ones lose their middle.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..evaluation.document import Picture
@@ -22,14 +22,13 @@ from ..evaluation.plots import (
     reliability_diagram,
     shortened,
 )
-from ..evaluation.statistics import Interval
+from ..evaluation.report_files import CLASSES, LEARNING, QUALITY, RELIABILITY
+from ..evaluation.statistics import Interval, ReliabilityBin
 from .numbers import TRAINED, Group, Training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from .report import VerdictReport
 
 # Colour and mark of each kind of system; an ensemble is one with the student in it too.
 _MARKS = {
@@ -62,41 +61,33 @@ class Point(NamedTuple):
     kind: str
 
 
-QUALITY, RELIABILITY, LEARNING, CLASSES = PICTURE_FILES = (
-    "figures/quality_against_latency.png",
-    "figures/reliability.png",
-    "figures/learning_curves.png",
-    "figures/gains_by_class.png",
-)
-"""Every name that a picture may have; a report has those that it has numbers for."""
-
-
-def pictures(report: VerdictReport) -> list[Picture]:
-    """The figures that a report has numbers for, the one that matters most first; nothing is drawn yet.
+def pictures(
+    points: Sequence[Point],
+    reliability: Mapping[str, Sequence[ReliabilityBin]],
+    trainings: Sequence[Training],
+    per_class: Sequence[Group],
+) -> list[Picture]:
+    """The figures that there are numbers for, the one that matters most first; nothing is drawn yet.
 
     Args:
-        report: The verdict.
+        points: Systems whose latency is known.
+        reliability: Confidence against accuracy, by system.
+        trainings: How they went.
+        per_class: What each class gains.
     """
     made = []
-    points = [
-        Point(name, 1000 * cost.p50, accuracy, report.roles[name].kind)
-        for name, accuracy in report.accuracies.items()
-        if (cost := report.costs.get(report.roles[name].costs)) is not None and cost.p50 is not None
-    ]
     if len(points) > 1:
         caption = "Bars: 95 % interval over rows and seeds. Dotted: what no other system beats in both. Left and up is better."
         made.append(Picture("Quality against latency", QUALITY, caption, quality_against_latency, (points,)))
-    if report.reliability:
+    if reliability:
         caption = "Below the diagonal: surer than right. All seeds together; a point's area is its share of the rows."
-        made.append(Picture("Reliability", RELIABILITY, caption, reliability_diagram, (report.reliability,)))
-    if measures := measures_of(report.trainings):
+        made.append(Picture("Reliability", RELIABILITY, caption, reliability_diagram, (reliability,)))
+    if measures := measures_of(trainings):
         caption = "One line per training. The distilled student's loss on the labels is only part of what it learns from."
-        made.append(
-            Picture("Learning curves", LEARNING, caption, learning_curves, (report.trainings, measures))
-        )
-    gains = [group for group in report.per_class if group.gain is not None]
+        made.append(Picture("Learning curves", LEARNING, caption, learning_curves, (trainings, measures)))
+    gains = [group for group in per_class if group.gain is not None]
     if gains:
-        caption = "Coloured where the gain is beyond chance; of many classes some do by chance."
+        caption = "Coloured where the gain is beyond chance, corrected for the number of classes (Holm)."
         made.append(Picture("Gains by class", CLASSES, caption, class_gains, (gains,)))
     return made
 

@@ -12,7 +12,8 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import CorruptStateError
-from .report import JSON, VERSION, VerdictReport
+from ..evaluation.report_files import JSON
+from .report import VERSION, VerdictReport
 
 
 def load_report(folder: str | os.PathLike[str]) -> VerdictReport | None:

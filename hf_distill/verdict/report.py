@@ -11,20 +11,18 @@ from typing import Any
 
 from ..durations import duration
 from ..evaluation.cost import Cost
-from ..evaluation.document import Document, Section, write_files
+from ..evaluation.document import Document, Picture, Section, write_files
 from ..evaluation.formats import as_json, grouped, number, share, signed_points
+from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
 from ..evaluation.results import EvaluationReport
-from ..evaluation.statistics import Difference, Interval, ReliabilityBin, spread
+from ..evaluation.statistics import SHARES, Difference, Interval, ReliabilityBin, spread
 from .numbers import TRAINED, Claim, Disagreement, Export, Group, Training
-from .pictures import PICTURE_FILES, pictures
+from .pictures import Point, pictures
 from .sentences import p_values
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Role
 
 VERSION = 2
 """Of report.json; raised whenever a key changes its meaning or goes away."""
-
-JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
-"""For programs, for people, and the page beside them."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class VerdictReport:
             outcome=self.claim.outcome.split()[0],
             sentences=[*self.sentences, *(export.sentence for export in exports)],
             sections=self.sections(),
-            pictures=pictures(self),
+            pictures=self.pictures(),
             notes=[
                 *([fitted] if self.left_out else []),
                 *report.notes,
@@ -155,6 +153,15 @@ class VerdictReport:
             ],
             page=HTML,
         )
+
+    def pictures(self) -> list[Picture]:
+        """The figures that there are numbers for."""
+        points = [
+            Point(name, 1000 * cost.p50, accuracy, self.roles[name].kind)
+            for name, accuracy in self.accuracies.items()
+            if (cost := self.costs.get(self.roles[name].costs)) is not None and cost.p50 is not None
+        ]
+        return pictures(points, self.reliability, self.trainings, self.per_class)
 
     def sections(self) -> list[Section]:
         """The tables; texts of rows come last."""
@@ -196,8 +203,9 @@ class VerdictReport:
         )
         note = (
             f"Intervals over {over}; the teachers are the same throughout. Detectable: the true difference that four of five such "
-            "comparisons would find. The baseline is picked on these rows as the one that is hardest to beat, which favours it; "
-            "differences are not corrected for their number."
+            "comparisons would find. The baseline is picked on these rows as the one that is hardest to beat, which favours it. "
+            "The verdict's claim is the first line; each line is judged by itself, of calibrated and exported students too: not "
+            "corrected for their number, so that of twenty between equals one is called different."
         )
         return differences_section([(d, d.second) for d in self.differences], note)
 
@@ -224,8 +232,8 @@ class VerdictReport:
 
     def _groups(self, title: str, what: str, groups: Sequence[Group]) -> Section:
         note = (
-            "Gain: distilled minus fine-tuned, with its 95 % interval; not corrected for their number, so that of twenty one "
-            "leaves zero out by chance."
+            "Gain: distilled minus fine-tuned, with the 95 % interval of each by itself; p is corrected for how many there are "
+            "(Holm), and a gain below 0.05 is beyond chance."
         )
         return groups_section(title, what, groups, note)
 
@@ -248,6 +256,8 @@ class VerdictReport:
         header = [*(["text"] if texts else []), "label", "ensemble", "student", "KL"]
         return Section(title, header, rows, note, words=len(header) - 1, in_files=texts)
 
+
+_MEASURES = {"f1": "macro-F1"}
 
 COSTS = ("parameters", "MB", "latency p50, ms", "latency p95, ms", "rows/s")
 """The columns of `cost_cells`, but for the last, which says whose latency is one."""
@@ -279,12 +289,12 @@ def differences_section(differences: Sequence[tuple[Difference, str]], note: str
     """
     rows = []
     for d, second in differences:
-        points = d.measure == "accuracy"
+        points = d.measure in SHARES
         value = signed_points(d.value) if points else [number(part, sign="+") for part in d.value]
         in_points = points and math.isfinite(d.detectable)
         rows.append(
             [
-                d.measure + (", points" if points else ""),
+                _MEASURES.get(d.measure, d.measure) + (", points" if points else ""),
                 d.first,
                 second,
                 value[0],
@@ -317,12 +327,13 @@ def groups_section(title: str, what: str, groups: Sequence[Group], note: str) ->
             f"{group.rows:,}",
             *(f"{100 * group.accuracy[name]:.1f}" if group.rows else "–" for name in systems),
             "–" if group.gain is None else "{} ({} to {})".format(*signed_points(group.gain)),
+            "–" if group.p is None or math.isnan(group.p) else f"{group.p:.2g}",
             *(f"{100 * group.f1[name]:.1f}" for name in f1),
         ]
         for group in groups
     ]
     heads = [f"{name}, right %" for name in systems], [f"{name}, F1 %" for name in f1]
-    return Section(title, [what, "rows", *heads[0], "gain, points", *heads[1]], rows, note)
+    return Section(title, [what, "rows", *heads[0], "gain, points", "p", *heads[1]], rows, note)
 
 
 def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | None, seconds: float) -> str:

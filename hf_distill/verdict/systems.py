@@ -12,11 +12,23 @@ import numpy as np
 import torch
 
 from ..evaluation.metrics import compute_metric, load_metric
-from ..evaluation.statistics import ReliabilityBin, brier_rows, nll_rows, reliability_bins, spread
+from ..evaluation.statistics import (
+    Difference,
+    ReliabilityBin,
+    brier_rows,
+    difference,
+    nll_rows,
+    reliability_bins,
+    spread,
+)
+from ..evaluation.variances import f1_values
 from ..fusion import LinearPool, fit_temperature
 from ..fusion.alignment import UNLABELLED
 from ..tasks import build_task
 from .answers import Answers
+
+JUDGED = ("accuracy", "f1", "nll", "brier")
+"""The measures that differences are told in; f1 is the macro-F1."""
 
 STUDENT = "student"
 ENSEMBLE = "ensemble"
@@ -102,6 +114,7 @@ class Measured(NamedTuple):
         metrics: Of each seed.
         predictions: (S, N) classes, on all rows.
         correct: (S, n) 1.0 where the answer is the label.
+        f1: (S, n) values whose mean is the macro-F1, by jackknife over rows.
         nll: (S, n) −ln p(label).
         brier: (S, n) Σ_c (p_c − [c = label])².
         reliability: Confidence against accuracy, over all seeds.
@@ -112,6 +125,7 @@ class Measured(NamedTuple):
     metrics: tuple[dict[str, float], ...]
     predictions: np.ndarray
     correct: np.ndarray
+    f1: np.ndarray
     nll: np.ndarray
     brier: np.ndarray
     reliability: tuple[ReliabilityBin, ...]
@@ -123,8 +137,8 @@ class Measured(NamedTuple):
         return self.role.name
 
     def values(self, measure: str) -> np.ndarray:
-        """(S, n) of ``accuracy``, ``nll`` or ``brier``."""
-        return {"accuracy": self.correct, "nll": self.nll, "brier": self.brier}[measure]
+        """(S, n) of one of `JUDGED`."""
+        return {"accuracy": self.correct, "f1": self.f1, "nll": self.nll, "brier": self.brier}[measure]
 
     def mean(self, measure: str) -> float:
         """Over rows and seeds."""
@@ -145,6 +159,25 @@ def of_kind(found: Mapping[str, Measured], *kinds: str, calibrated: bool = False
         calibrated: Whether calibrated ones are among them.
     """
     return [own for own in found.values() if own.role.kind in kinds and own.role.calibrated <= calibrated]
+
+
+def gain_over(
+    measure: str, names: tuple[str, str], first: Measured, second: Measured, *, paired_seeds: bool = True
+) -> Difference:
+    """What one system's mean measure is above another's, with its interval.
+
+    Args:
+        measure: One of `JUDGED`.
+        names: What tables call the two.
+        first: The system.
+        second: The other, on the same rows.
+        paired_seeds: As of `difference`.
+    """
+    # A jackknife's values differ a little on all rows, as soon as one answer does.
+    apart = int((first.correct.mean(0) != second.correct.mean(0)).sum()) if measure == "f1" else None
+    return difference(
+        measure, names, first.values(measure), second.values(measure), paired_seeds=paired_seeds, apart=apart
+    )
 
 
 def metric_modules(given: Sequence[Any]) -> list[Any]:
@@ -263,7 +296,7 @@ def measure(
     is_right = build_task(task).right
     labelled = labels != UNLABELLED
     truth = labels[labelled]
-    metrics, predictions, correct, nll, brier, sure, right = [], [], [], [], [], [], []
+    metrics, predictions, correct, f1, nll, brier, sure, right = [], [], [], [], [], [], [], []
     for training in system.trainings:
         logs = np.asarray(training(), dtype=np.float64)
         found: dict[str, float] = {}
@@ -277,6 +310,7 @@ def measure(
         predictions.append(logs.argmax(1))
         own = logs[labelled]
         correct.append(is_right(own, truth))
+        f1.append(f1_values(own.argmax(1), truth, own.shape[1]))
         nll.append(nll_rows(own, truth))
         brier.append(brier_rows(own, truth))
         sure.append(own)
@@ -286,6 +320,7 @@ def measure(
         tuple(metrics),
         np.stack(predictions),
         np.stack(correct).astype(np.float64),
+        np.stack(f1),
         np.stack(nll),
         np.stack(brier),
         tuple(reliability_bins(np.concatenate(sure), np.concatenate(right))),

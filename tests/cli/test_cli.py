@@ -351,7 +351,7 @@ def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monke
     assert done.stdout.endswith("The student is pushed to me/mine: a/commit\n")
     assert pushed[0][:2] == ("me/mine", True)
     assert {"README.md", "report.md", "report.json", "recipe.yaml", "model.safetensors"} <= set(pushed[0][2])
-    done = run("train", recipe, *more, "training.seed=1")
+    done = run("train", recipe, *more, "training.seed=1", "--overwrite")
     assert done.exit_code == PushError.exit_code == 6 and "Traceback" not in done.output
     assert run("train", recipe, "training.max_steps=1").exit_code == 0
     assert len(pushed) == 2
@@ -397,6 +397,7 @@ def launched(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_train_one_student(run, recipe):
     code, output, errors = launched("train", recipe, "training.per_device_train_batch_size=4")

@@ -24,6 +24,7 @@ from hf_distill.evaluation.statistics import (
     common_errors,
     difference,
     disagreement_matrix,
+    holm,
     label_permutation,
     mcnemar_exact,
     paired_bootstrap,
@@ -219,6 +220,25 @@ def test_runs_draw_their_seeds_apart():
     assert apart.value.low < -0.3 and apart.value.high > 0.3
     # Welch: two variances of 0.25 with two degrees of freedom each have four together.
     assert apart.value.high == pytest.approx(t.ppf(0.975, 4) * math.sqrt(2 * 0.25 / 3), rel=0.05)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, math.nan, 0.6]) == [1.0, 1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_p_says_what_beyond_chance_says():
+    """Of one seed with McNemar's test, of several, of too few rows, and of none at all."""
+    generator = np.random.default_rng(3)
+    for seeds, gain in ((1, 0.0), (1, 0.06), (3, 0.06), (3, 0.002)):
+        second = (generator.random((seeds, 400)) < 0.7).astype(float)
+        first = np.where(generator.random((seeds, 400)) < gain, 1.0, second)
+        found = difference("accuracy", ("a", "b"), first, second)
+        assert (found.p < 0.05) == found.beyond_chance
+        assert seeds > 1 or found.p >= found.mcnemar[0]
+    assert difference("accuracy", ("a", "b"), first, second, apart=5).p == 1
+    assert not difference("accuracy", ("a", "b"), np.ones((3, 9)), np.zeros((3, 9)), apart=5).beyond_chance
 
 
 def test_a_single_row_has_no_spread():

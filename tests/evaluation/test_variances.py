@@ -7,11 +7,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from benchmarks.verdict_coverage import cell
+from benchmarks.verdict_coverage import alone, cell, groups
 from hf_distill.evaluation.variances import (
     detectable,
     f1_values,
     half_width,
+    p_values,
     variance_apart,
     variance_of_mean,
 )
@@ -57,8 +58,37 @@ def test_runs_apart_have_the_seeds_of_both():
     parts = [stats.sem(one.mean(1)) ** 2 for one in (first, second)]
     assert found.seeds == pytest.approx(sum(parts))
     assert found.freedom == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 3))
-    assert variance_apart(first, second[:1]).freedom == 2
     assert variance_apart(first[:1], second[:1]).freedom == 0
+    many = variance_apart(np.stack([first, first]), np.stack([second, second]))
+    assert many.freedom == pytest.approx([float(found.freedom)] * 2) and many.seeds == pytest.approx(
+        [found.seeds] * 2
+    )
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_training_is_taken_to_vary_as_the_others_trainings_do(turned):
+    """Crawford and Howell's t test of one case against several: where seeds decide, that is what it is."""
+    effects = np.random.default_rng(1).normal(size=5)
+    one, several = np.repeat(effects[:1, None], 40, 1), np.repeat(effects[1:, None], 40, 1)
+    found = variance_apart(*((several, one) if turned else (one, several)))
+    deviation = effects[1:].std(ddof=1)
+    assert found.seeds == pytest.approx(deviation**2 * (1 + 1 / 4)) and found.freedom == 3
+    assert half_width(found) == pytest.approx(stats.t.ppf(0.975, 3) * deviation * np.sqrt(1 + 1 / 4))
+
+
+def test_p_values_are_where_the_interval_leaves_zero_out():
+    generator = np.random.default_rng(2)
+    values = generator.normal(0.3, 1, size=(20, 3, 50)) + generator.normal(0, 0.2, size=(20, 3, 1))
+    means, varies = values.mean((1, 2)), variance_of_mean(values)
+    found = p_values(means, varies)
+    assert 0 < (found < 0.05).sum() < 20
+    assert ((found < 0.05) == (np.abs(means) > half_width(varies))).all()
+    assert half_width(varies, error=found) == pytest.approx(np.abs(means))
+    one = generator.normal(0.2, 1, size=(1, 60))
+    assert p_values(one.mean(), variance_of_mean(one)) == pytest.approx(stats.ttest_1samp(one[0], 0).pvalue)
+    assert p_values(np.array(1.0), variance_of_mean(np.ones((2, 9)))) == pytest.approx(1e-12)
+    assert p_values(np.array(0.0), variance_of_mean(np.zeros((2, 9)))) == 1
+    assert np.isnan(p_values(np.array(np.inf), variance_of_mean(np.array([[np.inf, 1.0]]))))
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -87,3 +117,14 @@ def test_equals_are_told_apart_as_often_as_is_said():
             if seeds > 2:
                 assert found.called >= 0.01, (seeds, rows, effect, measure)
                 assert 0.70 <= found.found <= 0.88, (seeds, rows, effect, measure)
+
+
+def test_one_training_against_several_is_told_apart_as_seldom():
+    """Where both vary alike, that is assumed; twice as much is called different more often, as docs/verdict.md says."""
+    for measure, (borrowed, nothing) in alone(400, 3, 500, 0.15, 0.15).items():
+        assert borrowed <= 0.095 < nothing, measure
+
+
+def test_of_several_classes_none_is_called_different_too_often():
+    corrected, single = groups(300, 5, 500, 0.15, 6)
+    assert corrected <= 0.05 and corrected < single

@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, ScheduleCallback
 from hf_distill.errors import CorruptStateError, DataError
+from hf_distill.evaluation.report_files import PICTURE_FILES
 from hf_distill.markdown import code, escaped, plain
 from hf_distill.publishing.card import Rows, model_card, origins
 from hf_distill.publishing.facts import (
@@ -35,7 +36,6 @@ from hf_distill.runs.attention import _SECTION
 from hf_distill.teachers.hub_ids import data_commit, loaded_commit, only_commit
 from hf_distill.training.pushes import create_card
 from hf_distill.training.run_facts import method_name, references, run_facts
-from hf_distill.verdict.pictures import PICTURE_FILES
 
 ROOT = Path(__file__).parents[2]
 HEADINGS = ["small", "Use", "Results", "Distillation", "Training", "Licences", "Reproduce", "References"]
@@ -593,6 +593,7 @@ def test_an_error_that_shows_a_token_anywhere_is_not_raised_from(monkeypatch):
     assert without_tokens(harmless, "three") is None
 
 
+@pytest.mark.slow
 def test_pushes_to_a_double_of_the_hub():
     """The cases of hub_cases.py; alone and with its own options: python tests/hub_cases.py -k card."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -173,6 +173,7 @@ def test_validate_and_train_say_what_the_student_is(write):
     assert run("evaluate", file).exit_code == 0
 
 
+@pytest.mark.slow
 def test_cached_teachers_are_listed_without_figures(write):
     done = run(
         "train", write("{from_teacher: bert, layers: 1}"), "teachers.cache_dir=cache", "evaluation.seeds=1"
@@ -182,6 +183,7 @@ def test_cached_teachers_are_listed_without_figures(write):
     assert "in turns" not in done.stdout
 
 
+@pytest.mark.slow
 def test_other_students_are_not_measured(write, checkpoints):
     assert "student is faster" not in run("train", write(f"{{model: {checkpoints['student']}}}")).stdout
 
@@ -203,6 +205,7 @@ def adapters(write, bert_tokenizer) -> str:
     return "[{model: ./base, adapter: ./one}, {model: ./base, adapter: ./two, name: other, labels: [positive, negative]}]"
 
 
+@pytest.mark.slow
 def test_adapters_over_one_base_train_a_student_made_of_one(write, adapters):
     file = write("{from_teacher: one, layers: 1}", adapters)
     shown = run("validate", file).stdout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -116,6 +118,18 @@ def folder(tmp_path_factory, checkpoints, rows, held_out) -> Path:
     return folder
 
 
+def test_a_study_of_before_is_read(tmp_path, monkeypatch):
+    before = Path(__file__).parent.parent / "fixtures" / "before_rooms" / "search"
+    (tmp_path / "run-search").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "run-search" / "study.db")) as study:
+        study.executescript((before / "study.sql").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    report = search_recipe(Setup(load_recipe(before / "recipe.yaml", check_files=False)), trials=3)
+    assert [round(trial.objective, 4) for trial in report.trials] == [0.6933, 0.6934, 0.6967]
+    assert (report.best.number, report.own) == (0, 0)
+    assert load_recipe("run-search/best.yaml", check_files=False).losses.temperature == 2
+
+
 @pytest.fixture
 def watched(monkeypatch):
     """What each training really had: fusion, temperature and learning rate of its first step, and the student's start."""
@@ -201,6 +215,7 @@ def test_a_finished_search_only_reports(folder, first, monkeypatch, watched):
     assert f"hf-distill train {folder / 'search' / 'best.yaml'}" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_trained_again_with_its_values(folder, first, watched):
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{folder / 'search' / 'study.db'}")
     left = study.ask()
@@ -239,6 +254,7 @@ def broken(monkeypatch):
     return raised
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_stand_in_the_way_for_good(folder, tmp_path, broken):
     recipe = load_recipe(folder / "tiny.yaml")
     broken.append(_Broken("out of memory"))
@@ -304,6 +320,7 @@ def test_a_search_in_which_processes_die_draws_as_one_that_nothing_disturbs(dies
     assert searched(list(dies)) == searched([])
 
 
+@pytest.mark.slow
 def test_the_bar_shows_steps_of_all_trials_while_the_first_one_runs(folder, tmp_path, monkeypatch, capsys):
     from hf_distill.runs.search.progress import TrialBar
 
@@ -334,6 +351,7 @@ def test_the_best_recipe_says_what_was_searched_and_whose_learning_rate_it_is(fo
     assert "baseline" not in str(SearchReport("nll", True, others, first.trials))
 
 
+@pytest.mark.slow
 def test_a_baseline_is_searched_by_itself(folder, tmp_path):
     alone = ["losses.distill_weight=0", "losses.task_weight=1", "losses.hidden=[]"]
     alone += [

@@ -232,6 +232,7 @@ def test_the_recipe_trains_prunes_and_distils_again(run_script, how):
     assert control.model_copy(update={"training": recipe.training}) == recipe
 
 
+@pytest.mark.slow
 def test_who_learns_nothing_gets_no_better(run_script):
     """Without a learning rate, both that learn on end as they began: one as the pruned student, one as the unpruned."""
     printed = run_script("--sparsity", "0.5", "training.learning_rate=0", "evaluation.metrics=[nll]")
@@ -241,6 +242,7 @@ def test_who_learns_nothing_gets_no_better(run_script):
     assert by_name["unpruned, distilled as long"] == by_name["unpruned"]
 
 
+@pytest.mark.slow
 def test_a_student_that_is_there_is_not_trained_again(run_script):
     run_script("--sparsity", "0.5", "--epochs", "0.25")
     before = Path("runs/tiny/model.safetensors").stat().st_mtime_ns

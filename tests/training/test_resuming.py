@@ -132,7 +132,10 @@ def checkpoint_state(folder):
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
-def test_every_step_can_be_the_last_before_an_interruption(build, tmp_path, cached):
+@pytest.mark.parametrize(
+    "steps", [(2, 12), pytest.param(range(1, STEPS), marks=pytest.mark.slow)], ids=["some", "all"]
+)
+def test_every_step_can_be_the_last_before_an_interruption(build, tmp_path, cached, steps):
     options = {"cache_dir": tmp_path / "cache", "hidden_losses": [HiddenLoss(units="mean")]} if cached else {}
     whole = build(tmp_path / "whole", **options)
     whole.train()
@@ -143,7 +146,7 @@ def test_every_step_can_be_the_last_before_an_interruption(build, tmp_path, cach
     # a checkpoint holds is what it was, so whatever follows is too; from some steps it is seen to the end.
     stop = StopAt()
     resumed = build(tmp_path / "resumed", student_seed=7, callbacks=[stop], **options)
-    for step in range(1, STEPS):
+    for step in steps:
         stop.step = STEPS if step in (1, 12, 23) else min(step + 2, STEPS)
         torch.manual_seed(step)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))

@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from transformers import (
     AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
     EarlyStoppingCallback,
     Trainer,
     TrainerCallback,
@@ -635,3 +636,30 @@ def test_max_length_cannot_change_after_tokenizing(tmp_path, teachers, bert_toke
         ConfigurationError, match="max_length was set to 9 after the rows were tokenized with 64"
     ):
         trainer.train()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_prediction_asks_no_teacher(tmp_path, teachers, bert_tokenizer, rows, held_out, monkeypatch, cached):
+    """Students answer alone, as the plain Trainer's; in the cache nothing is computed for rows that are only predicted."""
+    options = {"cache_dir": tmp_path / "cache"} if cached else {}
+    trainer = make_trainer(
+        tmp_path, teachers[:2], bert_tokenizer, rows, hidden_losses=["hidden_mse"], **options
+    )
+    monkeypatch.setattr(Teacher, "run", None)
+    monkeypatch.setattr(pool.TeacherPool, "__call__", None)
+    found = trainer.predict(held_out)
+    plain = Trainer(
+        model=trainer.student,
+        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True),
+        data_collator=DataCollatorWithPadding(bert_tokenizer),
+    ).predict(
+        held_out.map(lambda row: bert_tokenizer(row["text"]), remove_columns=["text"]).rename_column(
+            "label", "labels"
+        )
+    )
+    np.testing.assert_allclose(found.predictions, plain.predictions, atol=1e-5)
+    assert found.metrics["test_loss"] == pytest.approx(plain.metrics["test_loss"], rel=1e-4)
+    assert set(found.metrics) >= {"test_loss", "test_loss_task"} and "test_loss_distill" not in found.metrics
+    assert list(found.label_ids) == held_out["label"][:]
+    monkeypatch.undo()
+    assert trainer.evaluate(held_out)["eval_loss_distill"] > 0

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
+from hf_distill.evaluation.variances import half_width, variance_apart
 from hf_distill.verdict import SavedRows, compare_runs
 from hf_distill.verdict.answers import in_order
 from hf_distill.verdict.reading import load_report
@@ -126,7 +127,7 @@ def test_conflicting_labels_of_one_text_are_no_other_data(run, tmp_path):  # noq
     save(tmp_path / "a", own)
     save(tmp_path / "b", shuffled(own))
     found = compare_runs([tmp_path / "a", tmp_path / "b"])
-    assert [d.value.value for d in found.differences[:3]] == [0.0, 0.0, 0.0]
+    assert [d.value.value for d in found.differences[:4]] == [0.0] * 4
 
 
 def test_rows_that_fitted_any_fusion_are_left_out_for_all(run, tmp_path):  # noqa: F811
@@ -204,7 +205,7 @@ def test_what_runs_have_in_common_stands_once(found, run):  # noqa: F811
     best = max(teachers, key=lambda name: (teachers[name] == run.labels).sum())
     assert shown[-1] == (best, 2)
     assert {d.first for d in found.differences} == {"a: student", f"{HOSTILE_NAME}: student"}
-    assert {d.second for d in found.differences[3:]} <= {name for name, _ in shown[2:]}
+    assert {d.second for d in found.differences[4:]} <= {name for name, _ in shown[2:]}
 
 
 def test_a_shared_baseline_has_no_agreement_with_two_ensembles(run, tmp_path):  # noqa: F811
@@ -221,7 +222,7 @@ def test_a_shared_baseline_has_no_agreement_with_two_ensembles(run, tmp_path):  
     assert found.per_class == () and "beyond chance on these 299 rows: c; worse: none" in found.sentences[0]
     table = found.sections()[0]
     assert table.rows[-1][:2] == [found.systems[-1].system, "a, c"]  # b has no single teachers
-    assert [d.first for d in found.differences[:6:3]] == ["b: student", "c: student"]
+    assert [d.first for d in found.differences[:8:4]] == ["b: student", "c: student"]
 
 
 def test_each_student_is_compared_with_its_own_baseline(run, found):  # noqa: F811
@@ -232,13 +233,13 @@ def test_each_student_is_compared_with_its_own_baseline(run, found):  # noqa: F8
         for kind in ("last", "best")
     )
     beaten = last if np.mean(last) >= np.mean(best) else best
-    own = next(d for d in found.differences[3:] if d.measure == "accuracy" and d.first == "a: student")
+    own = next(d for d in found.differences[4:] if d.measure == "accuracy" and d.first == "a: student")
     assert own.value.value == pytest.approx(np.mean(right) - np.mean(beaten))
     assert len(own.mcnemar) == 3  # paired seed by seed
     assert load_report(found.runs["a"].folder).claim.gain.value == pytest.approx(own.value)
     assert found.runs["a"].baseline == own.second
     # The probabilities of the baseline are given a temperature, which helps these.
-    assert next(d for d in found.differences[3:] if d.measure == "nll").second.endswith(", calibrated")
+    assert next(d for d in found.differences[4:] if d.measure == "nll").second.endswith(", calibrated")
 
 
 def test_the_second_run_is_better(found, run):  # noqa: F811
@@ -266,13 +267,20 @@ def test_students_alone_are_compared_too(run, tmp_path):  # noqa: F811
         for rows, name in ((run.baselines[:1], "last"), (run.students, "student"))
     ]
     (accuracy,) = (d for d in found.differences if d.measure == "accuracy")
-    assert accuracy.value.value == pytest.approx(right[1] - right[0]) and accuracy.better
+    assert accuracy.value.value == pytest.approx(right[1] - right[0])
+    # The one training is taken to vary as much as the three do, whose own variance is not all.
+    each = [
+        np.array([(s.rows.log_probs[name].argmax(1) == run.labels)[known] for s in rows], float)
+        for rows, name in ((run.students, "student"), (run.baselines[:1], "last"))
+    ]
+    varies = variance_apart(*each)
+    assert float(varies.seeds) == pytest.approx(each[0].mean(1).var(ddof=1) * (1 + 1 / 3))
+    assert accuracy.value.high - accuracy.value.value == pytest.approx(float(half_width(varies)))
     assert found.rows == 299 and [len(own.seeds) for own in found.runs.values()] == [1, 3]
     again = compare_runs([tmp_path / "a", tmp_path / "b"])
-    assert (
-        again.sentences[0].startswith("The student of b is worse than that of a")
-        and "one seed" in again.sentences[-1]
-    )
+    said = "The student of b is worse than that of a, if the trainings of b vary as much as those of a: "
+    assert again.sentences[0].startswith(said if accuracy.better else "No difference beyond chance")
+    assert "one seed" in again.sentences[-1]
     assert "In a there is no fine-tuned student to be compared with." in again.sentences
     assert "what its teachers answered is not there." in again.notes
     again.save(tmp_path / "out")

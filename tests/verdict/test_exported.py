@@ -23,7 +23,6 @@ from hf_distill.evaluation.cost import Cost, conditions, place, time_rows
 from hf_distill.verdict import Answers, SavedRows, judge
 from hf_distill.verdict.answers import load_rows
 from hf_distill.verdict.exported import Judged, with_exported
-from hf_distill.verdict.pictures import pictures
 from hf_distill.verdict.reading import load_report
 from hf_distill.verdict.systems import Role
 
@@ -176,7 +175,7 @@ def test_exports_take_the_place_of_their_own_format_alone(answered, tmp_path):
         assert sum("int8" in text for text in texts) == 1 and sum("onnx" in text for text in texts) == 1
     assert [d.first for d in changed.differences].count("student, int8") == 2
     assert changed.evaluation.systems["student, int8"].metrics["accuracy"] < 0.3
-    quality = pictures(changed)[0].arguments[0]
+    quality = changed.pictures()[0].arguments[0]
     assert {point.name: (point.latency, point.kind) for point in quality if "," in point.name} == {
         "student, int8": (1.0, "exported"),
         "student, onnx": (3.0, "exported"),

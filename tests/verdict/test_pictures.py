@@ -14,20 +14,10 @@ from PIL import Image
 from test_verdict import HOSTILE, judged, run  # noqa: F401 - the fixture of three seeds on 300 rows
 
 from hf_distill.evaluation.cost import Cost
+from hf_distill.evaluation.report_files import CLASSES, LEARNING, PICTURE_FILES, QUALITY, RELIABILITY
 from hf_distill.evaluation.statistics import Interval
 from hf_distill.verdict.numbers import Training
-from hf_distill.verdict.pictures import (
-    CLASSES,
-    LEARNING,
-    PICTURE_FILES,
-    QUALITY,
-    RELIABILITY,
-    Point,
-    learning_curves,
-    measures_of,
-    pictures,
-    quality_against_latency,
-)
+from hf_distill.verdict.pictures import Point, learning_curves, measures_of, quality_against_latency
 from hf_distill.verdict.systems import Role
 
 LOG = ({"step": 10, "loss_task": 1.0, "eval_nll": 0.7}, {"step": 20, "loss_task": 0.5, "eval_nll": 0.6})
@@ -40,7 +30,7 @@ def report(run):  # noqa: F811
 
 def test_the_page_and_the_folder_have_the_same_figures(report, tmp_path):
     report.save(tmp_path)
-    made = pictures(report)
+    made = report.pictures()
     assert (
         [picture.file for picture in made] == [QUALITY, RELIABILITY, LEARNING, CLASSES] == list(PICTURE_FILES)
     )
@@ -58,7 +48,7 @@ def test_the_page_and_the_folder_have_the_same_figures(report, tmp_path):
 
 
 def test_they_are_opaque_and_show_something(report):
-    for picture in pictures(report):
+    for picture in report.pictures():
         image = Image.open(io.BytesIO(picture.png()))
         assert 700 < image.width < 2000 and 300 < image.height < 2000
         pixels = np.asarray(image.convert("RGBA"))
@@ -67,9 +57,9 @@ def test_they_are_opaque_and_show_something(report):
 
 
 def test_the_users_settings_do_not_matter(report):
-    usual = [picture.png() for picture in pictures(report)]
+    usual = [picture.png() for picture in report.pictures()]
     with matplotlib.rc_context({"axes.facecolor": "black", "text.color": "white", "figure.dpi": 31}):
-        assert [picture.png() for picture in pictures(report)] == usual
+        assert [picture.png() for picture in report.pictures()] == usual
 
 
 def test_figures_that_no_longer_apply_go(report, tmp_path):
@@ -151,7 +141,7 @@ def test_every_kind_of_system_has_its_place(report):
         roles={**report.roles, **roles},
         costs={name: Cost(p50=0.001 * (i + 1)) for i, name in enumerate(names) if "of bert" not in name},
     )
-    (points,) = pictures(shown)[0].arguments
+    (points,) = shown.pictures()[0].arguments
     assert {point.name: (point.kind, point.latency) for point in points} == {
         "student": ("student", 1.0),
         "student, int8": ("exported", 2.0),
@@ -199,5 +189,5 @@ def test_learning_curves_have_a_panel_for_each_thing_that_was_logged():
 
 def test_a_log_without_numbers_draws_no_learning_curves(report):
     odd = dataclasses.replace(report, trainings=(Training("student", 4, 2, 1.0, None, ({"epoch": 1.0},)),))
-    assert LEARNING not in {picture.file for picture in pictures(odd)}
+    assert LEARNING not in {picture.file for picture in odd.pictures()}
     assert HOSTILE not in odd.document().html()

@@ -17,20 +17,22 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 from scipy.stats import binomtest
+from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from conftest import sentences as made_rows
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, HfDistillError
 from hf_distill.evaluation.cost import Timing, measure_costs
-from hf_distill.evaluation.statistics import Difference, Interval
+from hf_distill.evaluation.statistics import Difference, Interval, difference, holm
 from hf_distill.rows.preparing import example_id
 from hf_distill.runs.verdict.jobs import LOG_FILE, Job, Place, places, run_jobs, starting
 from hf_distill.runs.verdict.tracking import BestWeights, StepFile
 from hf_distill.training.progress import LossLines, LossTable, show_losses
 from hf_distill.verdict import Answers, SavedRows, best_teacher, judge
 from hf_distill.verdict.answers import finished_rows, in_order, load_rows
-from hf_distill.verdict.numbers import Claim
+from hf_distill.verdict.judging import corrected
+from hf_distill.verdict.numbers import Claim, Group
 from hf_distill.verdict.sentences import headline
 
 NAMES = ("cold", "mild", "warm")
@@ -353,6 +355,54 @@ def test_classes_and_lengths_add_up(run, report):
     low, high = re.fullmatch(r"(\d+) to (\d+)", content["per_length"][0]["name"]).groups()
     lengths = run.students[0].lengths[known]
     assert content["per_length"][0]["rows"] == ((lengths >= int(low)) & (lengths <= int(high))).sum()
+
+
+def test_macro_f1_is_compared_with_the_baseline_of_most(run, report):
+    known = run.labels >= 0
+    truth = run.labels[known]
+
+    def f1(saved, system):
+        return f1_score(truth, saved.rows.log_probs[system].argmax(1)[known], average="macro")
+
+    own = [f1(saved, "student") for saved in run.students]
+    other = {kind: [f1(b, kind) for b in run.baselines] for kind in ("last", "best")}
+    best = max(other, key=lambda kind: np.mean(other[kind]))
+    (found,) = (d for d in report.differences if d.measure == "f1")
+    assert (found.first, found.second) == ("student", f"fine-tuned, {best} step")
+    assert found.value.value == pytest.approx(np.mean(own) - np.mean(other[best]))
+    assert found.value.low < found.value.value < found.value.high and found.mcnemar == ()
+    # Three classes of as many rows: F1 varies nearly as accuracy does.
+    right = report.claim.gain.value
+    assert found.value.high - found.value.low == pytest.approx(right.high - right.low, rel=0.2)
+    row = next(row for row in report.sections()[1].rows if row[0] == "macro-F1, points")
+    assert row[1:3] == ["student", found.second] and row[-1] == "better"
+
+
+def test_gains_of_classes_are_corrected_for_their_number(run, report):
+    """Holm over the classes; of those too small to tell anything, none is counted."""
+    known, right = run.labels >= 0, {}
+    for part, saved, kind in (
+        ("a", run.students, "student"),
+        ("b", run.baselines, report.claim.baseline[12:16]),
+    ):
+        right[part] = np.array(
+            [(s.rows.log_probs[kind].argmax(1) == run.labels)[known] for s in saved], float
+        )
+    truth = run.labels[known]
+    each = [
+        difference("accuracy", ("a", "b"), right["a"][:, truth == c], right["b"][:, truth == c])
+        for c in range(3)
+    ]
+    assert [g.p for g in report.per_class] == pytest.approx(holm([d.p for d in each]))
+    assert [g.beyond_chance for g in report.per_class] == [p < 0.05 for p in holm([d.p for d in each])]
+    assert [g.gain for g in report.per_class] == [d.value for d in each]
+    one = Group("a", 40, {}, Interval(0.2, 0.1, 0.3), {}, True, 0.03)
+    small = one._replace(rows=5, beyond_chance=False, p=1.0)
+    assert [g.beyond_chance for g in corrected([one, small, small])] == [True, False, False]
+    assert [g.p for g in corrected([one, one, small])] == [0.06, 0.06, 1.0]
+    assert not any(g.beyond_chance for g in corrected([one, one]))
+    table = next(section for section in report.sections() if section.title == "By class")
+    assert "p" in table.header and "Holm" in table.note
 
 
 def test_the_rows_of_most_disagreement(run, report):
@@ -713,6 +763,7 @@ def test_one_seed_then_two_and_what_has_no_verdict(recipe, monkeypatch):
     np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_student_of_the_best_single_teacher(recipe, checkpoints):
     printed = train(recipe, "evaluation={seeds: 1, single_teacher: true}")
     content = json.loads(Path("out/report.json").read_text())

@@ -37,6 +37,8 @@ _Z = 3.09
 # A renaming of labels is a strong claim: so many points of accuracy, beyond 1 chance in 1,000, and no mere guessing then.
 _RENAMED_GAIN, _RENAMED_LEVEL, _RENAMED_Z = 0.05, 0.999, 4.0
 _OVER_CONFIDENT = 2.0
+# Of the way from equal probabilities to certainty: what a head of small random weights does not exceed.
+_UNTRAINED = 0.2
 
 
 class Suspicion(NamedTuple):
@@ -188,12 +190,19 @@ def _broken(held: HeldOut, k: int, own: TeacherFigures, label_map: LabelMap) -> 
                 "and audit again."
             ],
         )
-    broken, warnings, hot = "", [], (own.temperature or 0.0) > _OVER_CONFIDENT
+    uncertain = _certainty(own, len(label_map.student_labels) - len(label_map.missing)) < _UNTRAINED
+    # Answers that say nothing call for an endless temperature too, and are anything but sure of themselves.
+    broken, warnings, hot = "", [], (own.temperature or 0.0) > _OVER_CONFIDENT and not uncertain
     if (z := above_guessing(predictions, labels)[1]) < _Z:
         broken = "it answers no better than guessing would"
         warnings.append(
             f"answers no better than guessing would: accuracy {percent(own.accuracy)} %, Cohen's kappa "
             f"{number(own.kappa, 2, sign='+')}, {number(z, 1, sign='+')} standard errors from 0."
+        )
+    if uncertain and broken:
+        warnings.append(
+            "gives all classes nearly the same probability, so its head looks untrained: fine-tune it, or name the "
+            "fine-tuned checkpoint."
         )
     if hot:
         warnings.append(
@@ -202,6 +211,15 @@ def _broken(held: HeldOut, k: int, own: TeacherFigures, label_map: LabelMap) -> 
             "logits, it drowns out the others."
         )
     return broken, warnings
+
+
+def _certainty(own: TeacherFigures, classes: int) -> float:
+    """The mean confidence in the predicted class: 0 where all have the same probability, 1 where one has all of it."""
+    rows = sum(part.rows for part in own.reliability)
+    if not rows or classes < 2:
+        return 1.0
+    mean = sum(part.confidence * part.rows for part in own.reliability) / rows
+    return (mean - 1 / classes) / (1 - 1 / classes)
 
 
 def _better_names(

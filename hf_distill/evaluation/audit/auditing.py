@@ -21,6 +21,7 @@ from ...errors import ConfigurationError, DataError
 from ...fusion import HeldOut
 from ...fusion.alignment import UNLABELLED, LabelMap, is_generic, plan_table
 from ...processes import once
+from ...rows.batches import ahead
 from ...rows.collator import MultiTeacherCollator
 from ...rows.columns import indexed
 from ...rows.preparing import prepare_dataset
@@ -106,7 +107,7 @@ def audit_teachers(
     loader = DataLoader(
         indexed(rows), batch_size=batch_size, collate_fn=MultiTeacherCollator(None, pool.views)
     )
-    held = collect(accelerator.prepare_data_loader(loader), pool, accelerator)
+    held = collect(ahead(accelerator.prepare_data_loader(loader)), pool, accelerator)
 
     def audited() -> AuditReport:
         some = dataset[: max(2 * batch_size, _TIMED_ROWS)]

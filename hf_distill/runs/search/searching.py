@@ -17,6 +17,7 @@ from ... import __version__
 from ...errors import ConfigurationError, CorruptStateError, DataError
 from ...files import write_text
 from ...fusion import FusionChoice
+from ...packages import install
 from ...recipe import yaml12
 from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
 from ...recipe.sections import Hub, Losses, Recipe
@@ -60,7 +61,7 @@ def search_recipe(
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigurationError(
-            "a search needs Optuna, not installed here: pip install 'hf-distill[search]'"
+            f"a search needs Optuna, not installed here: {install('optuna', extra='search')}"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(

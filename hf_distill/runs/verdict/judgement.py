@@ -19,6 +19,7 @@ from ...fusion import summary
 from ...processes import once, say
 from ...recipe.setup import Setup
 from ...rows.preparing import distinct_rows
+from ...students.adapters import ADAPTER_FOLDER, with_saved_adapter
 from ...students.loading import load_trained
 from ...teachers.teacher import Teacher
 from ...training.preparation import overlap_notes
@@ -88,8 +89,11 @@ class Verdict:
         if len(self.seeds) == 1 or not once(is_there, trainer.accelerator):
             return False
         try:
-            trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
             known = load_rows(rows_file(self.folder, "student", self.seeds[0])).facts.get("weights")
+            if trainer.peft_config is None:
+                trained = load_trained(str(self.folder), trainer.student_labels, trainer.task, "The student")
+            else:
+                trained = with_saved_adapter(trainer.student, self.folder / ADAPTER_FOLDER)
             if known is not None and weights_digest(trained) != known:
                 return False  # of another training, which left the rows of this one behind
             trainer.student.load_state_dict(trained.state_dict())
@@ -187,7 +191,7 @@ class Verdict:
     ) -> VerdictReport:
         choice, setup, recipe = trainer.fusion_choice, self.setup, self.setup.recipe
         judged = setup.rows[setup.split]
-        texts = distinct_rows(judged, recipe.data.text_columns)
+        texts = distinct_rows(judged, recipe.data.text_columns).by_id()
         prepared = trainer.get_eval_dataloader(judged).dataset.rows
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         selected = trainer.eval_dataset if chosen else None
@@ -204,10 +208,18 @@ class Verdict:
             *failed,
         ]
         own = found["student", self.seeds[0]]
+        train = setup.rows["train"]
+        seen = (
+            trainer.state.global_step
+            * trainer.args.train_batch_size
+            * trainer.args.gradient_accumulation_steps
+            if recipe.data.streaming
+            else len(train) * float(trainer.state.epoch or 0)
+        )
         share = teacher_share(
             costs,
-            rows_seen=round(len(setup.rows["train"]) * float(trainer.state.epoch or 0)),
-            cached_rows=None if recipe.teachers.cache_dir is None else len(setup.rows["train"]),
+            rows_seen=round(seen),
+            cached_rows=None if recipe.teachers.cache_dir is None else len(train),
             seconds=float(own.facts.get("seconds") or 0),
         )
         return judge(

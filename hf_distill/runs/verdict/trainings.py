@@ -21,7 +21,9 @@ from ...fusion import LinearPool
 from ...fusion.alignment import UNLABELLED
 from ...recipe.sections import Losses
 from ...recipe.setup import Setup
+from ...students.adapters import keep_merged
 from ...teachers.pool import TeacherPool
+from ...training.objective import direction_of
 from ...training.progress import show_losses
 from ...training.trainer import MultiTeacherDistillationTrainer
 from ...verdict.answers import Answers, SavedRows
@@ -36,7 +38,11 @@ _OWN = {
     "report_to": "none",
     "push_to_hub": False,
 }
+# Of a stream, to see whether it has labels.
+_LOOKED_AT = 1_000
 _NOT_OF_BASELINES = (
+    "early_stopping_patience",
+    "early_stopping_threshold",
     "metric_for_best_model",
     "greater_is_better",
     "num_train_epochs",
@@ -91,6 +97,7 @@ def train_part(
         if teacher is not None:
             saved = dataclasses.replace(saved, part=part, facts={**saved.facts, "teacher": teacher})
         trainer.save_model()
+        keep_plain(trainer)
         trainer.save_state()
         if trainer.is_world_process_zero():
             for checkpoint in folder.glob("checkpoint-*"):
@@ -99,6 +106,12 @@ def train_part(
         saved.save(setup.folder)
         (part_folder(setup, part, seed) / STEPS_FILE).unlink(missing_ok=True)
     return saved
+
+
+def keep_plain(trainer: MultiTeacherDistillationTrainer) -> None:
+    """Have a plain student in the folder of a run that trained one through an adapter."""
+    if trainer.peft_config is not None and trainer.args.should_save:
+        keep_merged(trainer.student, trainer.args.output_dir)
 
 
 def _taught_by(setup: Setup, teacher: str) -> dict[str, Any]:
@@ -146,9 +159,10 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
         train_dataset=labelled_rows(setup, rows["train"], facts["label_names"]),
         eval_dataset=rows["validation"] if selects else None,
         processing_class=tokenizer,
-        compute_metrics=compute_metrics_from(setup.metrics, setup.task),
+        compute_metrics=compute_metrics_from(setup.computed, setup.task),
         callbacks=[*_step_file(folder), *([best] if selects else [])],
         teachers=[],
+        peft_config=setup.peft_config,
         task=recipe.task,
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
@@ -174,7 +188,7 @@ def _choice(setup: Setup) -> tuple[str, bool]:
     if name is not None or training.get("load_best_model_at_end"):
         name = (name or "loss").removeprefix("eval_")
         greater = training.get("greater_is_better")
-        return name, (not name.endswith("loss")) if greater is None else greater
+        return name, direction_of(name, None) == "maximize" if greater is None else greater
     return ("accuracy", True) if "accuracy" in setup.metrics else ("loss", False)
 
 
@@ -189,6 +203,8 @@ def has_labels(setup: Setup, rows: datasets.Dataset, label_names: Any) -> bool:
     Raises:
         DataError: A label is none of the classes.
     """
+    if isinstance(rows, datasets.IterableDataset):  # its first rows speak for it
+        rows = datasets.Dataset.from_list(list(rows.take(_LOOKED_AT)))
     return (setup.recipe.data.label_column in rows.column_names) and len(
         labelled_rows(setup, rows, label_names)
     ) > 0
@@ -206,6 +222,8 @@ def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> dat
         DataError: A label is none of the classes.
     """
     column = setup.recipe.data.label_column
+    if isinstance(rows, datasets.IterableDataset):
+        return rows.filter(lambda row: row[column] not in (None, UNLABELLED, ""))
     encode = setup.task.label_reader(column, tuple(label_names)).encoder(rows.features[column])
     labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
     kept = np.flatnonzero(labels != UNLABELLED)

@@ -6,9 +6,10 @@ Shapes: N distinct rows, B rows of a batch, Ck classes of teacher k.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,17 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
-from ...rows.columns import Ragged
-from ...rows.preparing import distinct_rows, find_row
+from ...rows.preparing import DistinctRows, SeenIds, distinct_rows, find_row, identified
 from ...rows.views import BreakingRow
 from ...tasks import build_task
 from ...tasks.task import Task
 from ..teacher import Teacher, TeacherSpec, labels_on_disk, load_teacher, said_labels
 from .key import folder_identity, key_facts, recall, remember, teacher_key
+from .pipeline import Part, compute_parts
 from .reading import CachedTeacher, CachedView
-from .settings import AUTOCAST, STORED_AS, CacheSettings
-from .store import RowReader, Store, read_description, shard_name
+from .settings import STORED_AS, CacheSettings
+from .store import RowReader, Store, read_description
+from .tokens import KeptTokens, kept_tokens
 
 
 class TeacherCache:
@@ -60,8 +62,11 @@ class TeacherCache:
         task: str | Task = "text-classification",
         device: torch.device | None = None,
     ) -> None:
-        self.settings = [settings] * len(teachers) if isinstance(settings, CacheSettings) else list(settings)
+        given_settings = [settings] * len(teachers) if isinstance(settings, CacheSettings) else list(settings)
+        self.settings = [own.on(device) for own in given_settings]
+        self._chosen = self.settings != given_settings
         self.device = device
+        self._folder = Path(cache_dir)
         with contextlib.suppress(OSError):  # the stores inside explain what is wrong
             Path(cache_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._task = build_task(task)
@@ -82,6 +87,7 @@ class TeacherCache:
                     entry.get("layers"),
                     entry.get("width"),
                     getattr(given, "said_labels", None) or said_labels(getattr(given, "labels", None)),
+                    place=getattr(given, "place", None),
                 )
             )
 
@@ -131,10 +137,11 @@ class TeacherCache:
         remember(cache_dir, identity, known)
         return {**known, "name": teacher.name, "source": teacher.source, "revision": teacher.revision}
 
-    def add(self, dataset: datasets.Dataset, text_columns: Sequence[str]) -> int:
-        """Compute what is missing of a dataset: each distinct row once per teacher, ever.
+    def add(self, dataset: datasets.Dataset | datasets.IterableDataset, text_columns: Sequence[str]) -> int:
+        """Compute what is missing of a dataset or stream: each distinct row once per teacher, ever.
 
-        Under several processes each computes a share; all return when all rows are there.
+        No text is held: of a dataset eight bytes for each row, of a stream one shard besides. A stream is read once for
+        each teacher, shard by shard. Under several processes each computes a share; all return when all rows are there.
 
         Args:
             dataset: Raw rows.
@@ -149,27 +156,40 @@ class TeacherCache:
             StoreError: The folder cannot be used.
         """
         text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
-        rows = distinct_rows(dataset, text_columns)
-        ids = np.fromiter(rows, dtype="<i8", count=len(rows))
+        streamed = isinstance(dataset, datasets.IterableDataset)
+        rows = None if streamed else distinct_rows(dataset, text_columns)
+        ids = np.empty(0, dtype="<i8") if rows is None else rows.ids
         with PartialState().main_process_first():  # only it speaks, so it has to be the one that finds damage
             opened = [self._open(cached, ids) for cached in self.teachers]
-        self._refuse_too_large([len(missing) for _, _, missing in opened])
+        if streamed:
+            self._say("the rows of a stream", len(self.teachers), None)
+        else:
+            self._refuse_too_large([len(missing) for _, _, missing in opened])
         computed = 0
-        for given, cached, settings, (store, known, missing) in zip(
-            self._given, self.teachers, self.settings, opened, strict=True
-        ):
-            if len(missing):
-                try:
-                    computed += self._compute(load_teacher(given, self._task), settings, store, missing, rows)
-                except BreakingRow as error:
-                    raise DataError(f"Row {find_row(dataset, text_columns, error.texts)}: {error}") from error
-            PartialState().wait_for_everyone()
-            # Always, and here: what is missing for us may have been written by others, and workers inherit the maps.
-            cached.view.open(None if len(missing) else known)
+        at_work = len(opened) if streamed else sum(len(missing) > 0 for _, _, missing in opened)
+        with kept_tokens(self._folder, at_work) as tokens:
+            for number, (store, known, missing) in enumerate(opened):
+                if streamed or len(missing):
+                    size = self.settings[number].shard_rows
+                    parts = (
+                        self._within_limit(number, streamed_parts(dataset, text_columns, known, size))
+                        if rows is None
+                        else stored_parts(rows, missing, size)
+                    )
+                    try:
+                        computed += self._compute(
+                            number, store, parts, tokens, None if streamed else len(missing)
+                        )
+                    except BreakingRow as error:
+                        number_of_row = find_row(dataset, text_columns, error.texts)
+                        raise DataError(f"Row {number_of_row}: {error}") from error
+                PartialState().wait_for_everyone()
+                # Always, and here: what is missing for us may have been written by others, and workers inherit the maps.
+                self.teachers[number].view.open(None if streamed or len(missing) else known)
         return computed
 
     def _open(self, cached: CachedTeacher, ids: np.ndarray) -> tuple[Store, RowReader, np.ndarray]:
-        """A teacher's store, its readable rows, and those of some ids (n,) that are missing; damaged shards are removed."""
+        """A teacher's store, its readable rows, and which of some ids (n,) are missing; damaged shards are removed."""
         store = Store(cached.view.folder, cached.view.key)
         shards = []
         for shard in store.shards():
@@ -185,7 +205,13 @@ class TeacherCache:
                 where = f"Cache of teacher {cached.name!r}: shard {name}"
                 tqdm.write(f"{where} is damaged ({reason}) and is built anew.", file=sys.stderr)
             store.discard(name)
-        return store, known, known.missing(ids)
+        return store, known, np.flatnonzero(known.lacks(ids))
+
+    def _bytes_of_row(self, number: int) -> int:
+        """What a row of a teacher takes."""
+        own, teacher = self.settings[number], self.teachers[number]
+        numbers = len(teacher.label_names) + len(own.wanted) * (teacher.width or 0)
+        return 8 + STORED_AS[own.dtype]().itemsize * numbers
 
     def _refuse_too_large(self, missing: Sequence[int]) -> None:
         """Say what a build will take, and refuse it where that is more than the limit.
@@ -195,11 +221,7 @@ class TeacherCache:
         """
         if not any(missing):
             return
-        needed = sum(
-            rows
-            * (8 + STORED_AS[own.dtype]().itemsize * (len(t.label_names) + len(own.wanted) * (t.width or 0)))
-            for rows, own, t in zip(missing, self.settings, self.teachers, strict=True)
-        )
+        needed = sum(rows * self._bytes_of_row(number) for number, rows in enumerate(missing))
         states = max(len(own.wanted) for own in self.settings)
         what = f"{max(missing):,} rows of {sum(map(bool, missing))} teacher(s)" + (
             f", with up to {states} hidden state(s) per row" if states else ""
@@ -210,94 +232,128 @@ class TeacherCache:
                 f"The teachers' outputs would take about {_bytes(needed)} ({what}), which is more than limit_bytes, "
                 f"{_bytes(min(limits))}: ask for fewer layers (layers='last'), or raise CacheSettings(limit_bytes=…)."
             )
+        self._say(what, None, needed)
+
+    def _say(self, what: str, teachers: int | None, needed: int | None) -> None:
         if PartialState().is_main_process:
-            tqdm.write(f"Teacher cache: {what}, about {_bytes(needed)}", file=sys.stderr)
+            chosen = {own.precision or "the teachers' own precision" for own in self.settings}
+            tqdm.write(
+                f"Teacher cache: {what}"
+                + (f" of {teachers} teacher(s)" if teachers else "")
+                + (f", about {_bytes(needed)}" if needed is not None else "")
+                + (f", in {' and '.join(sorted(chosen))} (precision: auto)" if self._chosen else ""),
+                file=sys.stderr,
+            )
+
+    def _within_limit(self, number: int, parts: Iterable[Part]) -> Iterator[Part]:
+        """The parts of a stream, whose rows nobody can count beforehand, as long as they are within ``limit_bytes``."""
+        limit, each, rows = self.settings[number].limit_bytes, self._bytes_of_row(number), 0
+        for part in parts:
+            rows += len(part.ids)
+            if limit is not None and rows * each > limit:
+                raise ConfigurationError(
+                    f"The outputs of teacher {self.teachers[number].name!r} for this stream take more than limit_bytes, "
+                    f"{_bytes(limit)}: what was computed is kept; raise CacheSettings(limit_bytes=…) and go on."
+                )
+            yield part
 
     def _compute(
         self,
-        teacher: Teacher,
-        settings: CacheSettings,
+        number: int,
         store: Store,
-        missing: np.ndarray,
-        rows: Mapping[int, tuple[str, ...]],
+        parts: Iterable[Part],
+        tokens: KeptTokens | None,
+        total: int | None,
     ) -> int:
-        state = PartialState()
-        size = settings.shard_rows
-        shards = [missing[i : i + size] for i in range(0, len(missing), size)]
-        # Each process begins with its own share and then helps where others are not done.
-        first = [s for k, s in enumerate(shards) if k % state.num_processes == state.process_index]
-        others = [s for k, s in enumerate(shards) if k % state.num_processes != state.process_index]
+        """Run a teacher over the rows of shards."""
+        state, given = PartialState(), self._given[number]
         device = self.device or state.device
-        home = next(teacher.model.parameters()).device
-        teacher.to(device)
-        computed = 0
+        cached = self.teachers[number]
         bar = tqdm(
-            total=len(missing),
+            total=total,
             unit="row",
-            desc=f"Teacher {teacher.name}",
+            desc=f"Teacher {cached.name}",
             disable=not state.is_main_process,
             leave=False,
         )
         with bar, contextlib.ExitStack() as cleanup:
-            cleanup.callback(teacher.to, home)
-            pending = [(ids, False) for ids in [*first, *others]]
-            while pending:
-                ids, wait = pending.pop(0)
-                name = shard_name(ids)
-                with store.lock(name, wait=wait) as mine:
-                    if not mine:
-                        pending.append((ids, True))
-                        continue
-                    if not store.has(name):
-                        store.write(ids, _outputs(teacher, settings, ids, rows, device))
-                        computed += len(ids)
-                bar.update(len(ids))
+            teacher = load_teacher(given, self._task)
+            cleanup.callback(teacher.to, next(teacher.model.parameters()).device)
+            teacher.to(device)
+            run = functools.partial(
+                compute_parts,
+                teacher=teacher,
+                settings=self.settings[number],
+                store=store,
+                device=device,
+                tokens=tokens,
+                done=bar.update,
+            )
+            built = run(parts, wait=False)
+            computed, postponed = built.computed, built.postponed
+            while postponed:
+                # Others have them: wait for the first, which may turn out to be ours, and see what is left then.
+                built = run(postponed[:1], wait=True)
+                computed += built.computed
+                postponed = postponed[1:]
         store.sweep()
         return computed
 
 
-def _outputs(
-    teacher: Teacher,
-    settings: CacheSettings,
-    ids: np.ndarray,
-    rows: Mapping[int, tuple[str, ...]],
-    device: torch.device,
-) -> dict[str, np.ndarray]:
-    """The fields (n, …) of a shard: rows in order of length, as many per forward as the token budget holds."""
-    tokens = teacher.view.encode(
-        [list(column) for column in zip(*(rows[i] for i in ids.tolist()), strict=True)]
-    )
-    lengths = np.array([len(row) for row in tokens["input_ids"]])
-    fields: dict[str, np.ndarray] = {}
-    dtype = AUTOCAST[settings.precision]
-    budget = settings.token_budget or (1024 if device.type == "cpu" else 8192)
-    for batch in _by_length(lengths, budget):
-        encoded = {key: Ragged.of([values[i] for i in batch]) for key, values in tokens.items()}
-        inputs = teacher.view.collate(encoded, torch.from_numpy(ids[batch]))
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            outputs = teacher.run({k: v.to(device) for k, v in inputs.items()}, settings.wanted)
-        found = {"logits": outputs.logits}
-        if settings.wanted:
-            found["hidden_states"] = torch.stack([outputs.hidden_states[want] for want in settings.wanted], 1)
-        for name, values in found.items():
-            if name not in fields:
-                fields[name] = np.empty((len(ids), *values.shape[1:]), dtype=STORED_AS[settings.dtype])
-            with np.errstate(over="ignore"):  # too large for the type becomes infinite: refused below
-                fields[name][batch] = values.float().cpu().numpy()
-    finite = np.all([np.isfinite(f).reshape(len(ids), -1).all(1) for f in fields.values()], axis=0)
-    if not finite.all():
-        row = rows[int(ids[np.flatnonzero(~finite)[0]])]
-        raise DataError(
-            f"Teacher {teacher.name!r} gives outputs that are not finite in {settings.dtype} for "
-            f"{len(ids) - finite.sum()} row(s), e.g. {row[0][:80]!r}: they are not stored. Store float32 if they are "
-            "large, lower the precision's autocast, or drop the teacher."
-        )
-    return fields
+def stored_parts(rows: DistinctRows, missing: np.ndarray, size: int) -> Iterator[Part]:
+    """The shards of what is missing of a dataset: each process begins with its own share and then helps the others.
+
+    Args:
+        rows: Of the dataset.
+        missing: (m,) which of them are to be computed.
+        size: Rows of a shard.
+    """
+    state = PartialState()
+    shards = [missing[i : i + size] for i in range(0, len(missing), size)]
+    own = [k % state.num_processes == state.process_index for k in range(len(shards))]
+    for mine in (True, False):
+        for shard, owned in zip(shards, own, strict=True):
+            if owned == mine:
+                yield Part(rows.ids[shard], functools.partial(rows.texts, shard))
+
+
+def streamed_parts(
+    dataset: datasets.IterableDataset, text_columns: Sequence[str], known: RowReader, size: int
+) -> Iterator[Part]:
+    """The shards of what is missing of a stream, while it passes; of several processes each takes every so many.
+
+    Args:
+        dataset: Raw rows.
+        text_columns: The columns that teachers read.
+        known: What is there already; the same for all processes.
+        size: Rows of a shard.
+    """
+    state, seen, shards = PartialState(), SeenIds(), 0
+    ids, texts = np.empty(0, dtype="<i8"), [[] for _ in text_columns]
+
+    def part() -> Iterator[Part]:
+        nonlocal ids, texts, shards
+        shards += 1
+        whole = texts
+        if (shards - 1) % state.num_processes == state.process_index:
+            taken = [column[:size] for column in whole]
+            yield Part(ids[:size], lambda: taken)
+        ids, texts = ids[size:], [column[size:] for column in whole]
+
+    for some, columns in identified(dataset, text_columns, size):
+        new = seen.new(some)
+        new = new[known.lacks(some[new])]
+        ids = np.concatenate([ids, some[new]])
+        texts = [[*column, *(values[i] for i in new)] for column, values in zip(texts, columns, strict=True)]
+        while len(ids) >= size:
+            yield from part()
+    if len(ids):
+        yield from part()
 
 
 def cache_teacher_outputs(
     teachers: Sequence[str | Teacher],
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | datasets.IterableDataset,
     *,
     cache_dir: str | os.PathLike[str],
     text_columns: Sequence[str] = ("text",),
@@ -313,7 +369,7 @@ def cache_teacher_outputs(
 
     Args:
         teachers: `Teacher`s, or ids and folders, of which one is in memory at a time.
-        dataset: Raw rows.
+        dataset: Raw rows; a stream is read once for each teacher.
         cache_dir: Folder of the cache.
         text_columns: One column of text, or two for pairs.
         dtype, precision, shard_rows, token_budget, hidden_states: See `CacheSettings`.
@@ -345,13 +401,3 @@ def _bytes(count: float) -> str:
             return f"{count:.3g} {unit}" if count < 1000 else f"{count:,.0f} {unit}"
         count /= 1000
     raise AssertionError(count)
-
-
-def _by_length(lengths: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:
-    """Indices of rows, longest first, in batches whose padded size keeps within the budget."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        count = max(1, token_budget // max(int(lengths[order[start]]), 1))
-        yield order[start : start + count]
-        start += count

@@ -94,7 +94,9 @@ def folder_identity(spec: TeacherSpec, facts: Any) -> str | None:
     if (folders[0] / "adapter_config.json").exists():
         return None
     digest = xxhash.xxh3_128()
-    asked = {k: str(v) for k, v in asdict(spec).items() if k not in ("id_or_path", "adapter", "name")}
+    asked = {
+        k: str(v) for k, v in asdict(spec).items() if k not in ("id_or_path", "adapter", "name", "place")
+    }
     digest.update(json.dumps([transformers.__version__, asked, facts], sort_keys=True, default=str).encode())
     for number, folder in enumerate(folders):
         for path in sorted(path for path in folder.iterdir() if path.suffix in _READ and path.is_file()):

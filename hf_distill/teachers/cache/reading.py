@@ -83,6 +83,7 @@ class CachedTeacher:
         layers: How many layers the model has; None where the cache was built before they were noted.
         width: The size of its states.
         said_labels: As the live teacher's.
+        place: Where a recipe names it, for messages.
     """
 
     name: str
@@ -95,6 +96,7 @@ class CachedTeacher:
     layers: int | None = None
     width: int | None = None
     said_labels: frozenset[str] = frozenset()
+    place: str | None = None
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
         """The stored outputs; see `TeacherSource`."""

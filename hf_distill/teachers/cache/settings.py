@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 
 from ...errors import ConfigurationError
+from ..precision import AUTO, refuse_other_precision, settled
 from ..states import Wanted
 
 STORED_AS = {"float16": np.float16, "float32": np.float32}
 """The types of stored numbers."""
-
-AUTOCAST = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The precisions of the teachers' forward."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,11 @@ class CacheSettings:
     Args:
         dtype: ``float16`` or ``float32``, of what is stored. float16 keeps logits to 2⁻¹¹ of their size, which changes
             a divergence, with its factor T², by at most (max|z| / 2048)² / 2 where student and target agree.
-        precision: Autocast of the teachers' forward: None (their own type), ``bf16`` or ``fp16``.
+        precision: Autocast of the teachers' forward: None (their own type), ``bf16``, ``fp16``, or ``auto``: bf16 where the
+            device has it, which is found out before the teachers' keys are made.
         shard_rows: Rows per shard: what a killed build loses at most, per process.
-        token_budget: Tokens per forward, padding included; None: 1024 on a CPU, whose caches larger batches overflow,
-            8192 on an accelerator, which smaller ones leave idle.
+        token_budget: Tokens per forward, padding included; None: 1024 on a CPU, whose caches larger batches overflow, on a
+            GPU what half of its free memory holds, at most 65,536.
         hidden_states: Layers, as indices into the model's ``hidden_states`` (0: embeddings, -1: the last layer), whose
             mean over a row's tokens is stored beside the logits; a trainer with hidden losses adds those it needs.
         first_states: Layers of which the state of the first token is stored.
@@ -55,10 +55,7 @@ class CacheSettings:
             raise ConfigurationError(
                 f"The cache's dtype is {self.dtype!r}: choose one of {', '.join(STORED_AS)}."
             )
-        if self.precision not in AUTOCAST:
-            raise ConfigurationError(
-                f"The cache's precision is {self.precision!r}: choose None, 'bf16' or 'fp16'."
-            )
+        refuse_other_precision(self.precision, "The cache's precision")
         budget = {} if self.token_budget is None else {"token_budget": self.token_budget}
         for name, value in {"shard_rows": self.shard_rows, **budget}.items():
             if not isinstance(value, int) or value < 1:
@@ -71,6 +68,20 @@ class CacheSettings:
             *(Wanted(layer, "mean") for layer in self.hidden_states),
             *(Wanted(layer, "first") for layer in self.first_states),
         )
+
+    def on(self, device: torch.device | None) -> CacheSettings:
+        """These settings on a device, where nothing is left to it.
+
+        Args:
+            device: Where teachers run; None: the process's own.
+
+        Example:
+            >>> CacheSettings(precision="auto").on(torch.device("cpu")).precision is None
+            True
+        """
+        if self.precision != AUTO:  # else this would not need to know a device
+            return self
+        return replace(self, precision=settled(self.precision, device or PartialState().device))
 
     def also(self, wanted: Sequence[Wanted]) -> CacheSettings:
         """These settings, and more that is stored.

@@ -115,7 +115,8 @@ class Store:
             Whether to go on; False only where another process holds the lock and ``wait`` is False.
         """
         path = self.folder / f".{name}.lock"
-        held = filelock.FileLock(str(path), timeout=-1 if wait else 0)
+        # Not of one thread alone: whoever writes the shard releases it.
+        held = filelock.FileLock(str(path), timeout=-1 if wait else 0, thread_local=False)
         try:
             held.acquire(poll_interval=_LOCK_WAIT)
         except filelock.Timeout:
@@ -226,17 +227,23 @@ class RowReader:
     def __init__(self, shards: Sequence[Shard], what: str) -> None:
         self.what = what
         self.shards = [shard.fields for shard in shards]
-        ids = np.concatenate([shard.ids for shard in shards]) if shards else np.empty(0, dtype="<i8")
-        shard_of = np.repeat(np.arange(len(shards)), [len(shard.ids) for shard in shards])
-        row_of = (
-            np.concatenate([np.arange(len(s.ids)) for s in shards]) if shards else np.empty(0, dtype=np.int64)
-        )
+        # Sixteen bytes for each row are held, and numbers need no more than 32 bits.
+        sizes = [len(shard.ids) for shard in shards]
+        ids = np.concatenate([np.empty(0, dtype="<i8"), *(shard.ids for shard in shards)])
         self.ids, first = np.unique(ids, return_index=True)
-        self.shard_of, self.row_of = shard_of[first], row_of[first]
+        self.shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)[first]
+        rows = [np.arange(size, dtype=np.int32) for size in sizes]
+        self.row_of = np.concatenate([np.empty(0, dtype=np.int32), *rows])[first]
+
+    def lacks(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) bool, which of some ids (n,) are not there."""
+        if not len(self.ids):
+            return np.ones(len(ids), dtype=bool)
+        return self.ids[np.searchsorted(self.ids, ids).clip(max=len(self.ids) - 1)] != ids
 
     def missing(self, ids: np.ndarray) -> np.ndarray:
         """Those of some ids that are not there, in their order."""
-        return ids[~np.isin(ids, self.ids)]
+        return ids[self.lacks(ids)]
 
     def read(self, ids: np.ndarray) -> dict[str, np.ndarray]:
         """Gather rows.

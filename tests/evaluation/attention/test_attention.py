@@ -347,6 +347,7 @@ def test_a_teacher_without_a_model_and_a_student_without_a_tokenizer_are_refused
         plot_attention(make_student(bert_tokenizer), [], TEXT)
 
 
+@pytest.mark.slow
 def test_hostile_tokens_and_names_are_drawn_as_they_are(tmp_path):
     names = ["$\\frac{$", "a_b^c$x$", "line\nbreak\t", "中文", "", "%s {0} \\n", "very-long-" * 9]
     rows = [

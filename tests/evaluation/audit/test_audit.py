@@ -466,6 +466,7 @@ def test_the_command_prints_and_writes_the_audit(run, recipe):
         assert two["cost"]["rows_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_keeps_off_the_rows_of_the_report(run, recipe):
     few = "fusion={use: linear_pool, weights: [1, 3]}"
     audited = {

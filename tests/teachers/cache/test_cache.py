@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -49,6 +50,24 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def ids_of(dataset) -> torch.Tensor:
     return torch.tensor([example_id([text]) for text in dataset["text"]])
+
+
+def begun(work: Callable[[], object]) -> int:
+    """A process forked from this one, which needs no second to begin: its id."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def ended(child: int) -> int:
+    """Its exit code once it has ended, negative after a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # ---- What is stored ----
@@ -263,39 +282,27 @@ def build(folder, teacher, rows, **settings):
     return cache, cache.add(rows, ("text",))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, checkpoints, many):
     build(tmp_path / "whole", checkpoints["bert"], many)
     expected = files(tmp_path / "whole")
-    many.save_to_disk(str(tmp_path / "rows"))
-    script = (
-        "import sys, datasets, hf_distill.teachers.cache.store as store, os, signal\n"
-        "from hf_distill.teachers.cache.build import TeacherCache; from hf_distill.teachers.cache.settings import CacheSettings\n"
-        "left = [int(sys.argv[4])]\n"
-        "def die(event, args):\n"
-        "    if event in ('os.rename', 'open') and 'cache-to-kill' in str(args[0]):\n"
-        "        left[0] -= 1\n"
-        "        if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sys.addaudithook(die)\n"
-        "cache = TeacherCache([sys.argv[1]], sys.argv[2], CacheSettings(shard_rows=32))\n"
-        "cache.add(datasets.load_from_disk(sys.argv[3]), ('text',))\n"
-    )
-    running = []
+
+    def killed(folder: Path, moment: int) -> None:
+        left = [moment]
+
+        def die(event, args):
+            if event in ("os.rename", "open") and str(folder) in str(args[0]):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(die)
+        build(folder, checkpoints["bert"], many)
+
     # Moments in the first shard, between its files, in the middle, and near the end: by the count of file operations.
     for moment in (3, 8, 11, 40, 90):
-        folder = tmp_path / f"cache-to-kill-{moment}"
-        command = [
-            sys.executable,
-            "-c",
-            script,
-            checkpoints["bert"],
-            str(folder),
-            str(tmp_path / "rows"),
-            str(moment),
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-        running.append((folder, subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)))
-    for folder, process in running:
-        assert process.wait(timeout=120) == -signal.SIGKILL
+        folder = tmp_path / f"killed-{moment}"
+        assert ended(begun(functools.partial(killed, folder, moment))) == -signal.SIGKILL
         whole = {name: data for name, data in files(folder).items() if "/." not in f"/{name}"}
         finished = [name for name in whole if re.fullmatch(r"\w+/[0-9a-f]{32}\.json", name)]
         assert all(expected[name] == data for name, data in whole.items())
@@ -344,27 +351,17 @@ def test_damage_is_found_named_and_rebuilt(tmp_path, capsys, checkpoints, many, 
 
 
 def test_two_builders_compute_each_row_once(tmp_path, checkpoints, many):
-    many.save_to_disk(str(tmp_path / "rows"))
-    script = (
-        "import sys, datasets\n"
-        "from hf_distill.teachers.cache.build import TeacherCache; from hf_distill.teachers.cache.settings import CacheSettings\n"
-        "cache = TeacherCache([sys.argv[1]], sys.argv[2], CacheSettings(shard_rows=16, token_budget=32))\n"
-        "print(cache.add(datasets.load_from_disk(sys.argv[3]), ('text',)))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        checkpoints["bert"],
-        str(tmp_path / "cache"),
-        str(tmp_path / "rows"),
-    ]
-    running = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    computed = [int(process.communicate(timeout=120)[0].split()[-1]) for process in running]
-    assert sum(computed) == len(set(many["text"]))
+    rows = len(set(many["text"]))
+
+    def builds(name: str) -> None:
+        cache = TeacherCache(
+            [checkpoints["bert"]], tmp_path / "cache", CacheSettings(shard_rows=16, token_budget=32)
+        )
+        (tmp_path / name).write_text(str(cache.add(many, ("text",))))
+
+    children = [begun(functools.partial(builds, name)) for name in ("first", "second")]
+    assert [ended(child) for child in children] == [0, 0]
+    assert sum(int((tmp_path / name).read_text()) for name in ("first", "second")) == rows
     assert not list((tmp_path / "cache").rglob("*.lock"))
 
 
@@ -535,8 +532,8 @@ def test_every_dataset_of_the_trainer_is_cached_when_it_comes(
 
 def test_what_cannot_be_cached(tmp_path, teachers, rows, many):
     cache = TeacherCache(teachers[:1], tmp_path)
-    with pytest.raises(DataError, match="are a IterableDataset"):
-        cache.add(many.to_iterable_dataset(), ("text",))
+    with pytest.raises(DataError, match="are a list"):
+        cache.add(list(many), ("text",))
     with pytest.raises(DataError, match=r"text_columns=\['txt'\]"):
         cache.add(many, ("txt",))
     with pytest.raises(DataError, match="expected text"):

@@ -1,0 +1,257 @@
+"""What `predict` does: a finished run's student asked about texts, as they come, with its probabilities."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError, DataError
+from ..evaluation.ensemble import Ensemble
+from ..publishing.export import FILES, OnnxStudent
+from ..recipe.checking import look_at_recipe
+from ..recipe.setup import Setup
+from ..recipe.tables import Columns, format_of, stream_files
+from ..rows.views import named_inputs, text_batches
+from ..tasks import TASKS
+from ..tasks.task import output_names
+from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.fitting_parts import open_view
+from ..teachers.held_out import load_choice
+from ..trust import refuse_untrusted
+from .evaluate import refuse_untrained
+
+
+class Prediction(NamedTuple):
+    """What a student says of a row.
+
+    Attributes:
+        texts: Of the row, one or two.
+        probabilities: By label, in the order of the student's outputs.
+        teachers: The same of the ensemble, under ``ensemble``, and of each teacher; empty where they were not asked.
+    """
+
+    texts: tuple[str, ...]
+    probabilities: dict[str, float]
+    teachers: dict[str, dict[str, float]]
+
+    @property
+    def label(self) -> str:
+        """The most probable."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
+
+    def to_json(self) -> str:
+        """A line of JSON.
+
+        Example:
+            >>> Prediction(("a fine film",), {"good": 0.75, "bad": 0.25}, {}).to_json()
+            '{"text": "a fine film", "label": "good", "score": 0.75, "probabilities": {"good": 0.75, "bad": 0.25}}'
+        """
+        texts = self.texts
+        said: dict[str, Any] = (
+            {"text": texts[0]} if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]}
+        )
+        said |= {
+            "label": self.label,
+            "score": self.probabilities[self.label],
+            "probabilities": self.probabilities,
+        }
+        for name, own in self.teachers.items():
+            best = max(own, key=own.__getitem__)
+            said.setdefault("teachers", {})[name] = {"label": best, "score": own[best]}
+        return json.dumps(said, ensure_ascii=False)
+
+
+class Predictor:
+    """A finished run's student, ready to be asked.
+
+    Args:
+        run: The folder of a run, or of any student of the task.
+        format: ``onnx`` or ``int8`` for what `hf-distill export` wrote into the run; None: the student itself.
+        with_teachers: Whether the run's teachers and their ensemble are asked too.
+        trust: Paths ``pkg.mod:Name`` of your own that the run's stored files may name.
+
+    Raises:
+        DataError: There is no student, or its teachers are not there.
+        CorruptStateError: There is no export of that format.
+    """
+
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        with_teachers: bool = False,
+        trust: Iterable[str] = (),
+    ) -> None:
+        self.folder = Path(run)
+        refuse_untrained(self.folder, "config.json")
+        setup = _setup(self.folder, frozenset(trust))
+        if with_teachers and setup is None:
+            raise ConfigurationError(
+                f"{self.folder} has no recipe.yaml, so nothing says who its teachers are: leave --with-teachers out."
+            )
+        task = TASKS["text-classification"] if setup is None else setup.task
+        data = None if setup is None else setup.recipe.data
+        self.columns = Columns(
+            tuple(task.text_columns) if data is None else tuple(data.text_columns),
+            "label" if data is None else data.label_column,
+        )
+        length = None if setup is None else setup.recipe.student.max_length
+        self._ask, self.label_names = (
+            _student(self.folder, task, length) if format is None else _exported(self.folder, format, task)
+        )
+        self._ensemble = None if setup is None or not with_teachers else _ensemble(setup, self.label_names)
+
+    def __call__(self, rows: Iterable[Sequence[str]], *, batch_size: int = 32) -> Iterator[Prediction]:
+        """Answer rows as they come, in their order; no more of them are held than a batch has.
+
+        Args:
+            rows: Of each its text, or its two.
+            batch_size: Rows per forward.
+
+        Raises:
+            DataError: A row has another number of texts, or an answer that is not finite.
+        """
+        rows = iter(rows)
+        while batch := [tuple(row) for row in itertools.islice(rows, batch_size)]:
+            for row in batch:
+                if len(row) != len(self.columns.texts):
+                    raise DataError(
+                        f"The student reads {' and '.join(self.columns.texts)}, and a row has {len(row)} text(s), "
+                        f"{row[0][:60]!r}: give it as an object with {' and '.join(map(repr, self.columns.texts))}."
+                    )
+            probabilities = self._ask([list(column) for column in zip(*batch, strict=True)], batch_size)
+            for row, own in zip(batch, probabilities, strict=True):
+                if not bool(own.isfinite().all()):
+                    raise DataError(f"The student's answer to {row[0][:80]!r} is not finite: train it again.")
+            texts = [row[0] if len(row) == 1 else row for row in batch]
+            each = {} if self._ensemble is None else self._ensemble.of_each(texts)
+            for i, row in enumerate(batch):
+                yield Prediction(
+                    row,
+                    self._named(probabilities[i]),
+                    {name: self._named(logs[i].exp()) for name, logs in each.items()},
+                )
+
+    def _named(self, probabilities: Tensor) -> dict[str, float]:
+        return dict(zip(self.label_names, probabilities.tolist(), strict=True))
+
+
+def file_rows(path: str, columns: Columns) -> Iterator[tuple[str, ...]]:
+    """The texts of a file of rows, as they are read.
+
+    Args:
+        path: csv, tsv, json, jsonl (each also .gz) or parquet.
+        columns: Those that hold text.
+
+    Raises:
+        DataError: It is none of these, or a row lacks its text.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"There is no file {Path(path).absolute()}.")
+    if format_of(path)[0] not in ("csv", "tsv", "json", "jsonl", "parquet"):
+        raise DataError(
+            f"{path}: the format is known by the suffix, of csv, tsv, json, jsonl (each also .gz) and parquet."
+        )
+    for row in stream_files([path], columns, "given"):
+        yield tuple(row[column] for column in columns.texts)
+
+
+def line_rows(lines: Iterable[str], columns: Columns) -> Iterator[tuple[str, ...]]:
+    """The texts of lines: each a text as it is, or an object of JSON with the columns.
+
+    Args:
+        lines: Of a stream.
+        columns: Those that hold text.
+
+    Raises:
+        DataError: A line that begins as an object is none, or lacks its text.
+
+    Example:
+        >>> list(line_rows(["a fine film\\n", '{"text": "a dull plot"}', ""], Columns(("text",), "label")))
+        [('a fine film',), ('a dull plot',)]
+    """
+    for number, line in enumerate(lines, 1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            continue
+        if not text.lstrip().startswith("{"):
+            yield (text,)
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"Line {number} begins as an object of JSON and is none: {error}.") from error
+        missing = [name for name in columns.texts if not isinstance(row.get(name), str)]
+        if missing:
+            raise DataError(
+                f"Line {number} has no text {missing[0]!r}, only {', '.join(map(repr, row))}: the student reads "
+                f"{' and '.join(map(repr, columns.texts))}."
+            )
+        yield tuple(row[name] for name in columns.texts)
+
+
+def _setup(folder: Path, trust: frozenset[str]) -> Setup | None:
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        return None
+    return Setup(look_at_recipe(path, check_files=False, trust=trust).recipe, trust=trust)
+
+
+_Asked = Callable[[Sequence[Sequence[str]], int], Tensor]
+
+
+def _student(folder: Path, task: Any, max_length: int | None) -> tuple[_Asked, tuple[str, ...]]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_with_head(str(folder), task, what="The student", require_head=True).eval().to(device)
+    tokenizer = load_tokenizer(str(folder), what="The student")
+    view, known = open_view(model, tokenizer, max_length, what="The student"), named_inputs(model)
+
+    def ask(texts: Sequence[Sequence[str]], size: int) -> Tensor:
+        with torch.inference_mode():
+            logits = [
+                model(
+                    **{key: value.to(device) for key, value in batch.items() if key in known}
+                ).logits.float()
+                for batch in text_batches(view, texts, size)
+            ]
+        return task.log_probs(torch.cat(logits)).exp().cpu()
+
+    return ask, output_names(model.config)
+
+
+def _exported(folder: Path, format: str, task: Any) -> tuple[_Asked, tuple[str, ...]]:
+    if format not in FILES:
+        raise ConfigurationError(f"There is no export format {format!r}; there are {', '.join(FILES)}.")
+    student = OnnxStudent(folder / format)
+
+    def ask(texts: Sequence[Sequence[str]], size: int) -> Tensor:
+        logits = student(texts[0], texts[1] if len(texts) > 1 else None, batch_size=size)
+        return task.log_probs(torch.from_numpy(logits)).exp()
+
+    return ask, tuple(student.label_names)
+
+
+def _ensemble(setup: Setup, label_names: Sequence[str]) -> Ensemble:
+    recipe = setup.recipe
+    place = [
+        (f"teachers.models.{i}.trust_remote_code", entry.model)
+        for i, entry in enumerate(recipe.teachers.models)
+        if entry.trust_remote_code
+    ]
+    refuse_untrusted(place, setup.trust, setup.folder / "recipe.yaml")
+    teachers = [spec.load(recipe.task) for spec in setup.teachers]
+    fusion = (
+        load_choice(setup.folder, [teacher.name for teacher in teachers], trust=setup.trust)
+        if setup.fits
+        else setup.fusion
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Ensemble(teachers, fusion, label_names, device=device, task=recipe.task)
