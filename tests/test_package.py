@@ -35,7 +35,18 @@ ORDER = [
     "runs",
     "cli",
 ]
-GROUND = {"errors", "trust", "lookup", "processes", "durations", "markdown", "files", "stopping", "packages", "ahead"}
+GROUND = {
+    "errors",
+    "trust",
+    "lookup",
+    "processes",
+    "durations",
+    "markdown",
+    "files",
+    "stopping",
+    "packages",
+    "ahead",
+}
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {

@@ -273,7 +273,7 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
 
     Example:
         >>> from hf_distill.evaluation.plots import reliability_diagram
-        >>> from hf_distill.evaluation.statistics import ReliabilityBin
+        >>> from hf_distill.tasks.row_scores import ReliabilityBin
         >>> text = svg(reliability_diagram, "Quality", {"bert": [ReliabilityBin(0.9, 0.8, 40)]})
         >>> text.startswith("<svg"), "http" in re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
         (True, False)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice
-from ..fusion.alignment import UNLABELLED, TeacherBatch
+from ..fusion.alignment import TeacherBatch
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import encode_views, example_id
-from ..tasks import build_task
+from ..tasks import build_task, family_of, refuse_other_family
 from ..tasks.task import Task
 from ..teachers.held_out import finished_fusion
 from ..teachers.pool import TeacherPool
@@ -59,9 +59,11 @@ class Ensemble:
         self.task = task.pipeline  # as pipelines have it
         members = [load_teacher(teacher, task) for teacher in teachers]
         self.fusion: Fusion = finished_fusion(task.fusion if fusion is None else fusion, "Ensemble").fusion
+        self.family = family_of(task)
+        refuse_other_family(task, fusion=self.fusion)
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)
-        self.pool = TeacherPool(members, self.label_names, self.fusion).to(self.device)
+        self.pool = TeacherPool(members, self.label_names, self.fusion, task=task).to(self.device)
         self.batch_size = batch_size
         self._collate = MultiTeacherCollator(None, self.pool.views)
         _let_evaluator_take_callables()
@@ -77,7 +79,8 @@ class Ensemble:
         Returns:
             One ``{"label": name, "score": probability}`` per text, or lists of them.
         """
-        probs = self.log_probs([texts] if isinstance(texts, (str, Mapping, tuple)) else texts).exp()
+        said = self.log_probs([texts] if isinstance(texts, (str, Mapping, tuple)) else texts)
+        probs = torch.from_numpy(self.family.probabilities(said.numpy())).float()
         answers = []
         for row in probs:
             scores, classes = row.sort(descending=True)
@@ -136,7 +139,7 @@ class Ensemble:
             inputs = self._collate(
                 [
                     {
-                        "labels": UNLABELLED,
+                        "labels": self.family.unlabelled(len(self.label_names)),
                         "example_id": example_id(row),
                         **{key: tokens[key][i] for key in tokens},
                     }

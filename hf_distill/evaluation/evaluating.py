@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
-from ..fusion.alignment import UNLABELLED, TeacherBatch, not_finite
+from ..fusion.alignment import TeacherBatch, not_finite
+from ..fusion.alignment import labelled as with_label
 from ..processes import once
 from ..rows.batches import ahead
 from ..rows.collator import MultiTeacherCollator
@@ -27,7 +28,8 @@ from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
 from ..rows.views import named_inputs
 from ..students.loading import load_trained, student_config
-from ..tasks import build_task
+from ..tasks import build_task, family_of, refuse_other_family
+from ..tasks.family import Family
 from ..tasks.task import Task
 from ..teachers.checkpoints import load_tokenizer
 from ..teachers.fitting_parts import open_view, refuse_other_view
@@ -111,7 +113,8 @@ def evaluate_ensemble(
         for name, model in given.items()
         if model is not None
     }
-    pool = TeacherPool(teachers, names, fusion.fusion)
+    refuse_other_family(task, fusion=fusion.fusion)
+    pool = TeacherPool(teachers, names, fusion.fusion, task=task)
     student_view = None
     if students:
         (name, model), *others = students.items()
@@ -181,7 +184,8 @@ def evaluate_loader(
     # Modules of `evaluate` lock files, which processes would fight for: one computes, all learn what came of it.
     labels = found.labels
     finite = {name: values for name, values in found.log_probs.items() if name not in found.spoilt}
-    results = once(lambda: _measure(modules, finite, labels), accelerator)
+    family = family_of(task)
+    results = once(lambda: _measure(modules, finite, labels, family), accelerator)
     sizes = count_parameters(pool.teachers, students)
     systems = {name: SystemResult(results.get(name, {}), sizes.get(name)) for name in found.log_probs}
     return EvaluationReport(
@@ -193,38 +197,42 @@ def evaluate_loader(
         fusion=summary(fusion.fusion) if pool.teachers else "",
         notes=(
             *notes,
-            *report_notes(fusion if pool.teachers else None, labels, label_names),
+            *report_notes(fusion if pool.teachers else None, labels, label_names, family),
             *(f"{sentence}, so it has no figures." for sentence in spoilt_systems(found)),
         ),
     )
 
 
 def report_notes(
-    fusion: FusionChoice | None, labels: np.ndarray, label_names: Sequence[str] = ()
+    fusion: FusionChoice | None,
+    labels: np.ndarray,
+    label_names: Sequence[str],
+    family: Family,
 ) -> list[str]:
     """What the reader of any report must know of fusion and labels.
 
     Args:
         fusion: Of the ensemble; None where there is none.
-        labels: (N,) int64, -100 where a row has none.
-        label_names: The C label names; to say which class is the only one, where there is but one.
+        labels: (N,) int64, -100 where a row has none; or (N, C) numbers, NaN where it has none.
+        label_names: The C label names; to say what all rows have in common.
+        family: Says what labels are.
     """
     notes = [] if fusion is None or not fusion.reason else [f"Fusion: {fusion.reason}.", *fusion.warnings]
-    classes = np.unique(labels[labels != UNLABELLED])
-    if len(labels) and not len(classes):
+    known = with_label(labels)
+    if len(labels) and not known.any():
         return [*notes, "No row has a label, so metrics with labels are left out."]
-    if len(classes) == 1 and len(label_names):
-        notes.append(f"All labelled rows are of one class, {label_names[classes[0]]!r}.")
-    if unlabelled := int((labels == UNLABELLED).sum()):
+    if len(labels) and len(label_names) and (alike := family.one_sided(labels[known], label_names)):
+        notes.append(f"All labelled rows {alike}.")
+    if unlabelled := int((~known).sum()):
         notes.append(f"{unlabelled} of {len(labels)} rows have no label; metrics with labels ignore them.")
     return notes
 
 
 def _measure(
-    modules: Sequence[Any], log_probs: Mapping[str, np.ndarray], labels: np.ndarray
+    modules: Sequence[Any], log_probs: Mapping[str, np.ndarray], labels: np.ndarray, family: Family
 ) -> dict[str, dict[str, float]]:
     """Every module's values for every system; those that need labels or an ensemble only where there are some."""
-    labelled, ensemble = bool((labels != UNLABELLED).any()), log_probs.get("ensemble")
+    labelled, ensemble = bool(with_label(labels).any()), log_probs.get("ensemble")
     results: dict[str, dict[str, float]] = {name: {} for name in log_probs}
     for module in modules:
         for name, values in log_probs.items():
@@ -234,7 +242,9 @@ def _measure(
                 else not labelled
             ):
                 continue
-            found = compute_metric(module, log_probs=values, labels=labels, ensemble_log_probs=ensemble)
+            found = compute_metric(
+                module, log_probs=values, labels=labels, ensemble_log_probs=ensemble, family=family
+            )
             if twice := sorted(found.keys() & results[name].keys()):
                 raise ConfigurationError(
                     f"Two metrics are called {twice[0]!r}, of which a report shows one: name it once."
@@ -247,8 +257,8 @@ class RowPredictions(NamedTuple):
     """What systems answer, row by row.
 
     Attributes:
-        log_probs: (N, C) float32 by the system's name.
-        labels: (N,) int64, -100 where a row has none.
+        log_probs: (N, C) float32 by the system's name, as `Task.log_probs` says it.
+        labels: (N,) int64, -100 where a row has none; or (N, C) numbers, NaN where it has none.
         example_ids: (N,) int64, a hash of each row's text columns.
         spoilt: By system, the numbers of the rows on which its outputs, or those it is made of, are not finite; NaN
             stands there. Systems without such rows are left out.
@@ -314,7 +324,13 @@ def predict_rows(
             spoilt = {name: ~values.isfinite().all(-1) for name, values in logits.items()}
             if batch is not None:
                 spoilt |= _spoilt_by_teachers(pool, batch, spoilt.get("student"))
-                systems["ensemble"] = fusion(batch.logits, temperature=1.0, mask=batch.mask)
+                ensemble = fusion(batch.logits, temperature=1.0, mask=batch.mask)
+                # Of an output that no teacher has nobody says that it is so.
+                systems["ensemble"] = (
+                    ensemble if batch.unknown is None else ensemble.masked_fill(batch.unknown, -torch.inf)
+                )
+                if hasattr(fusion, "aligned"):
+                    batch = batch._replace(logits=fusion.aligned(batch.logits))
                 if "student" in logits:
                     mask = batch.mask
                     if mask is not None:
@@ -404,17 +420,17 @@ def compute_metrics_from(
         >>> compute(EvalPrediction(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, -100])))
         {'accuracy': 1.0}
     """
-    said = build_task(task).log_probs
+    said, family = build_task(task).log_probs, family_of(task)
     modules = [module for module in map(load_metric, metrics) if references_of(module) == "labels"]
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         labels = np.asarray(prediction.label_ids)
-        if not (labels != UNLABELLED).any():
+        if not with_label(labels).any():
             return {}
         log_probs = said(torch.from_numpy(np.asarray(prediction.predictions)).float()).numpy()
         values: dict[str, float] = {}
         for module in modules:
-            values |= compute_metric(module, log_probs=log_probs, labels=labels)
+            values |= compute_metric(module, log_probs=log_probs, labels=labels, family=family)
         return values
 
     compute_metrics.names = computed_names(metrics)  # type: ignore[attr-defined]

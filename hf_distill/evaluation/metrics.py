@@ -17,9 +17,11 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_score, recall_score
 
 from ..errors import ConfigurationError, DataError
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled as with_label
 from ..lookup import build, suggest
-from .statistics import binned, brier_rows, kl_rows, nll_rows
+from ..tasks import family_of, fits
+from ..tasks.family import Family
+from ..tasks.row_scores import binned, brier_rows, kl_rows, nll_rows
 
 # How far a row's probabilities may sum from 1: float32 log-softmax over hundreds of classes stays far below.
 _SUM_TOLERANCE = 1e-3
@@ -147,6 +149,8 @@ class _OfflineMetric(evaluate.Metric):
 
     columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
     references_from = "labels"
+    families: tuple[str, ...] = ("categorical",)
+    """Of which predictions it says something."""
     score: Callable[[Any, Any], float]
     """Of references and predictions."""
 
@@ -167,6 +171,8 @@ class _SoftMetric(_OfflineMetric):
 
 
 class _AveragedMetric(_OfflineMetric):
+    families = ("categorical", "bernoulli")
+
     def __init__(self, average: str = "macro", **options: Any) -> None:
         super().__init__(**options)
         self.average = average
@@ -180,8 +186,9 @@ class _AveragedMetric(_OfflineMetric):
 
 
 class Accuracy(_OfflineMetric):
-    """Share of rows whose predicted class is the label."""
+    """Share of rows whose predicted class is the label; of several labels, of rows all of whose labels are right."""
 
+    families = ("categorical", "bernoulli")
     name = "accuracy"
     score = staticmethod(accuracy_score)
 
@@ -258,6 +265,100 @@ class KLToEnsemble(_OfflineMetric):
     score = staticmethod(lambda ensemble, log_probs: kl_to_ensemble(log_probs, ensemble))
 
 
+class MicroF1(_OfflineMetric):
+    """F1 of all (row, label) pairs together: frequent labels count more."""
+
+    name = "f1_micro"
+    families = ("categorical", "bernoulli")
+    score = staticmethod(lambda truth, answers: f1_score(truth, answers, average="micro", zero_division=0))
+
+
+class _LabelMetric(_OfflineMetric):
+    columns = {"predictions": _LOG_PROBS, "references": _LOG_PROBS}
+    families = ("bernoulli",)
+
+
+class LabelNLL(_LabelMetric):
+    """−ln p of what each label is, a mean over rows and labels, in nats: the binary cross-entropy."""
+
+    name = "label_nll"
+    score = staticmethod(
+        lambda truth, odds: np.logaddexp(0.0, np.where(np.asarray(truth) == 1, -odds, odds)).mean()
+    )
+
+
+class LabelBrier(_LabelMetric):
+    """(p − label)², a mean over rows and labels."""
+
+    name = "label_brier"
+    score = staticmethod(lambda truth, odds: np.square(1 / (1 + np.exp(-odds)) - truth).mean())
+
+
+class LabelAgreement(_LabelMetric):
+    """Share of (row, label) pairs that are answered as the ensemble answers them, right or wrong."""
+
+    name = "label_agreement"
+    references_from = "ensemble"
+    score = staticmethod(lambda ensemble, odds: ((ensemble > 0) == (odds > 0)).mean())
+
+
+class _NumberMetric(_OfflineMetric):
+    columns = {"predictions": _LOG_PROBS, "references": _LOG_PROBS}
+    families = ("gaussian",)
+
+
+def _correlation(first: Any, second: Any) -> float:
+    """Pearson's, a mean over the columns; 0 where one is constant."""
+    a, b = (np.asarray(x, np.float64) - np.mean(x, 0) for x in (first, second))
+    scale = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    return float(np.divide((a * b).sum(0), scale, out=np.zeros_like(scale), where=scale > 0).mean())
+
+
+def _ranks(values: Any) -> np.ndarray:
+    """(N, C) ranks in each column from 1 on, of equal ones their mean."""
+    ranked = []
+    for column in np.asarray(values, np.float64).T:
+        _, place, counts = np.unique(column, return_inverse=True, return_counts=True)
+        ranked.append((np.cumsum(counts) - (counts - 1) / 2)[place])
+    return np.stack(ranked, 1)
+
+
+class Pearson(_NumberMetric):
+    """Pearson's correlation with the label, a mean over the outputs; 0 where one is constant."""
+
+    name = "pearson"
+    score = staticmethod(_correlation)
+
+
+class Spearman(_NumberMetric):
+    """Spearman's rank correlation with the label, ties by their mean rank, a mean over the outputs."""
+
+    name = "spearman"
+    score = staticmethod(lambda truth, said: _correlation(_ranks(truth), _ranks(said)))
+
+
+class SquaredError(_NumberMetric):
+    """Mean squared error, over rows and outputs."""
+
+    name = "mse"
+    score = staticmethod(lambda truth, said: np.square(np.asarray(said) - truth).mean())
+
+
+class AbsoluteError(_NumberMetric):
+    """Mean absolute error, over rows and outputs."""
+
+    name = "mae"
+    score = staticmethod(lambda truth, said: np.abs(np.asarray(said) - truth).mean())
+
+
+class CorrelationWithEnsemble(_NumberMetric):
+    """Pearson's correlation with what the ensemble says, a mean over the outputs."""
+
+    name = "correlation_with_ensemble"
+    references_from = "ensemble"
+    score = staticmethod(_correlation)
+
+
 METRICS: dict[str, type[evaluate.Metric]] = {
     "accuracy": Accuracy,
     "f1": F1,
@@ -269,9 +370,20 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     "ece": CalibrationError,
     "agreement": Agreement,
     "kl_to_ensemble": KLToEnsemble,
+    "f1_micro": MicroF1,
+    "label_nll": LabelNLL,
+    "label_brier": LabelBrier,
+    "label_agreement": LabelAgreement,
+    "pearson": Pearson,
+    "spearman": Spearman,
+    "mse": SquaredError,
+    "mae": AbsoluteError,
+    "correlation_with_ensemble": CorrelationWithEnsemble,
 }
 
-BETTER_WHEN_LOWER = frozenset({"nll", "brier", "ece", "kl_to_ensemble"})
+BETTER_WHEN_LOWER = frozenset(
+    {"nll", "brier", "ece", "kl_to_ensemble", "label_nll", "label_brier", "mse", "mae"}
+)
 """Those of `METRICS` of which less is better."""
 
 
@@ -341,6 +453,7 @@ def compute_metric(
     log_probs: np.ndarray,
     labels: np.ndarray,
     ensemble_log_probs: np.ndarray | None = None,
+    family: Family | None = None,
 ) -> dict[str, float]:
     """Compute one system's values of one evaluation module, fed as its declared features ask.
 
@@ -354,6 +467,7 @@ def compute_metric(
         log_probs: (N, C) the system's log-probabilities at temperature 1.
         labels: (N,) class indices; -100 where a row has none.
         ensemble_log_probs: (N, C), needed by the modules that compare with the ensemble.
+        family: Says what an answer is, and how probable; None: one class of several.
 
     Returns:
         The module's own keys and Python floats.
@@ -368,25 +482,30 @@ def compute_metric(
         >>> compute_metric(load_metric("accuracy"), log_probs=np.log([[0.3, 0.7]]), labels=np.array([1]))
         {'accuracy': 1.0}
     """
-    log_probs = np.asarray(log_probs, dtype=np.float64)
+    log_probs, family = np.asarray(log_probs, dtype=np.float64), family or family_of("text-classification")
     column, form = _wanted(module)
+    if not fits(module, family):
+        raise ConfigurationError(
+            f"The metric {module.name!r} is for predictions of the family {' or '.join(module.families)}, but these are {family.name}: take "
+            f"one of {', '.join(name for name, own in METRICS.items() if fits(own, family))}."
+        )
     if references_of(module) == "ensemble":
         if ensemble_log_probs is None:
             raise DataError(f"metric {module.name!r} compares with the ensemble; pass ensemble_log_probs")
         ensemble = np.asarray(ensemble_log_probs, dtype=np.float64)
-        references = ensemble.argmax(axis=1) if form == "classes" else ensemble
+        references = family.predictions(ensemble) if form == "classes" else ensemble
     else:
         labels = np.asarray(labels)
-        labelled = labels != UNLABELLED
+        labelled = with_label(labels)
         if not labelled.any():
             raise DataError(f"metric {module.name!r} needs labels; none of the {len(labels)} rows has one")
-        log_probs, references = log_probs[labelled], labels[labelled]
+        log_probs, references = log_probs[labelled], family.truth(labels[labelled])
     if form == "classes":
-        predictions = log_probs.argmax(axis=1)
+        predictions = family.predictions(log_probs)
     elif form == "log_probs":
         predictions = log_probs
     else:
-        predictions = np.exp(log_probs)
+        predictions = family.probabilities(log_probs)
         if form == "score":
             if predictions.shape[1] != 2:
                 raise ConfigurationError(

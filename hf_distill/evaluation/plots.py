@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..files import whole
-from .statistics import Interval, ReliabilityBin
+from ..tasks.row_scores import ReliabilityBin
+from .statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,9 +30,12 @@ LEAST_ROWS = 4
 # Where fewer rows differ at all, no exact test is below 5 %, though all of them speak for the same system: 2 · 2⁻⁵ > 0.05.
 LEAST_DIFFERENT = 6
 
-LESS_IS_BETTER = ("nll", "brier")
+LESS_IS_BETTER = ("nll", "brier", "squared_error", "absolute_error")
 
-SHARES = ("accuracy", "f1")
+RIGHT = ("accuracy", "within")
+"""Shares of rows that are right: of these McNemar's test is made too."""
+
+SHARES = (*RIGHT, "f1")
 """Measures within 0 and 1, told in points."""
 
 
@@ -63,7 +66,7 @@ class Difference(NamedTuple):
     """One system's mean measure minus another's, on the same rows.
 
     Attributes:
-        measure: ``accuracy``, ``f1``, ``nll`` or ``brier``.
+        measure: ``accuracy``, ``f1``, ``nll``, ``brier``, or what else a family of predictions measures row by row.
         first, second: The systems.
         value: The difference, a mean over rows and seeds, and its 95 % interval.
         detectable: The least true difference that four of five such comparisons would find.
@@ -121,57 +124,6 @@ class LabelPermutation(NamedTuple):
 
     classes: tuple[int, ...]
     accuracy: float
-
-
-class ReliabilityBin(NamedTuple):
-    """The rows whose confidence lies in one of the equal bins.
-
-    Attributes:
-        confidence: Their mean confidence in the predicted class.
-        accuracy: Share of them that are right.
-        rows: How many they are.
-    """
-
-    confidence: float
-    accuracy: float
-    rows: int
-
-
-def nll_rows(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,) −ln p(label) of each row, in nats.
-
-    Example:
-        >>> nll_rows(np.log([[0.3, 0.7]]), np.array([1])).round(6)
-        array([0.356675])
-    """
-    return -log_probs[np.arange(len(labels)), labels]
-
-
-def brier_rows(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N,) Σ_c (p_c − [c = label])² of each row.
-
-    Example:
-        >>> brier_rows(np.log([[0.3, 0.7]]), np.array([1])).round(6)
-        array([0.18])
-    """
-    errors = np.exp(log_probs)
-    errors[np.arange(len(labels)), labels] -= 1
-    return np.square(errors).sum(1)
-
-
-def kl_rows(ensemble: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """(N,) KL(ensemble ‖ student) of each row, in nats.
-
-    Example:
-        >>> kl_rows(np.log([[0.2, 0.8]]), np.log([[0.3, 0.7]])).round(6)
-        array([0.025732])
-    """
-    p, q = np.asarray(ensemble, np.float64), np.asarray(student, np.float64)
-    # Where the ensemble has probability 0 the term is 0 whatever the student says, -inf - (-inf) included.
-    terms = np.zeros_like(p)
-    possible = ~np.isneginf(p)
-    terms[possible] = np.exp(p[possible]) * (p[possible] - q[possible])
-    return terms.sum(1)
 
 
 def disagreement_matrix(predictions: np.ndarray) -> np.ndarray:
@@ -418,50 +370,6 @@ def label_permutation(predictions: np.ndarray, labels: np.ndarray, classes: int)
     )
 
 
-def binned(
-    log_probs: np.ndarray, labels: np.ndarray, *, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence, whether it is right, and the number of its equal bin (lo, hi] from 0 on, of each row (N,).
-
-    Args:
-        log_probs: (N, C).
-        labels: (N,) class indices.
-        bins: Equal bins on (0, 1].
-
-    Example:
-        >>> binned(np.log([[0.5, 0.5], [0.1, 0.9]]), np.array([1, 1]), bins=2)
-        (array([0.5, 0.9]), array([False,  True]), array([0, 1]))
-    """
-    confidence = np.exp(log_probs.max(1))
-    # side="left" finds the first edge >= confidence: one on an edge belongs to the bin below, (lo, hi].
-    # The clip takes a confidence that rounding lifted above 1.
-    index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1), confidence, side="left") - 1
-    return confidence, log_probs.argmax(1) == labels, np.clip(index, 0, bins - 1)
-
-
-def reliability_bins(log_probs: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> list[ReliabilityBin]:
-    """Confidence against accuracy in equal bins (lo, hi]: the summands of the expected calibration error.
-
-    Args:
-        log_probs: (N, C).
-        labels: (N,) class indices.
-        bins: Equal bins on (0, 1].
-
-    Returns:
-        The bins that hold rows, by confidence.
-
-    Example:
-        >>> reliability_bins(np.log([[0.3, 0.7], [0.3, 0.7]]), np.array([1, 0]))
-        [ReliabilityBin(confidence=0.7, accuracy=0.5, rows=2)]
-    """
-    confidence, correct, index = binned(log_probs, labels, bins=bins)
-    return [
-        ReliabilityBin(float(confidence[inside].mean()), float(correct[inside].mean()), int(inside.sum()))
-        for inside in (index == b for b in range(bins))
-        if inside.any()
-    ]
-
-
 def difference(
     measure: str,
     names: tuple[str, str],
@@ -474,7 +382,7 @@ def difference(
     """The difference of two systems' means, with its interval and what could be seen at all.
 
     Args:
-        measure: What the values are; of an ``accuracy``, 1.0 where a row is right, McNemar's test is made too.
+        measure: What the values are; of those of `RIGHT`, 1.0 where a row is right, McNemar's test is made too.
         names: The systems'.
         first: (S, N) per-row values.
         second: (S, N), or (1, N) for a system without seeds.
@@ -495,7 +403,7 @@ def difference(
         estimate = float(first.mean() - second.mean())
         varies = variance_of_mean(first - second) if paired_seeds else variance_apart(first, second)
     exact: tuple[float, ...] = ()
-    if measure == "accuracy":
+    if measure in RIGHT:
         pairs = np.broadcast_arrays(first, second) if paired_seeds else (first[:1], second[:1])
         exact = tuple(mcnemar_exact(a > 0.5, b > 0.5) for a, b in zip(*pairs, strict=True))
     if apart is None:

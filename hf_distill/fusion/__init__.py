@@ -15,7 +15,9 @@ from .pool_then_temper import PoolThenTemper
 from .protocol import Fusion
 from .selection import BestTeacher, GreedySelection, MajorityVote, StochasticTeacher
 from .spec import (
+    AutoBernoulli,
     AutoFusion,
+    AutoGaussian,
     FitFusion,
     FusionChoice,
     FusionRule,
@@ -26,12 +28,16 @@ from .spec import (
     summary,
 )
 from .stacking import Stacking
-from .table import FUSIONS
+from .table import ALL_FUSIONS, FAMILY_FUSIONS, FUSIONS
 from .temperature import fit_temperature
 
 __all__ = [
+    "ALL_FUSIONS",
+    "FAMILY_FUSIONS",
     "FUSIONS",
+    "AutoBernoulli",
     "AutoFusion",
+    "AutoGaussian",
     "BernoulliLinearPool",
     "BernoulliLogPool",
     "BestTeacher",

@@ -24,6 +24,22 @@ UNLABELLED = -100
 """The label id of a unit without a label, as everywhere in `torch` and `transformers`."""
 
 
+def labelled(labels: Any) -> Any:
+    """Which units have a label: not -100; where a label is several numbers, one of them is there.
+
+    Args:
+        labels: A tensor or an array: (N,) class ids, -100 where a unit has none; or (N, C) numbers, NaN where it has none.
+
+    Returns:
+        (N,) bool, of the same kind.
+
+    Example:
+        >>> labelled(torch.tensor([1, -100])), labelled(torch.tensor([[0.0, 1.0], [torch.nan, torch.nan]]))
+        (tensor([ True, False]), tensor([ True, False]))
+    """
+    return labels != UNLABELLED if labels.ndim == 1 else (labels == labels).any(-1)
+
+
 class TeacherOutputs(NamedTuple):
     """What one teacher says of a batch, in its own label space.
 
@@ -200,17 +216,20 @@ class LabelMap:
     columns: tuple[int | None, ...]
 
     @classmethod
-    def match(cls, teacher_labels: Sequence[str], student_labels: Sequence[str], *, teacher: str) -> LabelMap:
+    def match(
+        cls, teacher_labels: Sequence[str], student_labels: Sequence[str], *, teacher: str, least: int = 2
+    ) -> LabelMap:
         """Match labels by name: exactly where possible, else ignoring case, spaces and hyphens in words.
 
         Args:
             teacher_labels: The teacher's label names, in the order of its logits.
             student_labels: The student's label names, in the order of its logits.
             teacher: The teacher's name, for messages.
+            least: How many it must share: two make a distribution, one is enough where each label is answered alone.
 
         Raises:
             DataError: The teacher's names are placeholders (``LABEL_0``), two names cannot be told
-                apart, or fewer than two classes are shared. The message holds the mapping to paste.
+                apart, or too few are shared. The message holds the mapping to paste.
         """
         theirs, ours = tuple(teacher_labels), tuple(student_labels)
         who = f"Teacher {teacher!r}: "
@@ -248,10 +267,13 @@ class LabelMap:
                     f"{who}its label {theirs[column]!r} matches the student's {clash} alike. ",
                     *_one_each(theirs, ours),
                 )
-        if len(taken) < 2:
+        if len(taken) < least:
+            needed = (
+                "at least two are needed for a distribution" if least > 1 else "so it has nothing to teach"
+            )
             raise LabelNameError.of(
                 f"{who}its labels {_listed(theirs)} share {len(taken) or 'no'} name{'' if len(taken) == 1 else 's'} with "
-                f"the student's {_listed(ours)}; at least two are needed for a distribution. ",
+                f"the student's {_listed(ours)}; {needed}. ",
                 *_other_task_or_names(theirs, ours),
             )
         return cls(teacher, theirs, ours, tuple(columns))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,7 @@ class BernoulliLinearPool:
         tensor([[0.3500]])
     """
 
+    family: ClassVar[str] = "bernoulli"
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -126,6 +128,7 @@ class BernoulliLogPool:
         tensor([[1.2500]])
     """
 
+    family: ClassVar[str] = "bernoulli"
     weights: tuple[float, ...] | None = None
     temperatures: tuple[float, ...] | None = None
 
@@ -185,14 +188,15 @@ class BernoulliLogPool:
 
 @dataclass(frozen=True)
 class GaussianPool:
-    """Regression: the weighted mean of the teachers' numbers, Σ w_k f_k.
+    """Regression: the weighted mean of the teachers' numbers on the student's scale, Σ w_k (a_k f_k + b_k).
 
     Args:
         weights: One per teacher, in their order, a sum of one; negative ones are allowed, since teachers whose errors go
             together are best subtracted. None: equal weights.
+        scales: (a_k, b_k) per teacher: its number f is a f + b on the student's scale; None: all speak on it.
 
     Raises:
-        ConfigurationError: Weights not finite, with a sum of zero, or not one per teacher.
+        ConfigurationError: Weights not finite, with a sum of zero, or not one per teacher; scales that are no such pairs.
 
     Reference:
         Bates, Granger: The Combination of Forecasts, Operational Research Quarterly 20(4), 1969.
@@ -202,9 +206,13 @@ class GaussianPool:
         tensor([[2.]])
     """
 
+    family: ClassVar[str] = "gaussian"
     weights: tuple[float, ...] | None = None
+    scales: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.scales is not None:
+            object.__setattr__(self, "scales", _checked_scales(self.scales))
         if self.weights is None:
             return
         values = tuple(float(w) for w in self.weights)
@@ -225,7 +233,7 @@ class GaussianPool:
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """(K, N, D) → (N, D); a number has no temperature. Outputs that no teacher has are NaN."""
+        """(K, N, D) → (N, D) on the student's scale; a number has no temperature. Outputs that no teacher has are NaN."""
         count = len(teacher_logits)
         weights: Sequence[float] = self.weights or (1 / count,) * count
         if len(weights) != count:
@@ -234,8 +242,36 @@ class GaussianPool:
             )
         kept = [k for k, weight in enumerate(weights) if weight != 0]
         values = torch.stack([teacher_logits[k].float() for k in kept])
+        if self.scales is not None:
+            values = self._scaled(values, kept)
         shares = constant(tuple((weights[k],) for k in kept), values.device)
         return _per_label(shares, values, None if mask is None else torch.stack([mask[k] for k in kept]))
+
+    def aligned(self, teacher_logits: Tensor) -> Tensor:
+        """The teachers' numbers on the student's scale, (K, N, D).
+
+        Example:
+            >>> GaussianPool(scales=((2, 1), (1, 0)))(torch.tensor([[[1.0]], [[5.0]]]))
+            tensor([[4.]])
+            >>> GaussianPool(scales=((2, 1), (1, 0))).aligned(torch.tensor([[[1.0]], [[5.0]]])).flatten()
+            tensor([3., 5.])
+        """
+        return (
+            teacher_logits
+            if self.scales is None
+            else self._scaled(teacher_logits.float(), range(len(teacher_logits)))
+        )
+
+    def _scaled(self, values: Tensor, which: Sequence[int]) -> Tensor:
+        if len(self.scales) <= max(which, default=0):
+            raise ConfigurationError(
+                f"The fusion has {len(self.scales)} scales for {max(which) + 1} teachers or more: give one (slope, offset) per "
+                "teacher, in their order."
+            )
+        slope, offset = (
+            constant(tuple(((self.scales[k][i],),) for k in which), values.device) for i in (0, 1)
+        )
+        return slope * values + offset
 
     @classmethod
     def fit(
@@ -245,6 +281,7 @@ class GaussianPool:
         *,
         mask: Tensor | None = None,
         method: str = "bates_granger",
+        scale: bool = False,
     ) -> GaussianPool:
         """Weights from held-out errors.
 
@@ -257,6 +294,8 @@ class GaussianPool:
             targets: (N, D) or (N,); NaN where unknown.
             mask: (K, N, D) bool; only rows that all teachers have count.
             method: "bates_granger" or "inverse_mse".
+            scale: Whether each teacher is first brought to the targets' scale, by the line that fits them best: least squares.
+                One that says the same of all rows keeps its own.
 
         Raises:
             DataError: No known target, or predictions that are not finite.
@@ -275,9 +314,16 @@ class GaussianPool:
         counts = counts if mask is None else counts & mask.all(0).cpu()
         if not bool(counts.any()):
             raise DataError("GaussianPool is fitted on held-out rows, but none given has a known target.")
-        errors = (predictions.detach().cpu().double() - targets.cpu().double())[:, counts]  # (K, n)
-        if not bool(torch.isfinite(errors).all()):
+        known, truth = (
+            predictions.detach().cpu().double()[:, counts],
+            targets.cpu().double()[counts],
+        )  # (K, n), (n,)
+        if not bool(torch.isfinite(known).all()):
             raise DataError("GaussianPool cannot be fitted: a teacher gives predictions that are not finite.")
+        scales = tuple(_line(own, truth) for own in known) if scale else None
+        if scales is not None:
+            known = torch.stack([a * own + b for own, (a, b) in zip(known, scales, strict=True)])
+        errors = known - truth
         moments = errors @ errors.T / errors.shape[1]
         floor = max(moments.diagonal().mean().item(), 1e-30) * 1e-6
         if method == "inverse_mse":
@@ -285,4 +331,28 @@ class GaussianPool:
         else:
             ridge = torch.eye(len(errors), dtype=torch.float64) * floor
             raw = torch.linalg.solve(moments + ridge, torch.ones(len(errors), dtype=torch.float64))
-        return cls(tuple((raw / raw.sum()).tolist()))
+        return cls(tuple((raw / raw.sum()).tolist()), scales)
+
+
+def _checked_scales(scales: Sequence[Sequence[float]]) -> tuple[tuple[float, float], ...]:
+    pairs = tuple(tuple(float(value) for value in pair) for pair in scales)
+    if not pairs or not all(
+        len(pair) == 2 and all(map(math.isfinite, pair)) and pair[0] != 0 for pair in pairs
+    ):
+        raise ConfigurationError(
+            f"GaussianPool scales are {[list(pair) for pair in scales]}, but each teacher has two finite numbers, [slope, offset], "
+            "the slope not 0."
+        )
+    return pairs
+
+
+def _line(values: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Slope and offset of the least-squares line from a teacher's numbers (n,) to the targets (n,)."""
+    centred = values - values.mean()
+    spread = centred.square().mean().item()
+    if spread <= 1e-12 * max(1.0, values.square().mean().item()):
+        return 1.0, 0.0
+    slope = (centred * (targets - targets.mean())).mean().item() / spread
+    if slope == 0.0:
+        return 1.0, 0.0
+    return slope, (targets.mean() - slope * values.mean()).item()

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, find, named
-from .alignment import UNLABELLED
+from .alignment import labelled as with_label
+from .families import BernoulliLinearPool, BernoulliLogPool, GaussianPool
 from .fitting import held_out_rows, mean_nll, refuse_infinite
 from .linear_pool import LinearPool
 from .log_pool import LogPool
 from .protocol import Fusion
-from .table import FUSIONS
+from .table import ALL_FUSIONS
 
 _FEWEST_ROWS = 40
 _RIGHT_ON_ALL = 0.995
@@ -29,7 +31,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         logits: (K, N, C) float32 on the CPU, in the student's label space.
-        labels: (N,) int64, -100 where unknown.
+        labels: (N,) int64, -100 where unknown; or (N, C) numbers, NaN where unknown.
         mask: (K, N, C) bool, True where the teacher has the class; None where all have all.
         example_ids: (N,) int64, see `example_id`.
     """
@@ -96,7 +98,7 @@ class AutoFusion:
     """
 
     def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
-        labelled = held_out.labels != UNLABELLED
+        labelled = with_label(held_out.labels)
         if int(labelled.sum()) < _FEWEST_ROWS:
             return self.without_rows(f"only {int(labelled.sum())} held-out rows have labels")
         # The uniform pool could not bear it either.
@@ -139,6 +141,113 @@ class AutoFusion:
 
 
 @dataclass(frozen=True)
+class AutoBernoulli:
+    """The default for several labels: a fitted `BernoulliLogPool` where it beats the uniform `BernoulliLinearPool`.
+
+    As `AutoFusion`: fitted on two thirds of the held-out rows, compared on the rest by the binary cross-entropy.
+
+    Example:
+        >>> AutoBernoulli().without_rows("there is no validation split").fusion
+        BernoulliLinearPool(weights=None)
+    """
+
+    def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
+        def loss(fusion: Fusion, logits: Tensor, labels: Tensor, mask: Tensor | None) -> float:
+            fused = fusion(logits, mask=mask)
+            counts = ((labels == 0) | (labels == 1)) & torch.isfinite(fused)
+            return F.binary_cross_entropy_with_logits(fused[counts], labels[counts].to(fused.dtype)).item()
+
+        names_of = ("bernoulli_log_pool", "bernoulli_linear_pool")
+        plain = BernoulliLinearPool()
+        return _better_of(
+            held_out, names, names_of, BernoulliLogPool.fit, plain, loss, "binary cross-entropy"
+        )
+
+    def without_rows(self, why: str) -> FusionChoice:
+        return FusionChoice(BernoulliLinearPool(), f"uniform bernoulli_linear_pool, because {why}")
+
+
+@dataclass(frozen=True)
+class AutoGaussian:
+    """The default for numbers: a `GaussianPool` of fitted scales and inverse held-out squared errors where it beats the mean.
+
+    As `AutoFusion`: fitted on two thirds of the held-out rows, compared on the rest by the squared error. Without such rows
+    the teachers are taken to speak on the student's scale.
+
+    Example:
+        >>> AutoGaussian().without_rows("there is no validation split").fusion
+        GaussianPool(weights=None, scales=None)
+    """
+
+    def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
+        def loss(fusion: Fusion, logits: Tensor, labels: Tensor, mask: Tensor | None) -> float:
+            return (fusion(logits, mask=mask) - labels).square().nanmean().item()
+
+        def fit(logits: Tensor, labels: Tensor, *, mask: Tensor | None) -> Fusion:
+            return GaussianPool.fit(logits, labels, mask=mask, method="inverse_mse", scale=True)
+
+        names_of = ("gaussian_pool with fitted scales", "gaussian_pool")
+        return _better_of(held_out, names, names_of, fit, GaussianPool(), loss, "squared error")
+
+    def without_rows(self, why: str) -> FusionChoice:
+        return FusionChoice(GaussianPool(), f"uniform gaussian_pool, because {why}")
+
+
+def _better_of(
+    held_out: HeldOut,
+    names: Sequence[str],
+    called: tuple[str, str],
+    fit: Any,
+    plain: Fusion,
+    loss: Any,
+    measure: str,
+) -> FusionChoice:
+    """What is fitted on two thirds of the labelled rows, if it beats the plain fusion on the rest.
+
+    Args:
+        held_out: The rows.
+        names: The teachers' names.
+        called: What the fitted and the plain fusion are called.
+        fit: ``fit(logits, labels, *, mask) -> Fusion``.
+        plain: The other.
+        loss: ``loss(fusion, logits, labels, mask) -> float``.
+        measure: What the loss is called.
+    """
+    labelled = with_label(held_out.labels)
+    if int(labelled.sum()) < _FEWEST_ROWS:
+        return FusionChoice(
+            plain, f"uniform {called[1]}, because only {int(labelled.sum())} held-out rows have labels"
+        )
+    refuse_infinite(held_out.logits, held_out.mask, "The fusion")
+    first = held_out.example_ids % 3 != 0
+    parts = []
+    for rows in (labelled & first, labelled & ~first):
+        mask = None if held_out.mask is None else held_out.mask[:, rows]
+        parts.append((held_out.logits[:, rows], held_out.labels[rows], mask))
+    if not len(parts[0][1]) or not len(parts[1][1]):
+        return FusionChoice(plain, f"uniform {called[1]}, because the held-out rows make no two parts")
+    try:
+        fitted = fit(parts[0][0], parts[0][1], mask=parts[0][2])
+    except DataError as error:
+        return FusionChoice(plain, f"uniform {called[1]}, because {error}".rstrip("."))
+    values = [loss(fusion, *parts[1]) for fusion in (fitted, plain)]
+    compared = (
+        f"{measure} {values[0]:.4f} of a {called[0]} fitted on {len(parts[0][1])} held-out rows, {values[1]:.4f} of the uniform "
+        f"{called[1]}, on {len(parts[1][1])} others"
+    )
+    if not values[0] < values[1]:
+        return FusionChoice(plain, f"uniform {called[1]}, because it is no worse: {compared}")
+    shares = ", ".join(f"{name} {w:.3f}" for name, w in zip(names, fitted.weights, strict=True))
+    scales = getattr(fitted, "scales", None) or ()
+    lines = "".join(
+        f"; {name} × {a:.3g} {'+' if b >= 0 else '−'} {abs(b):.3g}"
+        for name, (a, b) in zip(names, scales, strict=False)
+    )
+    reason = f"{called[0]}, because it is better: {compared} (weights {shares}{lines})"
+    return FusionChoice(fitted, reason, (), held_out.example_ids[labelled & first])
+
+
+@dataclass(frozen=True)
 class FitFusion:
     """A class of fusions to be fitted on held-out rows: ``{use: log_pool, fit: true}`` in a recipe.
 
@@ -167,16 +276,14 @@ class FitFusion:
             raise ConfigurationError(
                 f"{self.rule.__name__} cannot be fitted with {dict(self.options)}: {error}"
             ) from error
-        labelled = held_out.labels != UNLABELLED
+        labelled = with_label(held_out.labels)
         shares = getattr(fusion, "weights", None)
         weights = (
             " (weights " + ", ".join(f"{n} {w:.3f}" for n, w in zip(names, shares, strict=True)) + ")"
             if shares
             else ""
         )
-        reason = (
-            f"{named(fusion, FUSIONS)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
-        )
+        reason = f"{named(fusion, ALL_FUSIONS)}, fitted on {int(labelled.sum())} held-out rows as asked for{weights}"
         return FusionChoice(
             fusion, reason, tuple(memorised(held_out, names).values()), held_out.example_ids[labelled]
         )
@@ -190,8 +297,12 @@ class FitFusion:
 
 def memorised(held_out: HeldOut, names: Sequence[str]) -> dict[str, str]:
     """A sentence for each teacher, by name, that was probably trained on the held-out rows: it is right on all of them."""
-    labelled = held_out.labels != UNLABELLED
-    sentences = {}
+    labelled = with_label(held_out.labels)
+    sentences: dict[str, str] = {}
+    if (
+        held_out.labels.ndim > 1
+    ):  # of several labels, and of numbers, nobody is right on all rows by memory alone
+        return sentences
     for name, logits in zip(names, held_out.logits[:, labelled], strict=True):
         share = (logits.argmax(-1) == held_out.labels[labelled]).double().mean().item()
         if share >= _RIGHT_ON_ALL:
@@ -202,14 +313,15 @@ def memorised(held_out: HeldOut, names: Sequence[str]) -> dict[str, str]:
     return sentences
 
 
-def build_fusion(spec: Any) -> Fusion | FusionRule | FusionChoice:
+def build_fusion(spec: Any, auto: FusionRule | None = None) -> Fusion | FusionRule | FusionChoice:
     """What a user writes of a fusion, as the fusion or as what is yet to be fitted.
 
     Args:
-        spec: ``"auto"``; a name of `FUSIONS` or a path ``"pkg.mod:Name"``; a mapping
+        spec: ``"auto"``; a name of `ALL_FUSIONS` or a path ``"pkg.mod:Name"``; a mapping
             ``{"use": name, **options}``, with ``"fit": True`` to fit it on held-out rows, the options then being those
             of ``fit``; a `Fusion`, `FusionRule` or `FusionChoice`, returned as it is. Classes whose parameters only
             a fit can give are fitted wherever none are written.
+        auto: What ``"auto"`` means; None: `AutoFusion`.
 
     Raises:
         ConfigurationError: Unknown name, options that do not fit.
@@ -223,19 +335,19 @@ def build_fusion(spec: Any) -> Fusion | FusionRule | FusionChoice:
     if isinstance(spec, FusionChoice):
         return spec
     if spec == "auto" or spec == {"use": "auto"}:
-        return AutoFusion()
+        return AutoFusion() if auto is None else auto
     given = {"use": spec} if isinstance(spec, str) else spec
     if not isinstance(given, Mapping) or not isinstance(given.get("use"), str):
-        return _callable(build(spec, FUSIONS, kind="fusion"))
+        return _callable(build(spec, ALL_FUSIONS, kind="fusion"))
     name, options = given["use"], {key: value for key, value in given.items() if key not in ("use", "fit")}
-    found = find(name, FUSIONS, "fusion")
+    found = find(name, ALL_FUSIONS, "fusion")
     fit = given.get("fit", _means_nothing_unfitted(found, options))
     if not isinstance(fit, bool):
         raise ConfigurationError(f"fusion {name!r}: fit is true or false, found {fit!r}")
     if not fit:
-        return _callable(build({"use": name, **options}, FUSIONS, kind="fusion"))
+        return _callable(build({"use": name, **options}, ALL_FUSIONS, kind="fusion"))
     if not hasattr(found, "fit"):
-        fitted = ", ".join(sorted(key for key, value in FUSIONS.items() if hasattr(value, "fit")))
+        fitted = ", ".join(sorted(key for key, value in ALL_FUSIONS.items() if hasattr(value, "fit")))
         raise ConfigurationError(f"fusion {name!r} has nothing to fit; those that have: {fitted}")
     parameters = inspect.signature(found.fit).parameters
     accepted = parameters.keys() - {"logits", "labels", "mask"}
@@ -271,7 +383,7 @@ def describe(fusion: Any) -> dict[str, Any]:
         )
     fields = {f.name: _plain(getattr(fusion, f.name)) for f in dataclasses.fields(fusion)}
     return {
-        "use": named(fusion, FUSIONS),
+        "use": named(fusion, ALL_FUSIONS),
         **{key: value for key, value in fields.items() if value is not None},
     }
 
@@ -293,7 +405,7 @@ def summary(fusion: Any) -> str:
             value = f"[{', '.join(f'{item:.3g}' for item in value)}]" if numbers else "[…]"
         if value is not None:
             shown.append(f"{field_of.name}={value}")
-    return f"{named(fusion, FUSIONS)}({', '.join(shown)})"
+    return f"{named(fusion, ALL_FUSIONS)}({', '.join(shown)})"
 
 
 def _plain(value: Any) -> Any:

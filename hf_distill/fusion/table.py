@@ -1,7 +1,8 @@
-"""The built-in fusions of one class of several, by the names that recipes write."""
+"""The built-in fusions, by the names that recipes write."""
 
 from __future__ import annotations
 
+from .families import BernoulliLinearPool, BernoulliLogPool, GaussianPool
 from .gate import Gate
 from .linear_pool import LinearPool
 from .log_pool import LogPool
@@ -24,3 +25,14 @@ FUSIONS: dict[str, type] = {
     "majority_vote": MajorityVote,
     "best_teacher": BestTeacher,
 }
+"""Of one class of several."""
+
+FAMILY_FUSIONS: dict[str, type] = {
+    "bernoulli_linear_pool": BernoulliLinearPool,
+    "bernoulli_log_pool": BernoulliLogPool,
+    "gaussian_pool": GaussianPool,
+}
+"""Of labels that each hold or not, and of numbers; each class says its ``family``."""
+
+ALL_FUSIONS: dict[str, type] = {**FUSIONS, **FAMILY_FUSIONS}
+"""What a name may mean; a task refuses those of another family."""

@@ -5,13 +5,15 @@ Shapes: K teachers, N prediction units, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import Fusion, teacher_disagreement
-from .alignment import UNLABELLED, TeacherBatch
+from .alignment import TeacherBatch
+from .alignment import labelled as with_label
 from .shares import checked_weights, heard
 
 
@@ -45,6 +47,8 @@ def make_targets(
     labels: Tensor | None,
     label_share: float = 0.0,
     drawn: bool = False,
+    mix: Callable[[Tensor, Tensor, float], Tensor] | None = None,
+    disagreement_of: Callable[..., Tensor] = teacher_disagreement,
 ) -> Targets:
     """Fuse the teachers of a batch into a target.
 
@@ -57,6 +61,8 @@ def make_targets(
         label_share: λ in [0, 1]: on labelled rows the target is λ y + (1 − λ) p (teacher annealing, Clark et al. 2019,
             arXiv:1907.04829).
         drawn: Whether the teachers are those that the fusion drew for this batch.
+        mix: What ``label_share`` does, as `mix_in_labels`, which None means.
+        disagreement_of: How far the teachers are from their own mean, as `teacher_disagreement`.
 
     Example:
         >>> batch = TeacherBatch(torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]]).log(), None)
@@ -67,20 +73,25 @@ def make_targets(
     temperature = getattr(fusion, "target_temperature", temperature)
     log_probs = fusion(teachers.logits, temperature=temperature, labels=labels, mask=teachers.mask)
     if label_share and labels is not None:
-        log_probs = mix_in_labels(log_probs, labels, label_share)
+        log_probs = (mix or mix_in_labels)(log_probs, labels, label_share)
     unknown = None
     if teachers.unknown is not None:
         # A label may have put mass on a class that no teacher has: then the label is what can be learnt.
         unknown = teachers.unknown & (log_probs == -torch.inf)
     ensemble = None if labels is not None else fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
     disagreement, weights = None, getattr(fusion, "weights", None)
+    if hasattr(
+        fusion, "aligned"
+    ):  # what is learnt from each teacher is on the student's scale, as their mean is
+        teachers = teachers._replace(logits=fusion.aligned(teachers.logits))
     if not drawn:
         if weights is not None:
             # Those of weight 0 did not run in training: nobody is to meet the NaN in their place.
-            _, logits, mask = heard(checked_weights(weights), None, teachers.logits, teachers.mask)
+            spoken = [max(weight, 0.0) for weight in weights]  # a pool of numbers may subtract one
+            _, logits, mask = heard(checked_weights(spoken), None, teachers.logits, teachers.mask)
             teachers = teachers._replace(logits=logits, mask=mask)
-            weights = [weight for weight in weights if weight > 0]
-        disagreement = teacher_disagreement(
+            weights = [weight for weight in spoken if weight > 0]
+        disagreement = disagreement_of(
             teachers.logits, temperature=temperature, weights=weights, mask=teachers.mask
         )
     return Targets(log_probs, temperature, teachers, unknown, disagreement, ensemble)
@@ -99,7 +110,7 @@ def mix_in_labels(log_probs: Tensor, labels: Tensor, share: float) -> Tensor:
         tensor([[0.4000, 0.6000],
                 [0.5000, 0.5000]])
     """
-    labelled = labels != UNLABELLED
+    labelled = with_label(labels)
     mixed = (1 - share) * log_probs.exp()
     mixed = mixed.scatter_add(-1, labels.clamp(min=0)[:, None], torch.full_like(mixed[:, :1], share))
     return torch.where(labelled[:, None], mixed.log(), log_probs)

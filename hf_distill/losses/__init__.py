@@ -10,20 +10,34 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .distributions import cross_entropy, forward_kl, jsd, reverse_kl
+from .distributions import cross_entropy, forward_kl, jsd, reverse_kl, standardize_logits
 from .geometry import linear_cka, rkd_angle, rkd_distance, similarity_preserving
 from .logits import logit_mse, on_logits
 from .reduction import reduce_loss
 from .relations import minilm_relations
 from .representations import hidden_cosine, hidden_mse, pkd
+from .separate_labels import bernoulli_kl, binary_cross_entropy, gaussian_mse, huber
+from .several import WeightedLosses, build_distillation_loss
+from .structured import dist, dkd
 
 __all__ = [
+    "ALL_LOSSES",
+    "FAMILY_LOSSES",
     "HIDDEN_LOSSES",
     "LOSSES",
+    "STRUCTURED_LOSSES",
+    "WeightedLosses",
+    "bernoulli_kl",
+    "binary_cross_entropy",
+    "build_distillation_loss",
     "cross_entropy",
+    "dist",
+    "dkd",
     "forward_kl",
+    "gaussian_mse",
     "hidden_cosine",
     "hidden_mse",
+    "huber",
     "jsd",
     "linear_cka",
     "logit_mse",
@@ -35,6 +49,7 @@ __all__ = [
     "rkd_angle",
     "rkd_distance",
     "similarity_preserving",
+    "standardize_logits",
 ]
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -43,7 +58,20 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "jsd": jsd,
     "logit_mse": on_logits(logit_mse),
 }
-"""Distillation losses: ``loss(student_logits, target_log_probs, *, temperature) -> (N,)``."""
+"""Distillation losses of distributions: ``loss(student_logits, target_log_probs, *, temperature) -> (N,)``."""
+
+STRUCTURED_LOSSES: dict[str, Callable[..., Tensor]] = {"dkd": dkd, "dist": dist}
+"""Those that need labels besides, or are one number of the batch; each says so of itself."""
+
+FAMILY_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "bernoulli_kl": bernoulli_kl,
+    "gaussian_mse": gaussian_mse,
+    "huber": huber,
+}
+"""Those of labels that each hold or not, and of numbers."""
+
+ALL_LOSSES: dict[str, Callable[..., Tensor]] = {**LOSSES, **STRUCTURED_LOSSES, **FAMILY_LOSSES}
+"""What a name may mean; a task refuses those of another family."""
 
 HIDDEN_LOSSES: dict[str, Callable[..., Tensor]] = {
     "hidden_mse": hidden_mse,

@@ -1,4 +1,4 @@
-"""What a hidden loss says of itself, beside its definition; whoever runs it asks it, and knows no loss by name."""
+"""What a loss says of itself, beside its definition; whoever runs it asks it, and knows no loss by name."""
 
 from __future__ import annotations
 
@@ -63,3 +63,56 @@ def properties_of(loss: Callable[..., Tensor]) -> LossProperties:
     while isinstance(loss, functools.partial):
         loss = loss.func
     return getattr(loss, "properties", LossProperties())
+
+
+class DistillationProperties(NamedTuple):
+    """What a distillation loss compares, and what it needs for that.
+
+    Attributes:
+        family: How the predictions are distributed that it compares, as of tasks.
+        needs_labels: Whether it is called with ``labels=`` too.
+        additive: Whether it is a sum over units; else one number of the batch, which accumulation and processes change.
+        fewest_classes: Below so many it says nothing.
+    """
+
+    family: str = "categorical"
+    needs_labels: bool = False
+    additive: bool = True
+    fewest_classes: int = 2
+
+
+def declare_distillation(**properties: Any) -> Callable[[Loss], Loss]:
+    """Say of a distillation loss what it compares; one that says nothing compares distributions, unit by unit.
+
+    Args:
+        properties: Of `DistillationProperties`.
+
+    Example:
+        >>> @declare_distillation(needs_labels=True)
+        ... def of_wrong_classes(student_logits, target_log_probs, *, temperature, labels): ...
+        >>> distillation_properties(of_wrong_classes).needs_labels
+        True
+    """
+
+    def declared(loss: Loss) -> Loss:
+        loss.properties = DistillationProperties(**properties)  # type: ignore[attr-defined]
+        return loss
+
+    return declared
+
+
+def distillation_properties(loss: Callable[..., Tensor]) -> DistillationProperties:
+    """What a distillation loss, or the one inside a `functools.partial`, said of itself; standardised, it needs three classes.
+
+    Example:
+        >>> from hf_distill.losses import forward_kl
+        >>> distillation_properties(functools.partial(forward_kl, standardize=True)).fewest_classes
+        3
+    """
+    standardized = False
+    while isinstance(loss, functools.partial):
+        standardized = standardized or bool(loss.keywords.get("standardize"))
+        loss = loss.func
+    found = getattr(loss, "properties", None)
+    found = found if isinstance(found, DistillationProperties) else DistillationProperties()
+    return found._replace(fewest_classes=max(3, found.fewest_classes)) if standardized else found

@@ -118,6 +118,10 @@ def model_card(
         "task": _word(facts.task),
         "repo": json.dumps(plain(repo).replace("`", "'"), ensure_ascii=False),
         "labels": ", ".join(map(escaped, facts.labels)),
+        "thresholds": ", ".join(
+            f"{escaped(name)} {value:.3g}"
+            for name, value in zip(facts.labels, facts.thresholds, strict=False)
+        ),
         "results": _results(report, systems, files, captions) if systems else None,
         "teachers": _teachers(facts, stated) if facts.teachers else None,
         "fusion": {
@@ -125,7 +129,7 @@ def model_card(
             "summary": code(facts.fusion),
             "warnings": [escaped(warning) for warning in facts.warnings],
         },
-        "losses": [escaped(loss) for loss in facts.losses],
+        "losses": [escaped(loss) for loss in (*facts.losses, *facts.notes)],
         "base": _initialised(facts),
         "data": _data(facts, rows),
         "settings": "; ".join(f"{escaped(key)}: {escaped(value)}" for key, value in facts.training.items())

@@ -28,14 +28,14 @@ from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.formats import as_json
 from ..files import write_json, write_text
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled as with_label
 from ..lookup import suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import Padding, indexed
 from ..rows.preparing import prepare_dataset
 from ..rows.views import TokenView, named_inputs, text_batches
-from ..tasks import build_task
+from ..tasks import build_task, family_of
 from ..tasks.task import Task, output_names
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from ..teachers.fitting_parts import open_view
@@ -220,7 +220,10 @@ def export_student(
     labels = output_names(model.config)
     columns = task.text_columns if text_columns is None else text_columns
     if rows is None:
-        prepared, dataset_name = _random_rows(view, model.config.vocab_size), "random tokens"
+        prepared, dataset_name = (
+            _random_rows(view, model.config.vocab_size, family_of(task).unlabelled(len(labels))),
+            "random tokens",
+        )
     else:
         prepared = prepare_dataset(
             rows,
@@ -275,7 +278,7 @@ def export_student(
             dataset=dataset_name,
             rows=len(logits),
             max_difference=float(np.abs(logits - reference).max()),
-            agreement=float((logits.argmax(-1) == reference.argmax(-1)).mean()),
+            agreement=_agreement(logits, reference, task),
             measured=(
                 f"Latency of single rows, medians and 95th percentiles, and throughput of batches of {_BATCH}, over "
                 f"{len(timed)} of these rows, student and exported student in turns, on cpu ({platform.machine()}, "
@@ -340,7 +343,7 @@ class OnnxStudent:
         return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *found])
 
 
-def _random_rows(view: TokenView, vocabulary: int) -> list[dict[str, Any]]:
+def _random_rows(view: TokenView, vocabulary: int, unlabelled: Any) -> list[dict[str, Any]]:
     """Prepared rows of 1 to 64 tokens that are no special ones, the same whenever they are drawn."""
     tokenizer, generator = view.tokenizer, np.random.default_rng(0)
     known = sorted(
@@ -352,7 +355,7 @@ def _random_rows(view: TokenView, vocabulary: int) -> list[dict[str, Any]]:
         ids = generator.choice(known, length).tolist()
         kinds = {"attention_mask": [1] * length, "token_type_ids": [0] * length}
         own = {kind: values for kind, values in kinds.items() if kind in tokenizer.model_input_names}
-        rows.append({"input_ids": ids, **own, "labels": UNLABELLED, "example_id": number})
+        rows.append({"input_ids": ids, **own, "labels": unlabelled, "example_id": number})
     return rows
 
 
@@ -367,9 +370,19 @@ def _session_logits(file: Path, batches: Sequence[Mapping[str, Tensor]], inputs:
     return np.concatenate([run_session(session, batch, inputs) for batch in bar])
 
 
+def _agreement(logits: np.ndarray, reference: np.ndarray, task: Task) -> float:
+    """Share of rows to which both give the same answer; numbers, within the tolerance of logits."""
+    answers = [
+        family_of(task).predictions(task.log_probs(torch.from_numpy(own)).numpy())
+        for own in (logits, reference)
+    ]
+    same = np.abs(answers[0] - answers[1]) <= TOLERANCE
+    return float((same if same.ndim == 1 else same.all(1)).mean())
+
+
 def _metrics(metrics: Sequence[Any], answers: Answered, task: Task) -> dict[str, dict[str, float]]:
     """Values of each system on the labelled rows; none where there are no labels."""
-    if not (answers.labels != UNLABELLED).any():
+    if not with_label(answers.labels).any():
         return {name: {} for name in answers.logits}
     compute = compute_metrics_from(metrics, task)
     return {name: compute(EvalPrediction(own, answers.labels)) for name, own in answers.logits.items()}

@@ -67,6 +67,8 @@ class RunFacts:
         references: Of the methods that were used.
         data_commit: The commit of the data set on the Hub that the training rows were loaded from; None where it is unknown.
         older_report: Digest of a report.json that lay there before this training, which says nothing of it.
+        thresholds: From which probability on each label is answered, fitted on held-out rows; empty where there are none.
+        notes: What else must be said of the training.
         card: What the user said for the card: the arguments of `Trainer.create_model_card`.
     """
 
@@ -89,11 +91,16 @@ class RunFacts:
     data_commit: str | None = None
     older_report: str | None = None
     card: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def save_facts(facts: RunFacts, folder: str | Path) -> None:
     """Write them beside the student."""
-    write_json(Path(folder, FACTS_FILE), {"format": _FORMAT, **dataclasses.asdict(facts)}, indent=1)
+    content = dataclasses.asdict(facts)
+    # What few runs have stands only in theirs, so that the files of others stay what they were.
+    content = {name: value for name, value in content.items() if value or name not in ("thresholds", "notes")}
+    write_json(Path(folder, FACTS_FILE), {"format": _FORMAT, **content}, indent=1)
 
 
 def load_facts(folder: str | Path) -> RunFacts | None:
@@ -108,7 +115,8 @@ def load_facts(folder: str | Path) -> RunFacts | None:
     try:
         content, _ = read_json(path, _FORMAT)
         content |= {
-            name: tuple(content[name]) for name in ("labels", "warnings", "weights", "losses", "references")
+            name: tuple(content.get(name, ()))
+            for name in ("labels", "warnings", "weights", "losses", "references", "thresholds", "notes")
         }
         content["base"] = content["base"] and Origin(**content["base"])
         content["teachers"] = tuple(Origin(**teacher) for teacher in content["teachers"])

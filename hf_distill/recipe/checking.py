@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from ..errors import ConfigurationError, DataError
 from ..evaluation.evaluating import computed_names
-from ..evaluation.metrics import unknown_name
+from ..evaluation.metrics import METRICS, unknown_name
 from ..fusion import build_fusion
 from ..lookup import build, suggest
-from ..losses import LOSSES
+from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
-from ..tasks import TASKS
+from ..tasks import TASKS, build_task, family_of, fits, refuse_other_family
 from ..training.arguments import MOST_SEED
 from ..training.objective import computable, unknown_metric
 from ..trust import refuse_untrusted
@@ -280,21 +280,37 @@ def _part(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 def _task(raw: Mapping[str, Any]) -> Iterator[Problem]:
     task = raw.get("task", "text-classification")
-    if isinstance(task, str) and task not in TASKS:
-        yield Problem("task", f"unknown task {task!r}; known: {', '.join(TASKS)}{suggest(task, TASKS)}")
+    if isinstance(task, str) and task not in TASKS and ":" not in task:
+        yield Problem(
+            "task",
+            f"unknown task {task!r}; known: {', '.join(TASKS)}{suggest(task, TASKS)}; your own is pkg.mod:Name",
+        )
+    elif isinstance(task, str):
+        try:
+            family_of(task)
+        except ConfigurationError as error:
+            yield Problem("task", str(error))
 
 
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
     fusion = _built(raw.get("fusion"), build_fusion, "fusion", problems)
-    tables = {"distill": (LOSSES, "distillation loss"), "row_weight": (ROW_WEIGHTS, "row weight")}
-    for key, (table, kind) in tables.items():
-        _built(
-            _part(raw, "losses").get(key),
-            functools.partial(build, table=table, kind=kind),
-            f"losses.{key}",
-            problems,
-        )
+    losses = _part(raw, "losses")
+    distill = _built(
+        losses.get("distill"),
+        functools.partial(build_distillation_loss, table=ALL_LOSSES),
+        "losses.distill",
+        problems,
+    )
+    row_weight = functools.partial(build, table=ROW_WEIGHTS, kind="row weight")
+    _built(losses.get("row_weight"), row_weight, "losses.row_weight", problems)
+    problems += _of_other_families(
+        raw.get("task", "text-classification"),
+        fusion,
+        distill,
+        losses.get("row_weight"),
+        _part(raw, "search"),
+    )
     weights, models = getattr(fusion, "weights", None), _part(raw, "teachers").get("models")
     if isinstance(weights, tuple) and isinstance(models, list) and len(weights) != len(models):
         problems.append(
@@ -303,8 +319,43 @@ def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def _of_other_families(
+    task: Any, fusion: Any, distill: Any, row_weight: Any, search: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """What was made for other predictions than the task's."""
+    try:
+        known = build_task(task) if isinstance(task, str) else None
+        family = None if known is None else family_of(known)
+    except ConfigurationError:  # it has a line of its own
+        return
+    if known is None or family is None:
+        return
+    for where, given in (("fusion", {"fusion": fusion}), ("losses.distill", {"loss": distill})):
+        if next(iter(given.values())) is not None:
+            try:
+                refuse_other_family(known, **given)
+            except ConfigurationError as error:
+                yield Problem(where, str(error))
+    metric = search.get("metric")
+    if isinstance(metric, str) and metric in METRICS and not fits(METRICS[metric], family):
+        yield Problem(
+            "search.metric",
+            f"{metric} is not for the predictions of {known.name}; leave it out for {family.searched}",
+        )
+    if row_weight is not None and not family.row_weights:
+        yield Problem(
+            "losses.row_weight",
+            f"it compares distributions over classes, which {known.name} does not have; leave it out",
+        )
+
+
 def _built(spec: Any, make: Callable[[Any], Any], where: str, problems: list[Problem]) -> Any:
     written = isinstance(spec, str) or (isinstance(spec, dict) and isinstance(spec.get("use"), str))
+    written = written or (
+        isinstance(spec, (list, tuple))
+        and where == "losses.distill"
+        and all(isinstance(one, (str, dict)) for one in spec)
+    )
     if not written:  # absent, or of a type that has its own line already
         return None
     try:

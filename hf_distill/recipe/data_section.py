@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetsError
 
 from ..errors import DataError
 from ..lookup import suggest
+from ..tasks.multi_label import joined_labels
 from ..teachers.hub_ids import data_commit
 from .loss_section import needs_labels
 from .problems import Problem, found, given
@@ -143,7 +144,7 @@ def _from_files(recipe: Recipe) -> dict[str, datasets.Dataset]:
     rows = {}
     for split, names in files.items():
         read = stream_files if data.streaming and split == "train" else read_files
-        rows[split] = read(names, columns, split)
+        rows[split] = read(names, columns, split, data.label_columns or ())
         if data.label_column not in rows[split].column_names:
             found = dict.fromkeys(column for name in names for column in columns_of(name, columns))
             _check_columns(recipe, split, list(found))
@@ -179,6 +180,8 @@ def _from_hub(recipe: Recipe) -> dict[str, datasets.Dataset]:
     _refuse_other_commit(data, rows["train"])
     kept = [*data.text_columns, data.label_column]
     for split, dataset in rows.items():
+        if data.label_columns:
+            rows[split] = dataset = joined_labels(dataset, data.label_columns, into=data.label_column)
         _check_columns(recipe, split, dataset.column_names)
         rows[split] = dataset.select_columns([column for column in kept if column in dataset.column_names])
     return rows

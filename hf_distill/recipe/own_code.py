@@ -71,8 +71,10 @@ def is_stored(path: Path, text: bytes) -> bool:
 def _found(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     losses, search = _mapping(raw.get("losses")), _mapping(raw.get("search"))
     specs: list[tuple[tuple[Any, ...], Any]] = [
+        (("task",), raw.get("task")),
         (("fusion",), raw.get("fusion")),
         *((("losses", key), losses.get(key)) for key in ("distill", "row_weight", *_SCHEDULED)),
+        *((("losses", "distill", i), entry) for i, entry in enumerate(_list(losses.get("distill")))),
         *(
             (("losses", "hidden", i), entry.get("loss") if isinstance(entry, Mapping) else entry)
             for i, entry in enumerate(_list(losses.get("hidden")))

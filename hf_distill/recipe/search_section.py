@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..fusion import build_fusion
+from ..tasks import TASKS, known_family
 from .problems import Problem, found
 from .sections import Recipe
 
@@ -24,7 +25,6 @@ _NUMBERS: dict[str, tuple[float, bool, float]] = {
 
 # What is searched where the section names no knob. The weights matter by their ratio, so one of them is enough.
 _USUAL: dict[str, tuple[Any, ...]] = {"temperature": (1.0, 8.0), "distill_weight": (0.1, 2.0, "log")}
-_USUAL_FUSIONS = ("auto", "linear_pool")
 # The learning rate is searched so far below and above the recipe's, or above transformers' own.
 _FACTOR, _LEARNING_RATE = 5.0, 5e-5
 
@@ -101,6 +101,9 @@ def _usual(recipe: Recipe) -> dict[str, Any]:
     changing = {name for name in _USUAL if isinstance(getattr(recipe.losses, name), Mapping)}
     rate = recipe.training.get("learning_rate", _LEARNING_RATE)
     usual: dict[str, Any] = {name: value for name, value in _USUAL.items() if name not in changing}
+    family = known_family(recipe.task)
+    if family is not None and not family.has_classes:  # a number has no temperature
+        usual.pop("temperature", None)
     usual["learning_rate"] = (rate / _FACTOR, rate * _FACTOR, "log")
     return usual | ({"fusion": _fusions(recipe)} if len(recipe.teachers.models) > 1 else {})
 
@@ -113,8 +116,9 @@ def search_fusions(recipe: Recipe) -> dict[str, Any]:
 
 def _fusions(recipe: Recipe) -> list[Any]:
     """The recipe's own, and the usual."""
-    own = fusion_name(recipe.fusion)
-    return [recipe.fusion, *(spec for spec in _USUAL_FUSIONS if fusion_name(spec) != own)]
+    own, task = fusion_name(recipe.fusion), TASKS.get(recipe.task)
+    usual = ("auto", "linear_pool" if task is None else task.fusion)
+    return [recipe.fusion, *(spec for spec in usual if fusion_name(spec) != own)]
 
 
 def check_search(search: Mapping[str, Any], losses: Mapping[str, Any], teachers: int) -> Iterator[Problem]:

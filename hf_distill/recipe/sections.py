@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from ..tasks import TASKS, known_family
+
 SPLITS = ("train", "validation", "test")
 
 SEEDS_OF_CACHED = 3
@@ -56,6 +58,12 @@ def _is_spec(value: Any) -> Any:
     if isinstance(value, Mapping) and isinstance(value.get("use"), str):
         return dict(value)
     raise ValueError("expected a name, a path pkg.mod:Name, or a mapping {use: name, option: value}")
+
+
+def _is_losses(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and value:
+        return tuple(_is_spec(one) for one in value)
+    return _is_spec(value)
 
 
 def _or_schedule(value: Any, number: Callable[[Any], float]) -> Any:
@@ -121,6 +129,7 @@ Text = Annotated[str, AfterValidator(_not_empty)]
 Texts = Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)]
 Paths = Annotated[Texts, BeforeValidator(_as_list)]
 Spec = Annotated[Any, BeforeValidator(_is_spec)]
+LossSpec = Annotated[Any, BeforeValidator(_is_losses)]
 LabelMap = Annotated[Any, BeforeValidator(_is_label_map)]
 LayerMap = Annotated[Any, BeforeValidator(_is_layer_map)]
 # More than anybody needs of anything that is counted here, and what every library below can count.
@@ -162,8 +171,9 @@ def _of_each_split(value: Any) -> Any:
 class Data(Section):
     """Where the raw text and the labels come from, which columns hold them, and how many rows are used.
 
-    Of more than `max_rows` rows some are drawn, the same every time; with `streaming` the training rows are never all in
-    memory or on the disk, and the first of them are used.
+    `label_columns` names a column for each label or score; `label_column` is then what they become together. Of more than
+    `max_rows` rows some are drawn, the same every time; with `streaming` the training rows are never all in memory or on the
+    disk, and the first of them are used.
     """
 
     dataset: Text | None = None
@@ -173,6 +183,7 @@ class Data(Section):
     splits: Splits = Splits()
     text_columns: Annotated[Texts, Field(max_length=2)] = ("text",)
     label_column: Text = "label"
+    label_columns: Texts | None = None
     label_names: Annotated[Texts, Field(min_length=2)] | None = None
     max_rows: Annotated[MostRows | None, BeforeValidator(_of_each_split)] = None
     streaming: bool = False
@@ -244,12 +255,12 @@ class HiddenEntry(Section):
 
 
 class Losses(Section):
-    """The distillation loss, how it and the task loss are weighed, and what of that changes while training runs.
+    """The distillation loss (several, with weights: a list), how it and the task loss are weighed, and what of that changes while training runs.
 
     The four numbers may be schedules too, and `distill_weight` also `{use: adaptive, start: 0.5}`.
     """
 
-    distill: Spec = "forward_kl"
+    distill: LossSpec = "forward_kl"
     temperature: Annotated[float, Field(gt=0), *Scheduled] = 2.0
     task_weight: Annotated[float, Field(ge=0), *Scheduled] = 0.5
     distill_weight: Annotated[float, Field(ge=0), *Scheduled] = 0.5
@@ -286,7 +297,10 @@ class Search(Section):
     label_share: Range | None = None
     learning_rate: Range | None = None
     fusion: Annotated[tuple[Spec, ...], Strict(False), Field(min_length=2)] | None = None
-    metric: Literal["nll", "brier", "accuracy", "f1", "precision", "recall", "matthews_correlation"] = "nll"
+    metric: Literal[
+        "nll", "brier", "accuracy", "f1", "precision", "recall", "matthews_correlation", "f1_micro", "label_nll", "label_brier",
+        "pearson", "spearman", "mse", "mae",
+    ] = "nll"  # fmt: skip
 
 
 class Hub(Section):
@@ -320,6 +334,32 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     search: Search | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_loss(cls, raw: Any) -> Any:
+        """The loss of a built-in task, where nobody says another: it is resolved here for all who ask."""
+        given = raw if isinstance(raw, Mapping) else {}
+        task, losses = given.get("task"), given.get("losses", {})
+        known = TASKS.get(task) if isinstance(task, str) else None
+        if known is None or not isinstance(losses, Mapping) or "distill" in losses:
+            return raw
+        if known.loss == Losses.model_fields["distill"].default:
+            return raw
+        return {**raw, "losses": {**losses, "distill": known.loss}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_metric(cls, raw: Any) -> Any:
+        """What a search chooses by where nobody says: as the task's predictions are scored."""
+        given = raw if isinstance(raw, Mapping) else {}
+        search, task = given.get("search"), given.get("task")
+        family = known_family(task) if isinstance(task, str) else None
+        if family is None or not isinstance(search, Mapping) or "metric" in search:
+            return raw
+        if family.searched == Search.model_fields["metric"].default:
+            return raw
+        return {**raw, "search": {**search, "metric": family.searched}}
 
     @model_validator(mode="before")
     @classmethod

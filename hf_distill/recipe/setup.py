@@ -16,10 +16,9 @@ from .. import __version__
 from ..evaluation.evaluating import compute_metrics_from
 from ..files import write_text
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
-from ..lookup import build
-from ..losses import LOSSES
+from ..losses import ALL_LOSSES, build_distillation_loss
 from ..students.loading import load_trained, student_config
-from ..tasks import TASKS
+from ..tasks import build_task, family_of
 from ..tasks.task import Task
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.settings import CacheSettings
@@ -81,10 +80,10 @@ class Setup:
         """Where the run writes."""
         return Path(self.recipe.training["output_dir"]).expanduser()
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The recipe's."""
-        return TASKS[self.recipe.task]
+        return build_task(self.recipe.task)
 
     @cached_property
     def rows(self) -> Mapping[str, datasets.Dataset]:
@@ -128,7 +127,7 @@ class Setup:
     @cached_property
     def fusion(self) -> Fusion | FusionRule:
         """As the recipe says it; a rule is to be fitted on held-out rows."""
-        return build_fusion(self.recipe.fusion)
+        return build_fusion(self.recipe.fusion, family_of(self.task).auto)
 
     @property
     def fits(self) -> bool:
@@ -247,7 +246,7 @@ class Setup:
             callbacks=[*build_callbacks(recipe.losses), *stopping(recipe.training), *callbacks],
             teachers=self.teachers,
             fusion=self._fitted_before(resume) or self.target_fusion,
-            distillation_loss=build(recipe.losses.distill, LOSSES, kind="distillation loss"),
+            distillation_loss=build_distillation_loss(recipe.losses.distill, ALL_LOSSES),
             row_weight=recipe.losses.row_weight,
             hidden_losses=self.hidden_losses,
             peft_config=self.peft_config,

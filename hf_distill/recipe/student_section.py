@@ -24,7 +24,7 @@ from ..errors import ConfigurationError, DataError, in_a_line
 from ..lookup import suggest
 from ..packages import install
 from ..students.building import build_student
-from ..tasks import TASKS
+from ..tasks import build_task
 from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
 from ..teachers.damaged_files import impossible_sizes
 from ..teachers.teacher import Teacher, TeacherSpec
@@ -248,13 +248,13 @@ def _at_revision(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrain
     transformers.set_seed(seed)
     return load_with_head(
         student.model,
-        TASKS[recipe.task],
+        build_task(recipe.task),
         what="The student",
         require_head=False,
         dtype="float32",  # as `load_student`: half precision would be trained in it
         revision=student.revision,
         trust_remote_code=student.trust_remote_code,
-        **TASKS[recipe.task].head(names),
+        **build_task(recipe.task).head(names),
     )
 
 
@@ -274,7 +274,9 @@ def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None 
         source = source or _source(recipe)
         config = copy.deepcopy(source.model.config)
         config.id2label = dict(enumerate(source.label_names))
-    return TASKS[recipe.task].label_names(recipe.data.label_names, train, recipe.data.label_column, config)
+    return build_task(recipe.task).label_names(
+        recipe.data.label_names, train, recipe.data.label_column, config
+    )
 
 
 def _from_scratch(
@@ -293,9 +295,9 @@ def _from_scratch(
         )
     config = transformers.AutoConfig.for_model(
         **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
-        **TASKS[recipe.task].head(names),
+        **build_task(recipe.task).head(names),
     )
-    auto_class = getattr(transformers, TASKS[recipe.task].auto_class)
+    auto_class = getattr(transformers, build_task(recipe.task).auto_class)
     _refuse_too_large(auto_class, config)
     # The Trainer seeds when it is made; the weights are drawn before that.
     transformers.set_seed(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..tasks import known_family
 from .sections import Hub, Recipe, Student
 
 
@@ -35,12 +36,12 @@ def recipe_summary(recipe: Recipe) -> str:
     lines = {
         "task": recipe.task,
         "data": source,
-        "columns": f"{' + '.join(data.text_columns)} → {data.label_column}",
+        "columns": f"{' + '.join(data.text_columns)} → {', '.join(data.label_columns or (data.label_column,))}",
         "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
         "teachers": "\n            ".join(teachers),
         "student": _made(student),
         "fusion": _spec(recipe.fusion),
-        "losses": f"{_scalar(losses.task_weight)} x cross-entropy + {_scalar(losses.distill_weight)} x "
+        "losses": f"{_scalar(losses.task_weight)} x {_learnt(recipe.task)} + {_scalar(losses.distill_weight)} x "
         f"{_spec(losses.distill)} at temperature {_scalar(losses.temperature)}"
         + (f", rows weighed by {_spec(losses.row_weight)}" if losses.row_weight else "")
         + "".join(f" + {loss.weight:g} x {loss.loss}({loss.layers})" for loss in losses.hidden)
@@ -51,6 +52,12 @@ def recipe_summary(recipe: Recipe) -> str:
         "hub": _pushed(recipe.hub),
     }
     return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+
+
+def _learnt(task: str) -> str:
+    """What the task loss is; of one's own task nobody knows without running it."""
+    family = known_family(task)
+    return "task loss" if family is None else family.learns.partition(" with ")[0].partition(" against ")[0]
 
 
 def _pushed(hub: Hub) -> str:
@@ -81,6 +88,8 @@ def _made(student: Student) -> str:
 
 
 def _spec(spec: Any) -> str:
+    if isinstance(spec, (list, tuple)):
+        return " + ".join(map(_spec, spec))
     return (
         spec
         if isinstance(spec, str)

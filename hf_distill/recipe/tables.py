@@ -77,17 +77,20 @@ def format_of(name: str) -> tuple[str, bool]:
     return Path(plain.removesuffix(".gz")).suffix.removeprefix("."), plain.endswith(".gz")
 
 
-def read_files(names: Sequence[str], columns: Columns, split: str) -> datasets.Dataset:
+def read_files(
+    names: Sequence[str], columns: Columns, split: str, joined: Sequence[str] = ()
+) -> datasets.Dataset:
     """Read the rows of a split.
 
     Args:
         names: Its files.
         columns: Which columns are kept.
         split: Its name.
+        joined: Columns of one label or score each, which become the label column together: a mapping of their texts.
 
     Returns:
         The text columns as strings, and the label column as strings, None where a row has none, if a file has it. Where
-        all files are of parquet and agree, labels keep their type.
+        all files are of parquet and agree, labels keep their type; lists stay lists, of strings or of floats.
 
     Raises:
         DataError: A file cannot be read, or is not what its suffix says.
@@ -98,16 +101,20 @@ def read_files(names: Sequence[str], columns: Columns, split: str) -> datasets.D
         >>> read_files([str(file)], Columns(("text",), "label"), "train")[:]
         {'text': ['007', 'NA'], 'label': ['True', None]}
     """
-    given = [_look(name, columns, split) for name in names]
+    given = [_look(name, columns, split, joined) for name in names]
     features = {column: datasets.Value("string") for column in columns.texts}
-    if label := _label_feature(given):
+    if joined:
+        features[columns.label] = {column: datasets.Value("string") for column in joined}
+    elif label := _label_feature(given):
         features[columns.label] = label
     # Rows are kept under the contents of the files: under their times and paths a file that was copied would be read again,
     # and one that was edited within its clock's tick would not.
     digest = xxhash.xxh3_128(repr((_FORMAT, columns, features)).encode())
     for name in names:
         digest.update(repr(format_of(name)).encode() + _digest(name))
-    builder = _Builder(tuple(names), columns, datasets.Features(features), split, digest.hexdigest())
+    builder = _Builder(
+        tuple(names), columns, datasets.Features(features), split, digest.hexdigest(), tuple(joined)
+    )
     try:
         builder.download_and_prepare()
         rows = builder.as_dataset(split=split)
@@ -125,7 +132,9 @@ def read_files(names: Sequence[str], columns: Columns, split: str) -> datasets.D
     return rows
 
 
-def stream_files(names: Sequence[str], columns: Columns, split: str) -> datasets.IterableDataset:
+def stream_files(
+    names: Sequence[str], columns: Columns, split: str, joined: Sequence[str] = ()
+) -> datasets.IterableDataset:
     """As `read_files`, row after row as they are asked for: nothing is kept.
 
     Example:
@@ -134,15 +143,21 @@ def stream_files(names: Sequence[str], columns: Columns, split: str) -> datasets
         >>> list(stream_files([str(file)], Columns(("text",), "label"), "train"))
         [{'text': 'a fine film', 'label': 'good'}]
     """
-    given = [_look(name, columns, split) for name in names]
+    given = [_look(name, columns, split, joined) for name in names]
     features = {column: datasets.Value("string") for column in columns.texts}
-    if label := _label_feature(given):
+    label = {column: datasets.Value("string") for column in joined} if joined else _label_feature(given)
+    if label:
         features[columns.label] = label
     # A tuple of names: lists are what `datasets` spreads over workers.
     return datasets.IterableDataset.from_generator(
         _generate,
         features=datasets.Features(features),
-        gen_kwargs={"names": tuple(names), "columns": columns, "label_feature": label},
+        gen_kwargs={
+            "names": tuple(names),
+            "columns": columns,
+            "label_feature": label,
+            "joined": tuple(joined),
+        },
     )
 
 
@@ -150,9 +165,16 @@ class _Builder(datasets.ArrowBasedBuilder):
     """Writes the rows of a split where `datasets` keeps what it loads, and finds them there again by the digest."""
 
     def __init__(
-        self, names: Sequence[str], columns: Columns, features: datasets.Features, split: str, digest: str
+        self,
+        names: Sequence[str],
+        columns: Columns,
+        features: datasets.Features,
+        split: str,
+        digest: str,
+        joined: Sequence[str] = (),
     ) -> None:
         self._files, self._columns, self._features, self._split = names, columns, features, split
+        self._joined = joined
         super().__init__(dataset_name="files", config_id=f"{split}-{digest}")
 
     def _info(self) -> datasets.DatasetInfo:
@@ -163,18 +185,28 @@ class _Builder(datasets.ArrowBasedBuilder):
 
     def _generate_tables(self) -> Iterator[tuple[Any, pyarrow.Table]]:
         schema = self._features.arrow_schema
-        rows = _generate(self._files, self._columns, self._features.get(self._columns.label))
+        label = self._features.get(self._columns.label)
+        rows = _generate(self._files, self._columns, label, self._joined)
         for number, part in enumerate(iter(lambda: list(itertools.islice(rows, _ROWS)), [])):
             yield datasets.builder.Key(0, number), pyarrow.Table.from_pylist(part, schema=schema)
 
 
-def _generate(names: Sequence[str], columns: Columns, label_feature: Any) -> Iterator[dict[str, Any]]:
-    as_text = label_feature == datasets.Value("string")
+def _generate(
+    names: Sequence[str], columns: Columns, label_feature: Any, joined: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    as_text, items = label_feature == datasets.Value("string"), getattr(label_feature, "feature", None)
     for name in names:
         row = None
-        for row in _rows(name, columns):
+        for row in _rows(name, columns, joined):
             kept = {column: _text(row.values.get(column), name, row, column) for column in columns.texts}
-            if label_feature is not None:
+            if joined:
+                kept[columns.label] = {
+                    column: _label(row.values.get(column) or _zero(row.values.get(column)), name, row, column)
+                    for column in joined
+                }
+            elif items is not None:
+                kept[columns.label] = _list_of(row.values.get(columns.label), items, name, row, columns.label)
+            elif label_feature is not None:
                 label = row.values.get(columns.label)
                 kept[columns.label] = _label(label, name, row, columns.label) if as_text else label
             yield kept
@@ -217,6 +249,30 @@ def _label(value: Any, name: str, row: _Row, column: str) -> str | None:
     )
 
 
+def _zero(value: Any) -> Any:
+    """A value that is false and yet says something; an empty text says nothing."""
+    return None if value == "" else value
+
+
+def _list_of(value: Any, items: Any, name: str, row: _Row, column: str) -> list[Any] | None:
+    """A row's labels as a list, of texts or of floats; None where it has none."""
+    if value is None or value != value:
+        return None
+    where = f"data.files: {name}, {row.where}, column {column!r}"
+    if not isinstance(value, list):
+        raise DataError(f"{where}: found {_shown(value)}, expected a list, as other rows have.")
+    numbers = items == datasets.Value("float64")
+    for item in value:
+        fits = isinstance(item, (int, float)) if numbers else isinstance(item, (str, int))
+        if isinstance(item, bool) or not fits:
+            raise DataError(
+                f"{where}: its list holds {_shown(item)}, expected {'numbers' if numbers else 'names or ids of labels'}."
+            )
+    if not (numbers or items == datasets.Value("string")):
+        return value  # as a file of parquet types it
+    return [float(item) if numbers else _encodable(str(item), where, column) for item in value]
+
+
 def _encodable(value: str, where: str, column: str) -> str:
     if not value.isascii():
         try:
@@ -244,15 +300,42 @@ class _Given(NamedTuple):
     label: Any = None
 
 
-def _look(name: str, columns: Columns, split: str) -> _Given:
-    found = columns_of(name, columns)
+def _look(name: str, columns: Columns, split: str, joined: Sequence[str] = ()) -> _Given:
+    found = columns_of(name, columns._replace(label=joined[-1]) if joined else columns)
     _refuse_missing(found, columns, split, name)
+    if joined:
+        missing = [column for column in joined if column not in found]
+        if missing and format_of(name)[0] not in ("json", "jsonl"):
+            raise DataError(
+                f"data.label_columns: the {split} rows have no column {missing[0]!r}{suggest(missing[0], found)}; their columns are: "
+                f"{', '.join(map(str, found))} ({name})"
+            )
+        return _Given(True)
     if columns.label not in found:
         return _Given(False)
-    parquet = format_of(name)[0] == "parquet"
+    kind = format_of(name)[0]
+    if kind in ("json", "jsonl"):
+        return _Given(True, _listed(name, kind, columns.label))
+    parquet = kind == "parquet"
     return _Given(
         True, _parquet_label(_opened_parquet(name).schema_arrow, columns.label) if parquet else None
     )
+
+
+def _listed(name: str, kind: str, column: str) -> Any:
+    """The type of labels that are lists, by the first of them that says something; None where they are none."""
+    rows, found = _json_rows(name, kind), None
+    with contextlib.closing(rows):
+        for row in rows:
+            label = row.values.get(column)
+            if isinstance(label, list) and label:
+                whole = all(isinstance(item, (int, str)) for item in label)
+                return datasets.Sequence(datasets.Value("string" if whole else "float64"))
+            if isinstance(label, list):
+                found = datasets.Sequence(datasets.Value("string"))
+            elif label is not None:
+                break
+    return found
 
 
 def columns_of(name: str, columns: Columns) -> list[str]:
@@ -356,10 +439,10 @@ def _label_feature(given: Sequence[_Given]) -> Any:
 # ---- Rows by format ----
 
 
-def _rows(name: str, columns: Columns) -> Iterator[_Row]:
+def _rows(name: str, columns: Columns, joined: Sequence[str] = ()) -> Iterator[_Row]:
     kind, _ = format_of(name)
     if kind == "parquet":
-        return _parquet_rows(name, columns)
+        return _parquet_rows(name, columns, joined)
     if kind in ("csv", "tsv"):
         return _delimited_rows(name, kind, columns)
     return _json_rows(name, kind)
@@ -522,10 +605,10 @@ def _opened_parquet(name: str) -> pyarrow.parquet.ParquetFile:
         raise DataError(f"data.files: {name} cannot be loaded: {in_a_line(error)}") from error
 
 
-def _parquet_rows(name: str, columns: Columns) -> Iterator[_Row]:
+def _parquet_rows(name: str, columns: Columns, joined: Sequence[str] = ()) -> Iterator[_Row]:
     file = _opened_parquet(name)
     schema = file.schema_arrow
-    kept = [column for column in (*columns.texts, columns.label) if column in schema.names]
+    kept = [column for column in (*columns.texts, columns.label, *joined) if column in schema.names]
     label = _parquet_label(schema, columns.label) if columns.label in kept else None
     names = label.names if isinstance(label, datasets.ClassLabel) else None
     row = 0
@@ -546,8 +629,10 @@ def _parquet_label(schema: pyarrow.Schema, column: str) -> Any:
         feature = datasets.Features.from_arrow_schema(schema).get(column)
     except (ValueError, pyarrow.ArrowException):  # another column's type is unknown to datasets
         return None
-    kept = isinstance(feature, datasets.ClassLabel) or getattr(feature, "dtype", "").startswith(
-        ("int", "bool")
+    kept = (
+        isinstance(feature, datasets.ClassLabel)
+        or hasattr(feature, "feature")  # a list
+        or getattr(feature, "dtype", "").startswith(("int", "bool"))
     )
     return feature if kept else None
 

@@ -53,12 +53,15 @@ class MultiTeacherCollator:
             for name, column in columns.items()
             if name not in ("example_id", WORD_OF) and not name.startswith(VIEWS)
         }
+        several = own.pop("labels") if isinstance(own.get("labels"), Ragged) else None
         if self.student is None:
-            batch = {"labels": torch.from_numpy(own["labels"])}
+            batch = {} if several is not None else {"labels": torch.from_numpy(own["labels"])}
         elif isinstance(self.student, Padding):
             batch = self.student.collate(own, example_id)
         else:
             batch = dict(self.student(as_rows(own)))
+        if several is not None:
+            batch["labels"] = several.stacked()
         views = {}
         for name, view in self.views.items():
             prefix = view_column(name, "")

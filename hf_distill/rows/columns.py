@@ -39,7 +39,9 @@ class Ragged(NamedTuple):
             [2, 0]
         """
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return cls(np.fromiter(itertools.chain.from_iterable(rows), np.int64, int(lengths.sum())), lengths)
+        first = next(itertools.chain.from_iterable(rows), 0)
+        kind = np.float64 if isinstance(first, float) else np.int64  # labels may be numbers, tokens never are
+        return cls(np.fromiter(itertools.chain.from_iterable(rows), kind, int(lengths.sum())), lengths)
 
     def padded(self, fill: int, *, left: bool = False, multiple_of: int | None = None) -> Tensor:
         """The rows side by side.
@@ -75,6 +77,15 @@ class Ragged(NamedTuple):
         return Ragged(
             self.values[np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())], lengths
         )
+
+    def stacked(self) -> Tensor:
+        """Rows of equal length as one tensor, (B, L) float32: labels of several numbers.
+
+        Example:
+            >>> Ragged.of([[0.0, 1.0], [0.5, 0.5]]).stacked().shape
+            torch.Size([2, 2])
+        """
+        return torch.from_numpy(self.values.astype(np.float32)).reshape(len(self.lengths), -1)
 
     def lists(self) -> list[list[int]]:
         """The rows as lists."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import datasets
 
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled
 
 
 class LabelReader(NamedTuple):
@@ -18,7 +18,8 @@ class LabelReader(NamedTuple):
         key: What else decides what is read, as JSON can hold it: a part of the key of prepared rows. Two tasks that
             read one column differently need different keys.
         encoder: From the column's feature, None where there is no such column, to ``encode(values, row_numbers) ->
-            labels``: what the batch is to hold of each row, -100 where a row has no label.
+            labels``: what the batch is to hold of each row: one number, -100 where a row has no label; or a list of as many floats as
+            the head has outputs, NaN where it has none.
     """
 
     column: str
@@ -31,4 +32,4 @@ def count_labelled(dataset: Any) -> int | None:
     if not isinstance(dataset, datasets.Dataset):
         return None
     labels = dataset.with_format("numpy", columns=["labels"])["labels"]
-    return int((labels[:] != UNLABELLED).sum())
+    return int(labelled(labels[:]).sum())

@@ -56,7 +56,7 @@ def export_run(
         note = f"There is no {path.name} beside the student, so no metrics could be computed."
         return export_student(folder, format=format, output=output, notes=[note])
     looked = look_at_recipe(path, check_files=False, trust=trust)
-    used = [found for found in looked.unchecked if found[0].startswith("evaluation.")]
+    used = [found for found in looked.unchecked if found[0] == "task" or found[0].startswith("evaluation.")]
     refuse_untrusted(used, (), path)
     setup = Setup(looked.recipe, trust=frozenset(trust))
     recipe = setup.recipe
@@ -132,6 +132,7 @@ def _add(report: ExportReport, judged: Judged, setup: Setup, folder: str | os.Pa
         ),
         label_names=report.labels,
         metrics=setup.metrics,
+        task=setup.task,
         costs={
             called[name]: Cost(
                 parameters, system.bytes, system.p50_ms / 1000, system.p95_ms / 1000, system.rows_per_second

@@ -20,11 +20,11 @@ from transformers import AutoConfig, TrainerCallback
 
 from ..durations import duration
 from ..errors import LabelNameError
-from ..fusion.alignment import LabelMap
 from ..processes import say
 from ..recipe.setup import Setup
 from ..recipe.student_section import label_names
 from ..rows.preparing import distinct_rows
+from ..tasks import family_of, known_family
 from ..teachers.cache.settings import STORED_AS
 from ..teachers.teacher import TeacherSpec, stated_labels
 from .verdict.jobs import places
@@ -175,7 +175,9 @@ def _refuse_other_labels(setup: Setup, names: tuple[str, ...] | None) -> None:
         own = stated_labels(spec)
         if own is not None:
             try:
-                LabelMap.match(own, names, teacher=spec.called)
+                (known_family(setup.recipe.task) or family_of("text-classification")).match(
+                    own, names, spec.called
+                )
             except LabelNameError as error:
                 raise error.placed(spec.place) from None
 

@@ -34,7 +34,9 @@ def validate_recipe(
     for place, name in unchecked:
         say(f"{'unchecked':<12}{place}: {name} is not built in; --trust {name} checks it too, which runs it")
     if load:
-        loaded = [found for found in unchecked if found[0].endswith("trust_remote_code")]
+        loaded = [
+            found for found in unchecked if found[0] == "task" or found[0].endswith("trust_remote_code")
+        ]
         refuse_untrusted(loaded, setup.trust, "The recipe")
         if any(place == "fusion" for place, _ in unchecked):
             setup = setup.varied(fusion="auto")  # which labels are matched does not depend on it
@@ -59,6 +61,9 @@ def _label_plan(setup: Setup) -> str:
     """The table of how the teachers' labels are matched by name."""
     return plan_table(
         TeacherPool(
-            [spec.load(setup.recipe.task) for spec in setup.teachers], setup.label_names, setup.fusion
+            [spec.load(setup.recipe.task) for spec in setup.teachers],
+            setup.label_names,
+            setup.fusion,
+            task=setup.task,
         ).label_maps
     )

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import ConfigurationError, DataError, in_a_line
 from ..fusion.alignment import LabelMap
-from ..tasks import build_task
+from ..tasks import build_task, family_of
 from ..tasks.task import Task, output_names
 from ..teachers.checkpoints import (
     load_config,
@@ -90,7 +90,7 @@ def build_student(
     stack, chosen = _chosen_layers(model, layers, what)
     notes: list[str] = ["its head is fresh, since the checkpoint has none"] if fresh else []
     config = _with_layers(model.config, chosen)
-    label_map = _label_map(model, own_labels, labels, name)
+    label_map = _label_map(model, own_labels, labels, name, getattr(teacher, "task", "text-classification"))
     new_labels = own_labels if label_map is None else label_map.student_labels
     config.id2label = dict(enumerate(new_labels))
     config.label2id = {label: i for i, label in enumerate(new_labels)}
@@ -212,7 +212,11 @@ def _with_layers(config: PretrainedConfig, chosen: tuple[int, ...]) -> Pretraine
 
 
 def _label_map(
-    model: PreTrainedModel, own: Sequence[str], labels: Sequence[str] | None, name: str
+    model: PreTrainedModel,
+    own: Sequence[str],
+    labels: Sequence[str] | None,
+    name: str,
+    task: str | Task,
 ) -> LabelMap | None:
     """Where the student's labels stand in the teacher's head; None where both have the same."""
     if labels is None or tuple(labels) == tuple(own):
@@ -223,7 +227,7 @@ def _label_map(
         raise DataError(
             f"Teacher {name!r}: {type(model).__name__} has no head whose outputs are labels: leave labels= out."
         )
-    return LabelMap.match(own, labels, teacher=name)
+    return family_of(task).match(own, labels, name)
 
 
 def _refuse_changed_layers(

@@ -6,12 +6,27 @@ table below; one of a user's own is passed as an object.
 
 from __future__ import annotations
 
-from ..lookup import build
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..lookup import build, suggest
+from ..losses import ALL_LOSSES
+from ..losses.properties import distillation_properties
+from ..losses.several import refuse_few_outputs
+from .bernoulli import Bernoulli
+from .categorical import Categorical
+from .family import Family
+from .gaussian import Gaussian
+from .multi_label import MultiLabel
+from .regression import Regression
 from .task import Task
 from .text_classification import TextClassification
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
+    "multi-label-classification": MultiLabel(),
+    "regression": Regression(),
 }
 """The tasks by the name that recipes and ``task=`` give them."""
 
@@ -30,3 +45,117 @@ def build_task(task: str | Task) -> Task:
         'categorical'
     """
     return build(task, TASKS, kind="task")
+
+
+FAMILIES: dict[str, Family] = {
+    "categorical": Categorical(),
+    "bernoulli": Bernoulli(),
+    "gaussian": Gaussian(),
+}
+"""The families of predictions by the name that tasks give them."""
+
+
+def family_of(task: str | Task) -> Family:
+    """How a task's predictions are distributed.
+
+    Args:
+        task: As for `build_task`.
+
+    Raises:
+        ConfigurationError: There is no such task or family.
+
+    Example:
+        >>> family_of("text-classification").measures
+        ('accuracy', 'nll', 'brier')
+    """
+    found = build_task(task)
+    if found.family not in FAMILIES:
+        raise ConfigurationError(
+            f"The task {found.name!r} is of the family {found.family!r}{suggest(found.family, FAMILIES)}; there are {', '.join(FAMILIES)}."
+        )
+    return FAMILIES[found.family]
+
+
+def known_family(name: str) -> Family | None:
+    """The family of a task that a stored file names; None where it is not built in: looking imports nothing.
+
+    Example:
+        >>> known_family("regression").name, known_family("os:system")
+        ('gaussian', None)
+    """
+    return FAMILIES[TASKS[name].family] if name in TASKS else None
+
+
+def fits(method: Any, family: Family) -> bool:
+    """Whether a method that says its ``families`` says something of these predictions; one that says none is for any.
+
+    Example:
+        >>> from hf_distill.evaluation.metrics import METRICS
+        >>> fits(METRICS["f1"], family_of("multi-label-classification")), fits(METRICS["ece"], family_of("regression"))
+        (True, False)
+    """
+    return family.name in getattr(method, "families", (family.name,))
+
+
+def refuse_other_family(task: Task, *, fusion: Any = None, loss: Callable[..., Any] | None = None) -> None:
+    """Refuse a fusion or a distillation loss that was made for another kind of predictions.
+
+    Args:
+        task: Whose predictions are fused and learnt.
+        fusion: A fusion, or what is yet to be fitted; one that says no ``family`` is for one class of several.
+        loss: A distillation loss.
+
+    Raises:
+        ConfigurationError: It is so.
+
+    Example:
+        >>> from hf_distill import LinearPool
+        >>> refuse_other_family(TASKS["text-classification"], fusion=LinearPool())
+    """
+    own = family_of(task).name
+    made = getattr(fusion, "fusion", getattr(fusion, "rule", fusion))
+    if (
+        fusion is not None
+        and not _is_auto(made)
+        and _ours(made)
+        and (other := getattr(made, "family", "categorical")) != own
+    ):
+        raise ConfigurationError(
+            f"The fusion {getattr(made, '__name__', type(made).__name__)} is for predictions of the family {other}, but {task.name} is "
+            f"{own}: take {task.fusion}, or auto."
+        )
+    if loss is not None and _ours(loss) and (other := distillation_properties(loss).family) != own:
+        fitting = [name for name, known in ALL_LOSSES.items() if distillation_properties(known).family == own]
+        raise ConfigurationError(
+            f"The distillation loss is for predictions of the family {other}, but {task.name} is {own}: take {' or '.join(fitting)}."
+        )
+
+
+def refuse_unfit_loss(task: Task, loss: Callable[..., Any], outputs: int) -> None:
+    """Refuse a distillation loss of another family, or one that says nothing of so few classes.
+
+    Args:
+        task: Whose predictions are learnt.
+        loss: The loss.
+        outputs: How many the student's head has.
+
+    Raises:
+        ConfigurationError: It is so.
+    """
+    refuse_other_family(task, loss=loss)
+    refuse_few_outputs(loss, outputs)
+
+
+def _is_auto(made: Any) -> bool:
+    return any(type(made) is type(family.auto) for family in FAMILIES.values())
+
+
+def _ours(method: Any) -> bool:
+    """Whether it is built in, or says its family: of the user's own that says nothing, nothing is known."""
+    inner = method
+    while hasattr(inner, "func"):
+        inner = inner.func
+    own = inner if hasattr(inner, "__module__") and hasattr(inner, "__qualname__") else type(inner)
+    return (
+        own.__module__.startswith("hf_distill.") or hasattr(inner, "family") or hasattr(inner, "properties")
+    )

@@ -29,11 +29,13 @@ class Task(Protocol):
             head and is refused.
         peft_type: What `peft` calls the task; None: it knows no adapters for it.
         unit: What one prediction is of.
-        family: How predictions are distributed. ``categorical``: one of C classes per unit.
+        family: How predictions are distributed, a name of `FAMILIES`. ``categorical``: one of C classes per unit;
+            ``bernoulli``: C labels that each hold or not; ``gaussian``: C numbers. What follows from it alone is a `Family`'s.
         text_columns: The columns that hold the text where the user names none.
         metrics: The metrics of a report where the user names none (names of `hf_distill.evaluation.metrics.METRICS`).
-        loss: The distillation loss where the user names none (a name of `LOSSES`).
-        fusion: The fusion of teachers for whom nothing is fitted, where the user names none (a name of `FUSIONS`).
+        loss: The distillation loss where the user names none (a name of `ALL_LOSSES`).
+        fusion: The fusion of teachers for whom nothing is fitted, where the user names none (a name of
+            `ALL_FUSIONS`).
 
     Example:
         >>> from hf_distill import TASKS
@@ -47,7 +49,7 @@ class Task(Protocol):
     architecture: str
     peft_type: str | None
     unit: Literal["row"]
-    family: Literal["categorical"]
+    family: Literal["categorical", "bernoulli", "gaussian"]
     text_columns: tuple[str, ...]
     metrics: tuple[str, ...]
     loss: str
@@ -107,11 +109,11 @@ class Task(Protocol):
         """
 
     def label_loss(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """What is learnt from the labels.
+        """What is learnt from the labels; a task of classes also takes ``class_weights=``, (C,), where the user gives some.
 
         Args:
             logits: (N, C).
-            labels: (N,), -100 where a unit has none.
+            labels: (N,) class ids, -100 where a unit has none; or (N, C) numbers, NaN where it has none.
             label_smoothing: As in `TrainingArguments`.
 
         Returns:
@@ -119,14 +121,15 @@ class Task(Protocol):
         """
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """(N, C) what a model says of each unit, from its logits (N, C)."""
+        """(N, C) what a model says of each unit, from its logits (N, C): log-probabilities of classes, log-odds of labels that
+        each hold or not, or numbers, by the family."""
 
     def right(self, log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N,) whether an answer is right: what paired tests compare.
 
         Args:
             log_probs: (N, C).
-            labels: (N,), each unit labelled.
+            labels: (N,) or (N, C), each unit labelled.
         """
 
 

@@ -71,8 +71,14 @@ class TextClassification:
         return names
 
     def label_reader(self, label_column: str, label_names: Sequence[str]) -> LabelReader:
-        """Class indices, read from names, from ids of a `ClassLabel`, or from numbers; see `label_encoder`."""
-        encoder = functools.partial(label_encoder, label_names=label_names, label_column=label_column)
+        """Class indices, read from names, from ids of a `ClassLabel`, or from numbers, see `label_encoder`; where the column holds
+        lists of floats, distributions over the classes, see `soft_label_encoder`."""
+
+        def encoder(feature: Any) -> Callable[[Sequence[Any], Sequence[int]], list[Any]]:
+            items = getattr(getattr(feature, "feature", None), "dtype", "")
+            made = soft_label_encoder if items.startswith("float") else label_encoder
+            return made(feature, label_names, label_column)
+
         return LabelReader(label_column, list(label_names), encoder)
 
     def head(self, label_names: Sequence[str]) -> dict[str, Any]:
@@ -113,9 +119,16 @@ class TextClassification:
                 f"pass label_names={list(own)}, and the data's labels are matched to it by name."
             )
 
-    def label_loss(self, logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    def label_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
         """The cross-entropy with the labels."""
-        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return cross_entropy(logits, labels, label_smoothing=label_smoothing, class_weights=class_weights)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Their softmax."""
@@ -123,7 +136,7 @@ class TextClassification:
 
     def right(self, log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether the most likely class is the label."""
-        return log_probs.argmax(1) == labels
+        return log_probs.argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))
 
 
 def _found_names(
@@ -133,7 +146,7 @@ def _found_names(
     config: PretrainedConfig | None,
 ) -> tuple[str, ...]:
     if given is not None:
-        return _given_names(given)
+        return given_names(given)
     feature = ((dataset.features if dataset is not None else None) or {}).get(label_column)
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names)
@@ -154,7 +167,7 @@ def _found_names(
     )
 
 
-def _given_names(given: Any) -> tuple[str, ...]:
+def given_names(given: Any) -> tuple[str, ...]:
     """What the caller says: a sequence in the order of the ids, or a mapping between ids and names.
 
     Raises:
@@ -330,5 +343,45 @@ def label_encoder(
                 f"{list(label_names)} have the numbers 0 to {len(label_names) - 1}; a row without a label has -100."
             )
         return ids[int(value)]
+
+    return lambda values, rows: [encode_one(value, row) for value, row in zip(values, rows, strict=True)]
+
+
+def soft_label_encoder(
+    feature: Any, label_names: Sequence[str], label_column: str
+) -> Callable[[Sequence[Any], Sequence[int]], list[list[float]]]:
+    """A function from lists of probabilities, as annotators voted, to distributions over the student's classes.
+
+    Args:
+        feature: The column's feature.
+        label_names: The student's label names, in whose order the probabilities stand.
+        label_column: The column's name, for messages.
+
+    Returns:
+        ``encode(values, row_numbers) -> (n, C)``; NaN where a row has no label.
+
+    Raises:
+        DataError: From ``encode`` for a list that is no distribution.
+
+    Example:
+        >>> soft_label_encoder(None, ("no", "yes"), "label")([[0.25, 0.75], None], range(2))
+        [[0.25, 0.75], [nan, nan]]
+    """
+    count = len(label_names)
+
+    def encode_one(value: Any, row: int) -> list[float]:
+        where = f"Row {row}, column {label_column!r}: {value!r}"
+        if value is None or all(part is None or part != part for part in value):
+            return [float("nan")] * count
+        if len(value) != count:
+            raise DataError(
+                f"{where} has {len(value)} probabilities for the {count} classes {list(label_names)}."
+            )
+        wrong = [part for part in value if part is None or not 0 <= part <= 1]
+        if wrong:
+            raise DataError(f"{where} holds {wrong[0]!r}, which is no probability.")
+        if abs(sum(value) - 1) > 1e-3:
+            raise DataError(f"{where}: its probabilities sum to {sum(value):.6g}, not 1.")
+        return [float(part) for part in value]
 
     return lambda values, rows: [encode_one(value, row) for value, row in zip(values, rows, strict=True)]

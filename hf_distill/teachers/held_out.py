@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError, CorruptStateError, DataError, UnsafeFileError, in_a_line
 from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
-from ..fusion.alignment import UNLABELLED
-from ..fusion.table import FUSIONS
+from ..fusion.alignment import labelled as with_label
+from ..fusion.table import ALL_FUSIONS
 from ..processes import once
 from ..rows.labels import count_labelled
 from ..trust import own_path, refuse_untrusted
@@ -55,7 +55,7 @@ def collect(loader: Any, pool: TeacherPool, accelerator: Accelerator) -> HeldOut
     logits, labels, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
     if mask is not None:  # which classes a teacher has does not depend on the row
         mask = mask[:, :1].cpu().expand(-1, len(labels), -1)
-    return HeldOut(logits.transpose(0, 1).float(), labels, mask, ids)
+    return HeldOut(logits.transpose(0, 1).float(), pool.family.of_fits(labels), mask, ids)
 
 
 def fitting_rows(dataset: Any) -> datasets.Dataset | str:
@@ -76,7 +76,7 @@ def fitting_rows(dataset: Any) -> datasets.Dataset | str:
     if count_labelled(dataset) == 0:
         return "the evaluation rows have no labels"
     columns = dataset.with_format("numpy")
-    labelled = np.flatnonzero(columns["labels"][:] != UNLABELLED)
+    labelled = np.flatnonzero(with_label(columns["labels"][:]))
     ids = columns["example_id"][:][labelled]
     return dataset.select(np.sort(labelled[np.argsort(ids, kind="stable")[:_MOST_ROWS]]))
 
@@ -101,7 +101,7 @@ def choose_fusion(
     Raises:
         ConfigurationError, DataError: A fusion is to be fitted, and the rows do not allow it.
     """
-    made = build_fusion(fusion)
+    made = build_fusion(fusion, pool.family.auto)
     if not hasattr(made, "choose"):
         choice = made if isinstance(made, FusionChoice) else FusionChoice(made, "")
     elif isinstance(rows := fitting_rows(dataset), str):
@@ -199,7 +199,7 @@ def load_choice(
     path = Path(folder) / FUSION_FILE
     try:
         content, _ = read_json(path, _FORMAT)
-        own = own_path(content["fusion"], FUSIONS)
+        own = own_path(content["fusion"], ALL_FUSIONS)
         refuse_untrusted([("fusion", own)] if own else [], trust, path)
         choice = FusionChoice(
             build_fusion(content["fusion"]),

@@ -17,12 +17,14 @@ from ..fusion.alignment import (
     TeacherBatch,
     TeacherOutputs,
     align,
-    check_coverage,
     not_finite,
     refuse_misspelt,
 )
 from ..fusion.shares import constant
 from ..rows.views import VIEWS, WORD_MASK, TokenView, View
+from ..tasks import family_of
+from ..tasks.family import Family
+from ..tasks.task import Task
 from .precision import AUTO, autocast, refuse_other_precision, settled
 from .states import Wanted
 from .teacher import Teacher, TeacherSource
@@ -39,6 +41,7 @@ class TeacherPool:
             device; ``auto`` chooses by an estimate of their bytes against what is free, and prints it.
         precision: Of live models' forwards: None: that of whoever asks (the trainer's, the accelerator's); ``bf16``,
             ``fp16``; or ``auto``: bf16 where the device has it, and prints which.
+        task: The teachers', which says how their outputs are matched with the student's.
 
     Raises:
         DataError: Labels that cannot be matched, or names used twice.
@@ -58,9 +61,10 @@ class TeacherPool:
         *,
         placement: str = "resident",
         precision: str | None = None,
+        task: str | Task = "text-classification",
     ) -> None:
         refuse_other_precision(precision, "Teacher precision")
-        self.precision = precision
+        self.precision, self.family = precision, family_of(task)
         if placement not in ("resident", "swap", "auto"):
             raise ConfigurationError(f"Teacher placement is {placement!r}: choose resident, swap or auto.")
         self.placement = placement
@@ -72,7 +76,7 @@ class TeacherPool:
                     f"{names.count(name)} teachers are called {name!r}; reports could not tell them apart: give each "
                     f'its own name, e.g. Teacher.from_pretrained(…, name="{name}-2").'
                 )
-        self.label_maps = [_matched(teacher, student_labels) for teacher in self.teachers]
+        self.label_maps = [_matched(teacher, student_labels, self.family) for teacher in self.teachers]
         try:
             refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
         except LabelNameError as error:
@@ -108,10 +112,10 @@ class TeacherPool:
                 f"The fusion has {len(weights)} weights for {len(names)} teachers ({', '.join(names)}): "
                 "give one per teacher, in their order."
             )
-        self._heard = [k for k in range(len(names)) if weights is None or weights[k] > 0]
+        self._heard = [k for k in range(len(names)) if weights is None or weights[k] != 0]
         self._select = getattr(fusion, "select", None)
         if self._heard:
-            check_coverage([self.label_maps[k] for k in self._heard], weights)
+            self.family.refuse_gaps([self.label_maps[k] for k in self._heard], weights)
 
     @property
     def draws(self) -> bool:
@@ -253,9 +257,9 @@ def _placement(needed: int, device: torch.device) -> str:
     return chosen
 
 
-def _matched(teacher: TeacherSource, student_labels: Sequence[str]) -> LabelMap:
+def _matched(teacher: TeacherSource, student_labels: Sequence[str], family: Family) -> LabelMap:
     """Where the student's labels stand among a teacher's; what is wrong is said as the teacher was named."""
     try:
-        return LabelMap.match(teacher.label_names, student_labels, teacher=teacher.name)
+        return family.match(teacher.label_names, student_labels, teacher.name)
     except LabelNameError as error:
         raise error.placed(getattr(teacher, "place", None)) from None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import EvalPrediction
 
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled as with_label
 from ..losses import reduce_loss
 
 
@@ -41,15 +41,15 @@ def count_units(batches: Sequence[Mapping[str, Any]], device: torch.device) -> T
     """How many units count in some batches.
 
     Args:
-        batches: Batches with ``labels`` (N,).
+        batches: Batches with ``labels`` (N,) or (N, C).
         device: Where the counts are wanted.
 
     Returns:
         (2,) int64: labelled units, all units.
     """
-    labels = torch.cat([batch["labels"].flatten() for batch in batches]).to(device)
-    labelled = (labels != UNLABELLED).sum()
-    return torch.stack([labelled, torch.full_like(labelled, labels.numel())])
+    labels = torch.cat([batch["labels"] for batch in batches]).to(device)
+    labelled = with_label(labels).sum()
+    return torch.stack([labelled, torch.full_like(labelled, len(labels))])
 
 
 def total_loss(
@@ -63,7 +63,7 @@ def total_loss(
 
     Args:
         terms: The terms by name.
-        labels: (N,) int64, -100 where a unit has none.
+        labels: (N,) int64, -100 where a unit has none; or (N, C) numbers, NaN where it has none.
         counts: `count_units` of the whole update over all processes; None: of this batch alone.
         processes: How many processes ``counts`` spans.
 
@@ -77,11 +77,12 @@ def total_loss(
     """
     if counts is None:
         counts = count_units([{"labels": labels}], labels.device)
+    labelled = with_label(labels)
     loss, parts = None, {}
     for name, term in terms.items():
-        mask = labels != UNLABELLED if term.labelled else None
+        mask = labelled if term.labelled else None
         part = processes * reduce_loss(
-            term.values.expand(labels.shape), mask=mask, num_items=counts[0 if term.labelled else 1]
+            term.values.expand(labelled.shape), mask=mask, num_items=counts[0 if term.labelled else 1]
         )
         parts[name] = part.detach()
         if term.weight:
@@ -137,14 +138,14 @@ class EvaluationRows:
 
         Args:
             terms: The terms by name.
-            labels: (N,) int64.
+            labels: (N,) or (N, C).
             gather: Concatenates over the processes and drops rows that were repeated to fill the last batch.
         """
-        labelled = labels != UNLABELLED
+        labelled = with_label(labels)
         # Which units count travels beside the values: a NaN among these is a diverged run, and must show.
         values = {
             name: (
-                term.values.detach().expand(labels.shape),
+                term.values.detach().expand(labelled.shape),
                 labelled if term.labelled else torch.ones_like(labelled),
             )
             for name, term in terms.items()
@@ -186,8 +187,7 @@ def over_labelled_rows(compute_metrics: Callable[..., dict[str, float]]) -> Call
         labels = prediction.label_ids
         if labels is None:
             return compute_metrics(prediction, *args, **options)
-        known = labels != UNLABELLED
-        known = known.reshape(len(known), -1).any(1)
+        known = with_label(labels)
         in_batches = bool(
             args or options
         )  # whoever keeps sums is asked for them in the end, also after an empty batch

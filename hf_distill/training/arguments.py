@@ -36,6 +36,8 @@ class DistillationArguments(TrainingArguments):
         label_share: λ in [0, 1], the label's share of the distillation target on labelled rows, the teachers' being
             1 − λ (teacher annealing raises it from 0 to 1, see `ScheduleCallback`).
         max_length: Longest student input in tokens; None: what the student's tokenizer and positions allow.
+        class_weights: How much each class counts in the cross-entropy: ``balanced``, by their training rows, or a weight above 0
+            for each, in the order of the labels or by name; None: all alike.
 
     Raises:
         ConfigurationError: A value out of range, or both weights 0.
@@ -55,6 +57,10 @@ class DistillationArguments(TrainingArguments):
     )
     max_length: int | None = field(
         default=None, metadata={"help": "Longest student input in tokens; default: what the student allows."}
+    )
+
+    class_weights: str | list[float] | dict[str, float] | None = field(
+        default=None, metadata={"help": "Weights of the classes in the cross-entropy: balanced, or one each."}
     )
 
     def __post_init__(self) -> None:

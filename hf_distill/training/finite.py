@@ -19,7 +19,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..fusion.alignment import UNLABELLED, TeacherBatch
+from ..fusion.alignment import TeacherBatch
+from ..fusion.alignment import labelled as with_label
 from ..teachers.cache.reading import CachedTeacher
 from ..teachers.teacher import TeacherSource
 from .accounting import LossTerm
@@ -110,7 +111,7 @@ class FiniteUpdates:
         Returns:
             The loss, to the bit; in training NaN where anything is not finite, so that every gradient tells.
         """
-        labelled = inputs["labels"] != UNLABELLED
+        labelled = with_label(inputs["labels"])
         batch = Watched(
             inputs["example_id"],
             inputs.get("input_ids"),

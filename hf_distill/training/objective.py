@@ -12,8 +12,9 @@ from transformers.trainer_utils import default_compute_objective
 from ..errors import ConfigurationError
 from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.metrics import BETTER_WHEN_LOWER, METRICS
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled
 from ..lookup import suggest
+from ..tasks import family_of, fits
 from ..tasks.task import Task
 
 # An evaluation loss that is made of them is another one in each trial that draws them.
@@ -156,7 +157,8 @@ def computable(task: Task) -> tuple[str, ...]:
         dict.fromkeys(
             name
             for name in [*task.metrics, *METRICS]
-            if name not in METRICS or METRICS[name].references_from == "labels"
+            if name not in METRICS
+            or (METRICS[name].references_from == "labels" and fits(METRICS[name], family_of(task)))
         )
     )
 
@@ -180,7 +182,7 @@ def refuse_unnamed_metric(trainer: Any) -> None:
     first = next(iter(rows.values())) if isinstance(rows, dict) else rows
     try:
         labels = np.asarray([row["labels"] for row in first.select(range(min(64, len(first))))])
-        labels = labels[labels != UNLABELLED]
+        labels = labels[labelled(labels)]
         asked = EvalPrediction(np.zeros((len(labels), len(trainer.student_labels)), np.float32), labels)
         given = [key.removeprefix("eval_") for key in compute(asked)]
     except Exception:  # a user's own function, asked about rows of nobody

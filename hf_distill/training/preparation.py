@@ -11,10 +11,11 @@ import numpy as np
 from transformers import TrainingArguments
 
 from ..errors import ConfigurationError, DataError
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled
 from ..rows.labels import LabelReader, count_labelled
 from ..rows.preparing import is_prepared, prepare_dataset
 from ..rows.views import TokenView
+from ..tasks.family import Family
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.reading import CachedView
 from ..teachers.pool import TeacherPool
@@ -135,21 +136,22 @@ def refuse_unlabelled(rows: Any, label_column: str, task_weight: float) -> None:
         )
 
 
-def one_class_note(rows: Any, label_names: Sequence[str]) -> str:
-    """What to say where all labels of prepared training rows are of one class; "" where they are not.
+def one_class_note(rows: Any, label_names: Sequence[str], family: Family) -> str:
+    """What to say where all labels of prepared training rows are alike; "" where they are not.
 
     Args:
         rows: Prepared rows.
         label_names: The student's.
+        family: Says what labels are.
     """
     if not isinstance(rows, datasets.Dataset) or not count_labelled(rows):
         return ""
-    classes = set(rows.unique("labels")) - {UNLABELLED}
-    if len(classes) > 1:
-        return ""
+    labels = rows.with_format("numpy", columns=["labels"])["labels"][:]
+    alike = family.one_sided(labels[labelled(labels)], label_names)
     return (
-        f"Note: all labels of the training set are of one class, {label_names[classes.pop()]!r}: from them alone a student "
-        "learns to answer nothing else."
+        f"Note: all labels of the training set {alike}: from them alone a student learns to answer nothing else."
+        if alike
+        else ""
     )
 
 

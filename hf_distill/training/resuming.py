@@ -18,9 +18,9 @@ from accelerate import PartialState
 
 from ..errors import ConfigurationError, CorruptStateError
 from ..files import read_json, write_json
-from ..fusion import FUSIONS, FusionChoice, build_fusion
+from ..fusion import ALL_FUSIONS, FusionChoice, build_fusion
 from ..lookup import named, suggest
-from ..losses import HIDDEN_LOSSES, LOSSES
+from ..losses import ALL_LOSSES, HIDDEN_LOSSES, LOSSES
 from ..losses.row_weights import ROW_WEIGHTS
 from ..markdown import markdown_table
 from ..processes import once, say
@@ -42,7 +42,7 @@ RUN_FILE = "run_state.json"
 FORMAT = 2
 """Of `RUN_FILE`; the first, which had no number, named built-ins by the paths of their modules."""
 
-_TABLES = (LOSSES, HIDDEN_LOSSES, ROW_WEIGHTS, SCHEDULES, FUSIONS)
+_TABLES = (ALL_LOSSES, HIDDEN_LOSSES, ROW_WEIGHTS, SCHEDULES, ALL_FUSIONS)
 
 # How the first format called what is in the tables: functions by the names they still have.
 _FORMER = {
@@ -117,6 +117,8 @@ def describe_run(trainer: Any, fusion: Any) -> dict[str, Any]:
         "batch_size": args.train_batch_size,
         "accumulation": args.gradient_accumulation_steps,
     }
+    if trainer.class_weights is not None:
+        run["losses"]["class_weights"] = list(trainer.class_weights)
     return json.loads(json.dumps(run))
 
 
@@ -248,7 +250,7 @@ def resume(
     names = [teacher["name"] for teacher in run["teachers"]]
     kept = None
     if fused.is_file() and "fusion" not in allow_changes and _fusion_names(fused) == names:
-        kept = load_choice(checkpoint, names, trust=[*trust, named(choice.fusion, FUSIONS)])
+        kept = load_choice(checkpoint, names, trust=[*trust, named(choice.fusion, ALL_FUSIONS)])
     path = checkpoint / RUN_FILE
     if not path.is_file():
         if PartialState().is_main_process:
@@ -347,12 +349,22 @@ def _fusion_names(path: Path) -> Any:
         return None
 
 
+def in_one_order(values: np.ndarray) -> np.ndarray:
+    """Numbers as every machine writes them: whole ones in 64 bits, others in float64.
+
+    Example:
+        >>> in_one_order(np.array([1, 2], np.int32)).dtype, in_one_order(np.array([0.5], np.float32)).dtype
+        (dtype('int64'), dtype('float64'))
+    """
+    return values.astype("<f8" if np.issubdtype(values.dtype, np.floating) else "<i8")
+
+
 def _data(rows: Any) -> dict[str, Any]:
     """Prepared rows by their content, in their order."""
     if not isinstance(rows, datasets.Dataset):
         return {"rows": type(rows).__name__}
     columns = rows.with_format("numpy", columns=["example_id", "labels"])
-    content = [np.asarray(columns[name][:]).astype("<i8").tobytes() for name in ("example_id", "labels")]
+    content = [in_one_order(np.asarray(columns[name][:])).tobytes() for name in ("example_id", "labels")]
     return {"rows": len(rows), "content": _hash(b"".join(content))}
 
 

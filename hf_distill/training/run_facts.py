@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from .. import __version__
 from ..fusion import summary
 from ..lookup import named
-from ..losses import LOSSES
+from ..losses import ALL_LOSSES, WeightedLosses
 from ..losses.row_weights import ROW_WEIGHTS
 from ..publishing.facts import NO_LICENCE, Origin, RunFacts, licence_of
 from ..rows.labels import count_labelled
@@ -65,6 +65,8 @@ def run_facts(trainer: Any) -> RunFacts:
         data_commit=data_commit(trainer.train_dataset),  # prepared rows are kept where the raw ones are
         older_report=getattr(trainer, "older_report", None),
         card=dict(getattr(trainer, "card_options", {})),
+        thresholds=tuple(getattr(student.config, "thresholds", None) or ()),
+        notes=tuple(trainer.training_notes),
     )
 
 
@@ -142,8 +144,9 @@ def _losses(trainer: Any) -> list[str]:
         )
         said.append(
             f"{value('task_weight')} × "
-            + ("cross-entropy with the labels" if task is None else method_name(task, {}))
+            + (trainer.family.learns if task is None else method_name(task, {}))
             + smoothed
+            + (", classes weighted" if trainer.class_weights is not None and task is None else "")
         )
     if trainer.teachers and ("distill_weight" in changing or args.distill_weight):
         weighed = (
@@ -152,7 +155,7 @@ def _losses(trainer: Any) -> list[str]:
             else f", rows weighed by {method_name(trainer.row_weight, ROW_WEIGHTS)}"
         )
         said.append(
-            f"{value('distill_weight')} × {method_name(trainer.distillation_loss, LOSSES)} against the fused teachers at "
+            f"{value('distill_weight')} × {method_name(trainer.distillation_loss, ALL_LOSSES)} against the fused teachers at "
             f"temperature {value('temperature')}{weighed}"
         )
         if "label_share" in changing or args.label_share:
@@ -187,12 +190,15 @@ def method_name(method: Callable[..., Any], table: Mapping[str, Any]) -> str:
 
     Example:
         >>> from hf_distill.losses import jsd
-        >>> method_name(functools.partial(jsd, beta=0.3), LOSSES)
+        >>> method_name(functools.partial(jsd, beta=0.3), ALL_LOSSES)
         'jsd(beta=0.3)'
     """
     if isinstance(method, functools.partial):
         options = ", ".join(f"{key}={value}" for key, value in method.keywords.items())
         return f"{method_name(method.func, table)}({options})"
+    if isinstance(method, WeightedLosses):
+        parts = zip(method.weights, method.losses, strict=True)
+        return " + ".join(f"{weight:g} × {method_name(loss, table)}" for weight, loss in parts)
     return named(method, table)
 
 
@@ -201,7 +207,9 @@ def _methods(trainer: Any) -> list[Any]:
     methods: list[Any] = []
     if trainer.teachers:
         # What every distillation from soft targets goes back to is stated where its divergence is.
-        methods += [LOSSES["forward_kl"], trainer.distillation_loss, trainer.fusion_choice.fusion]
+        loss = trainer.distillation_loss
+        several = loss.losses if isinstance(loss, WeightedLosses) else (loss,)
+        methods += [ALL_LOSSES["forward_kl"], *several, trainer.fusion_choice.fusion]
     hidden = getattr(trainer, "hidden", None)
     methods += [method for loss in (hidden.losses if hidden else ()) for method in (loss, loss.function)]
     methods += [] if trainer.row_weight is None else [trainer.row_weight]

@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from ..errors import ConfigurationError
-from ..evaluation.evaluating import evaluate_loader
+from ..evaluation.evaluating import evaluate_loader, predict_rows
 from ..evaluation.results import EvaluationReport
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
+from ..fusion.alignment import labelled as with_label
 from ..fusion.alignment import plan_table
+from ..fusion.shares import constant
 from ..fusion.targets import Draws, Targets, make_targets
 from ..lookup import build
-from ..losses import LOSSES
+from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
+from ..losses.several import call_loss
 from ..publishing.facts import save_facts
 from ..rows.collator import MultiTeacherCollator, StudentCollator
 from ..rows.columns import student_padding
@@ -30,7 +34,7 @@ from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
 from ..rows.views import VIEWS, TokenView
 from ..students.loading import adapted, load_trained, open_student
-from ..tasks import build_task
+from ..tasks import build_task, family_of, refuse_other_family, refuse_unfit_loss
 from ..tasks.task import Task
 from ..teachers.cache.settings import CacheSettings
 from ..teachers.fitting_parts import refuse_other_view
@@ -40,6 +44,7 @@ from ..teachers.teacher import TeacherSource
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
+from .class_weighting import class_weights
 from .commits import is_checkpoint
 from .finite import FiniteUpdates
 from .hidden import HiddenLoss, build_hidden_losses, hidden_terms, student_pass, with_projections
@@ -138,10 +143,10 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         refuse_unclear(model, model_init, args, teachers)
         if args.push_to_hub:  # before teachers are loaded and run
             self._repository = check_for_all(args)
-        self.task = build_task(task)
+        self.task, self.family = build_task(task), family_of(task)
         compute_metrics = metrics_for(args, self.task, compute_metrics, eval_dataset)
         loss = self.task.loss if distillation_loss is None else distillation_loss
-        self.distillation_loss: Callable[..., Tensor] = build(loss, LOSSES, kind="loss")
+        self.distillation_loss: Callable[..., Tensor] = build_distillation_loss(loss, ALL_LOSSES)
         self.row_weight = None if row_weight is None else build(row_weight, ROW_WEIGHTS, kind="row weight")
         columns = self.task.text_columns if text_columns is None else text_columns
         self.text_columns = (columns,) if isinstance(columns, str) else tuple(columns)
@@ -172,12 +177,16 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             task=self.task,
             device=args.device,
         )
+        refuse_unfit_loss(self.task, self.distillation_loss, len(self.student_labels))
+        asked = build_fusion(fusion, self.family.auto)
+        refuse_other_family(self.task, fusion=asked)
         self.teacher_pool = TeacherPool(
             self.teachers,
             self.student_labels,
-            build_fusion(fusion),
+            asked,
             placement=teacher_placement,
             precision=teacher_precision,
+            task=self.task,
         )
         self._prepare = RowPreparation(
             args,
@@ -191,6 +200,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         train_dataset = self._prepare(train_dataset, "training set")
         eval_dataset = self._prepare.each(eval_dataset, "evaluation set")
         refuse_unlabelled(train_dataset, label_column, args.task_weight)
+        self.class_weights = class_weights(
+            args.class_weights, train_dataset, self.student_labels, self.family
+        )
         self._sums = TrainingSums()
         self._evaluated = EvaluationRows()
         self._parts: set[str] = set()
@@ -214,7 +226,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self._asked_fusion = fusion if self.teachers else build_fusion(self.task.fusion)
+        self._asked_fusion = asked if self.teachers else build_fusion(self.task.fusion)
         self.fusion_choice = choose_fusion(
             self._asked_fusion,
             self.eval_dataset,
@@ -234,6 +246,17 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
     def fusion(self) -> Fusion:
         """From the teachers' logits to the target: as given, or as fitted on held-out rows (``fusion_choice``)."""
         return self.fusion_choice.fusion
+
+    @property
+    def training_notes(self) -> list[str]:
+        """What a report must say of how the student was trained."""
+        if self.class_weights is None:
+            return []
+        each = ", ".join(
+            f"{name} {weight:.3g}"
+            for name, weight in zip(self.student_labels, self.class_weights, strict=True)
+        )
+        return [f"In the task loss the classes count {each}."]
 
     # ---- One batch: the picture of docs/design.md, one call per stage ----
 
@@ -316,6 +339,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             labels=inputs["labels"] if training else None,
             label_share=self.args.label_share,
             drawn=training and pool.draws,
+            mix=self.family.mix_in_labels,
+            disagreement_of=self.family.disagreement,
         )
 
     def loss_terms(
@@ -333,16 +358,21 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """
         logits, labels = outputs.logits.float(), inputs["labels"]
         terms: dict[str, LossTerm] = {}
+        weighted = (
+            {}
+            if self.class_weights is None
+            else {"class_weights": constant(self.class_weights, logits.device)}
+        )
         if self.args.task_weight > 0:
             if self.compute_loss_func is not None:
                 values = self.compute_loss_func(outputs, labels, num_items_in_batch=None)
             else:
                 smoothing = self.args.label_smoothing_factor
-                values = self.task.label_loss(logits, labels, label_smoothing=smoothing)
+                values = self.task.label_loss(logits, labels, label_smoothing=smoothing, **weighted)
             terms["task"] = LossTerm(values, self.args.task_weight, labelled=True)
         if targets is not None:
             known = logits if targets.unknown is None else logits.masked_fill(targets.unknown, -torch.inf)
-            values = self.distillation_loss(known, targets.log_probs, temperature=targets.temperature)
+            values = call_loss(self.distillation_loss, known, targets.log_probs, targets.temperature, labels)
             if self.row_weight is not None:
                 values = values * self.row_weight(logits, targets.teachers.logits, mask=targets.teachers.mask)
             terms["distill"] = LossTerm(values, self.args.distill_weight)
@@ -350,7 +380,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
                 terms["teacher_disagreement"] = LossTerm(targets.disagreement, 0.0)
             if targets.ensemble is not None:
                 terms["ensemble"] = LossTerm(
-                    self.task.label_loss(targets.ensemble, labels), 0.0, labelled=True
+                    self.task.label_loss(targets.ensemble, labels, **weighted), 0.0, labelled=True
                 )
         return terms
 
@@ -523,7 +553,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if checkpoint is not None:
             self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes, trust)
             self.teacher_pool.listen(self.fusion)
-        if (note := one_class_note(self.train_dataset, self.student_labels)) and self.is_world_process_zero():
+        if (
+            note := one_class_note(self.train_dataset, self.student_labels, self.family)
+        ) and self.is_world_process_zero():
             print(note)
         if self.teachers and self.is_world_process_zero():
             print(
@@ -532,7 +564,26 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             if self.hidden:
                 table = self.hidden.table(getattr(self.fusion, "weights", None))
                 print(f"What the hidden losses compare:\n{table}")
-        return super().train(None if checkpoint is None else str(checkpoint), *args, **options)
+        output = super().train(None if checkpoint is None else str(checkpoint), *args, **options)
+        self._keep_held_out_config()
+        return output
+
+    def _keep_held_out_config(self) -> None:
+        """Put into the student's config what held-out rows say of it, such as thresholds, where its family has any."""
+        fit, rows = self.family.held_out_config, self.eval_dataset
+        if fit is None or not isinstance(rows, datasets.Dataset) or not count_labelled(rows):
+            return
+        found = predict_rows(
+            self.get_eval_dataloader(),
+            pool=TeacherPool([], self.student_labels, task=self.task),
+            fusion=build_fusion(self.task.fusion),
+            students={"student": self.student},
+            accelerator=self.accelerator,
+            task=self.task,
+        )
+        known = with_label(found.labels)
+        for key, value in fit(found.log_probs["student"][known], found.labels[known]).items():
+            setattr(self.student.config, key, value)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -586,7 +637,11 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             metrics=metrics,
             label_names=self.student_labels,
             dataset_name=dataset_name,
-            notes=[*overlap_notes(rows, trained=self.train_dataset, selected=selected), *fitted],
+            notes=[
+                *overlap_notes(rows, trained=self.train_dataset, selected=selected),
+                *fitted,
+                *self.training_notes,
+            ],
         )
         self.keep_report(report)
         return report

@@ -29,8 +29,8 @@ class Answers(NamedTuple):
 
     Attributes:
         example_ids: (N,) int64, a hash of each row's text columns.
-        labels: (N,) int64, -100 where a row has none.
-        log_probs: (N, C) float32 at temperature 1, by the system's name.
+        labels: (N,) int64, -100 where a row has none; or (N, C) numbers, NaN where it has none.
+        log_probs: (N, C) float32 at temperature 1, by the system's name, as `Task.log_probs` says it.
     """
 
     example_ids: np.ndarray
@@ -138,6 +138,17 @@ def load_rows(path: Path) -> SavedRows:
         ) from error
 
 
+def differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N,) bool, which rows have other labels, where two that have none are alike.
+
+    Example:
+        >>> differ(np.array([[0.5], [np.nan]]), np.array([[0.5], [1.0]]))
+        array([False,  True])
+    """
+    apart = (first != second) & ~((first != first) & (second != second))
+    return apart if apart.ndim == 1 else apart.any(1)
+
+
 def finished_rows(run: str | os.PathLike[str], part: str, seed: int | None, key: str) -> SavedRows | None:
     """The rows of a training that was finished before under the same key; None where there is none."""
     path = rows_file(run, part, seed)
@@ -186,10 +197,14 @@ def in_order(
         )
     columns = [saved.label_names.index(name) for name in wanted]
     number = np.array([wanted.index(name) for name in saved.label_names])
-    renamed = np.where(rows.labels < 0, rows.labels, number[np.clip(rows.labels, 0, None)])
+    renamed = (
+        np.where(rows.labels < 0, rows.labels, number[np.clip(rows.labels, 0, None)])
+        if rows.labels.ndim == 1
+        else rows.labels[:, columns]  # a number for each output
+    )
 
     def order(ids: np.ndarray, told: np.ndarray | None) -> np.ndarray:
-        return np.argsort(ids, kind="stable") if labels is None else np.lexsort((told, ids))
+        return np.argsort(ids, kind="stable") if labels is None else np.lexsort((*np.atleast_2d(told.T), ids))
 
     own, other = order(rows.example_ids, renamed), order(example_ids, labels)
     if len(own) != len(other) or not np.array_equal(rows.example_ids[own], example_ids[other]):

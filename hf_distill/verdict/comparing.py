@@ -15,8 +15,10 @@ import numpy as np
 from ..errors import ConfigurationError, DataError
 from ..evaluation.formats import interval, signed_points
 from ..evaluation.statistics import Difference, accuracy_interval
-from ..fusion.alignment import UNLABELLED
-from .answers import Answers, SavedRows, in_order
+from ..fusion.alignment import labelled as with_label
+from ..tasks import TASKS, family_of
+from ..tasks.family import Family
+from .answers import Answers, SavedRows, differ, in_order
 from .comparison import Compared, ComparedRun, RunComparison
 from .finding import FoundRun, find_run
 from .judging import better_baseline, corrected, group_of
@@ -24,7 +26,6 @@ from .numbers import Group
 from .sentences import detectable
 from .systems import (
     ENSEMBLE,
-    JUDGED,
     STUDENT,
     Measured,
     Role,
@@ -57,10 +58,16 @@ class _Run:
     systems: Mapping[str, System]
     found: Mapping[str, Measured]
     teacher: str | None
+    task: str
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is compared row by row."""
+        return self.found[STUDENT].measures
 
     def shown(self) -> list[str]:
         """The student, the baselines that it is compared with, the ensemble and the best of several teachers."""
-        baselines = [better_baseline(self.found, kind) for kind in JUDGED]
+        baselines = [better_baseline(self.found, kind) for kind in self.measures]
         others = [ENSEMBLE, *([] if self.teacher is None else [self.teacher])]
         return [name for name in dict.fromkeys([STUDENT, *baselines, *others]) if name in self.found]
 
@@ -97,7 +104,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
     ids = first.rows.example_ids
     kept = ~np.isin(ids, np.concatenate([run.fitted_on for run in opened]))
     labels = first.rows.labels[kept]
-    if not (labels != UNLABELLED).any():
+    if not with_label(labels).any():
         other = "" if kept.all() else f" that fitted no fusion ({len(ids) - len(labels)} did)"
         raise DataError(
             f"None of the {len(labels)} rows{other} has a label, so runs cannot be compared on them."
@@ -106,7 +113,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
     found = [_measured(name, run, first, kept) for name, run in zip(names, opened, strict=True)]
     systems = _merged(found)
     differences = [*_of_students(found), *_of_baselines(found, systems)]
-    rows = int((labels != UNLABELLED).sum())
+    rows = int(with_label(labels).sum())
     facts = {run.name: _facts(run) for run in found}
     notes = [*_notes(found, len(ids), len(ids) - len(labels)), *_timed_apart(systems, facts)]
     return RunComparison(
@@ -131,39 +138,53 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def _measured(name: str, run: FoundRun, first: SavedRows, kept: np.ndarray) -> _Run:
     """A run's systems and what they are worth on the kept ones of the first run's rows."""
+    task = task_of(run)
     students, baselines = (
         [_ordered(saved, run, first, kept) for saved in own] for own in (run.students, run.baselines)
     )
-    systems = student_systems(Role("student"), students, [None], STUDENT)
+    systems = student_systems(Role("student"), students, [None], STUDENT, task)
     validation = [saved.validation for saved in run.baselines]
     for step in ("last", "best"):
         if baselines and all(step in own.log_probs for own in baselines):
-            systems += student_systems(Role("baseline", step), baselines, validation, step)
+            systems += student_systems(Role("baseline", step), baselines, validation, step, task)
     teacher = None
     if run.teachers is not None:
         answers = _ordered(run.teachers, run, first, kept)
         fixed = {own.role: own for own in fixed_systems(answers)}
-        best = Role("teacher", best_teacher(answers) or "")
+        best = Role("teacher", best_teacher(answers, task) or "")
         several = sum(role.kind == "teacher" for role in fixed) > 1
         teacher = best.name if several and best in fixed else None
         given = (Role("ensemble"), *([best] if teacher else []))
         systems += [fixed[role] for role in given if role in fixed]
     by_name = {system.role.name: system for system in systems}
     last, best = (Role("baseline", step).name for step in ("last", "best"))
-    if {last, best} <= by_name.keys() and _same(by_name[last], by_name[best]):
+    if {last, best} <= by_name.keys() and _same(by_name[last], by_name[best], family_of(task)):
         by_name = {name: own for name, own in by_name.items() if own.role.of != "best"}
     ensemble = by_name[ENSEMBLE].trainings[0]() if ENSEMBLE in by_name else None
-    labels, modules = first.rows.labels[kept], metric_modules(["accuracy", "f1"])
-    task = run.report.evaluation.task if run.report else "text-classification"
+    labels, modules = first.rows.labels[kept], metric_modules(family_of(task).compared, task)
     found = {own: measure(system, labels, ensemble, modules, task) for own, system in by_name.items()}
-    return _Run(name, run, by_name, found, teacher)
+    return _Run(name, run, by_name, found, teacher, task)
+
+
+def task_of(run: FoundRun) -> str:
+    """The name of a run's task, which has to be built in: what a file names is not imported to look at it.
+
+    Raises:
+        DataError: It is the user's own.
+    """
+    name = run.report.evaluation.task if run.report else "text-classification"
+    if name not in TASKS:
+        raise DataError(
+            f"{run.folder} is of the task {name!r}, which is not built in, so nothing here says what is right: compare its verdict by hand."
+        )
+    return name
 
 
 def _ordered(saved: SavedRows, run: FoundRun, first: SavedRows, kept: np.ndarray) -> Answers:
     """Answers in the order of the first run's rows, without those that are left out."""
     rows = first.rows
     own = in_order(saved, rows.example_ids, first.label_names, str(run.folder), rows.labels)
-    if apart := int((own.labels != rows.labels).sum()):
+    if apart := int(differ(own.labels, rows.labels).sum()):
         raise DataError(
             f"{run.folder} was evaluated on the same rows, but {apart} of them had other labels than in the first run: "
             "evaluate both on the same version of the data."
@@ -175,9 +196,9 @@ def _ordered(saved: SavedRows, run: FoundRun, first: SavedRows, kept: np.ndarray
     )
 
 
-def _same(one: System, other: System) -> bool:
+def _same(one: System, other: System, family: Family) -> bool:
     return len(one.trainings) == len(other.trainings) and all(
-        np.allclose(np.exp(a()), np.exp(b()), rtol=0, atol=_ROUNDING)
+        np.allclose(family.probabilities(a()), family.probabilities(b()), rtol=0, atol=_ROUNDING)
         for a, b in zip(one.trainings, other.trainings, strict=True)
     )
 
@@ -190,7 +211,8 @@ def _merged(found: Sequence[_Run]) -> list[Compared]:
             common = (
                 own
                 for called, own in groups
-                if called == name != STUDENT and _same(own[0].systems[name], run.systems[name])
+                if called == name != STUDENT
+                and _same(own[0].systems[name], run.systems[name], family_of(run.task))
             )
             if (group := next(common, None)) is not None:
                 group.append(run)
@@ -245,7 +267,7 @@ def _of_students(found: Sequence[_Run]) -> list[Difference]:
             paired_seeds=False,
         )
         for run in found[1:]
-        for kind in JUDGED
+        for kind in first.measures
     ]
 
 
@@ -260,7 +282,7 @@ def _of_baselines(found: Sequence[_Run], systems: Sequence[Compared]) -> list[Di
             run.found[baseline],
         )
         for run in found
-        for kind in JUDGED
+        for kind in run.measures
         if (baseline := better_baseline(run.found, kind)) is not None
     ]
 
@@ -280,13 +302,13 @@ def own_differences(name: str, run: FoundRun) -> tuple[int, tuple[Difference, ..
     """
     first = run.students[0]
     kept = ~np.isin(first.rows.example_ids, run.fitted_on)
-    rows = int((first.rows.labels[kept] != UNLABELLED).sum())
+    rows = int(with_label(first.rows.labels[kept]).sum())
     if not rows:
         raise DataError(f"None of the rows of {run.folder} has a label, so nothing can be judged on them.")
     found = _measured(name, run, first, kept).found
     made = [
         gain_over(kind, (STUDENT, baseline), found[STUDENT], found[baseline])
-        for kind in ("accuracy", "nll")
+        for kind in found[STUDENT].told
         if (baseline := better_baseline(found, kind)) is not None
     ]
     return rows, tuple(made)
@@ -298,7 +320,7 @@ def _facts(run: _Run) -> ComparedRun:
     return ComparedRun(
         folder=str(run.opened.folder),
         seeds=tuple(int(saved.seed or 0) for saved in run.opened.students),
-        baseline=better_baseline(run.found, "accuracy"),
+        baseline=better_baseline(run.found, run.measures[0]),
         costs={name: known[name] for name in run.shown() if name in known},
         conditions="" if report is None else report.conditions,
     )
@@ -306,12 +328,14 @@ def _facts(run: _Run) -> ComparedRun:
 
 def _classes(found: Sequence[_Run], labels: np.ndarray, names: Sequence[str]) -> list[Group]:
     """What the second run's student gains in each class over the first's."""
-    truth, students = labels[labels != UNLABELLED], {run.name: run.found[STUDENT] for run in found}
+    truth, students = labels[with_label(labels)], {run.name: run.found[STUDENT] for run in found}
     first, second = students
+    family = family_of(found[0].task)
     return corrected(
         [
-            group_of(name, truth == c, students, (second, first), paired_seeds=False)
+            group_of(name, inside, students, (second, first), paired_seeds=False)
             for c, name in enumerate(names)
+            if (inside := family.holds(truth, c)) is not None
         ]
     )
 
@@ -349,11 +373,12 @@ def _timed_apart(systems: Sequence[Compared], runs: Mapping[str, ComparedRun]) -
 
 def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: int) -> list[str]:
     """What came of it, the sentence to quote first."""
-    accuracies = [d for d in differences if d.measure == "accuracy"]
+    called = found[0].measures[0]
+    accuracies = [d for d in differences if d.measure == called]
     students, own = accuracies[: len(found) - 1], accuracies[len(found) - 1 :]
     first, sentences = found[0].name, []
     for run, d in zip(found[1:], students, strict=True):
-        points = f"accuracy {signed_points(d.value)[0]} points ({interval(d.value)})"
+        points = f"{called} {signed_points(d.value)[0]} points ({interval(d.value)})"
         taken = _taken(run, found[0])
         if d.better or d.worse:
             word = "better" if d.better else "worse"
@@ -372,7 +397,7 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
         )
         sentences.insert(
             0,
-            f"Better than the student of {first} in accuracy, beyond chance on these {rows:,} rows: {better}; worse: {worse}; "
+            f"Better than the student of {first} in {called}, beyond chance on these {rows:,} rows: {better}; worse: {worse}; "
             "with several comparisons, one may leave zero out by chance.",
         )
     gains = {d.first: d for d in own}

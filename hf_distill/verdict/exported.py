@@ -19,8 +19,10 @@ from ..errors import DataError
 from ..evaluation.cost import Cost, overload, place
 from ..evaluation.formats import share, signed_points
 from ..evaluation.results import SystemResult
-from ..evaluation.statistics import Difference, accuracy_interval, difference, kl_rows
-from .answers import Answers, SavedRows, in_order, load_rows, rows_file
+from ..evaluation.statistics import Difference, accuracy_interval, difference
+from ..tasks import family_of
+from ..tasks.task import Task
+from .answers import Answers, SavedRows, differ, in_order, load_rows, rows_file
 from .finding import fitted_on, is_of
 from .numbers import Export
 from .reading import load_report
@@ -93,6 +95,7 @@ def with_exported(
     metrics: Sequence[Any],
     costs: Mapping[str, Cost],
     rounding: float,
+    task: str | Task = "text-classification",
 ) -> VerdictReport:
     """The verdict with the exported student in it, in the place of an earlier export of the same format.
 
@@ -105,6 +108,7 @@ def with_exported(
         costs: Of both, measured in turns on the CPU.
         rounding: By how many nats of KL(as judged ‖ now), a mean over rows, the student itself may answer otherwise than it
             did in the verdict.
+        task: Says what is right.
 
     Raises:
         DataError: They are answers on other rows, with other labels, or of another student.
@@ -115,9 +119,9 @@ def with_exported(
     labels, student = judged.student.rows.labels[kept], judged.student.rows.log_probs[STUDENT][kept]
     saved = SavedRows("exported", None, judged.student.split, tuple(label_names), answers)
     now = in_order(saved, judged.student.rows.example_ids[kept], names, "the export")
-    if apart := int((now.labels != labels).sum()):
+    if apart := int(differ(now.labels, labels).sum()):
         raise DataError(f"{apart} of its {len(labels)} rows have other labels now")
-    moved = float(kl_rows(student, now.log_probs[STUDENT]).mean())
+    moved = float(family_of(task).apart(student, now.log_probs[STUDENT]).mean())
     if not moved <= rounding:
         raise DataError(
             f"the student in the run's folder is not the one that was judged: KL(judged ‖ this one) is {moved:.2g} nats per "
@@ -125,16 +129,16 @@ def with_exported(
         )
     teachers = in_order(judged.teachers, judged.student.rows.example_ids, names, "the ensemble").log_probs
     ensemble = teachers[ENSEMBLE][kept] if ENSEMBLE in teachers else None
-    measured = functools.partial(measure, labels=labels, task=report.evaluation.task)
+    measured = functools.partial(measure, labels=labels, task=task)
     exported = measured(
-        System(role, (lambda: now.log_probs[name],)), ensemble=ensemble, modules=metric_modules(metrics)
+        System(role, (lambda: now.log_probs[name],)), ensemble=ensemble, modules=metric_modules(metrics, task)
     )
     own = measured(System(Role("student"), (lambda: student,)), ensemble=None, modules=[])
     # With several seeds, a row called "student" is a mean over all of them.
     differences = _differences(
         (name, STUDENT if len(report.seeds) == 1 else f"{STUDENT}, seed {seed}"), exported, own
     )
-    same = float((exported.predictions == own.predictions).mean())
+    same = float((exported.predictions == own.predictions).reshape(len(labels), -1).all(1).mean())
     evaluation = report.evaluation
     result = SystemResult(exported.metrics[0], evaluation.systems[STUDENT].parameters)
     said = Export(
@@ -169,7 +173,7 @@ def _kept(judged: Judged) -> np.ndarray:
 
 
 def _differences(names: tuple[str, str], exported: Measured, own: Measured) -> list[Difference]:
-    pairs = {kind: (exported.values(kind), own.values(kind)) for kind in ("accuracy", "nll")}
+    pairs = {kind: (exported.values(kind), own.values(kind)) for kind in exported.told}
     return [
         difference(kind, names, np.where(np.isclose(a, b, rtol=0, atol=_SAME), b, a), b)
         for kind, (a, b) in pairs.items()
@@ -181,7 +185,7 @@ def _sentence(
 ) -> str:
     assert own.p50 is not None and student.p50
     return (
-        f"Exported as {format}: accuracy {100 * exported.mean('accuracy'):.1f} ({signed_points(gain.value)[0]} against the float "
+        f"Exported as {format}: {gain.measure} {100 * exported.mean(gain.measure):.1f} ({signed_points(gain.value)[0]} against the float "
         f"student of seed {seed}), {100 * same:.1f} % same answers, {_megabytes(own.bytes)} MB in place of "
         f"{_megabytes(student.bytes)}, {share(own.p50 / student.p50)}× its latency."
     )

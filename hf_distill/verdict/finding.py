@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CorruptStateError, DataError
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled as with_label
+from ..tasks import known_family
 from ..teachers.held_out import FUSION_FILE
 from .answers import FOLDER, SavedRows, load_rows, rows_file
 from .reading import load_report
@@ -180,10 +181,16 @@ def is_of(report: VerdictReport, student: SavedRows, fitted: np.ndarray) -> bool
         fitted: (n,) ids of the rows that fitted the fusion.
     """
     kept = ~np.isin(student.rows.example_ids, fitted)
-    rows = np.flatnonzero(kept & (student.rows.labels != UNLABELLED))
-    said = report.by_seed.get(STUDENT, {}).get(student.seed or 0, {}).get("nll")
+    rows = np.flatnonzero(kept & with_label(student.rows.labels))
+    family = known_family(report.evaluation.task)
+    if family is None:
+        return report.key == student.key and report.evaluation.rows == kept.sum()
+    said = report.by_seed.get(STUDENT, {}).get(student.seed or 0, {}).get(family.proper)
     if report.key != student.key or report.evaluation.rows != kept.sum() or said is None or not len(rows):
         return False
-    nll = -student.rows.log_probs[STUDENT][rows, student.rows.labels[rows]].astype(np.float64).mean()
+    answers = student.rows.log_probs[STUDENT][rows].astype(np.float64)
+    nll = dict(zip(family.measures[1:], family.scores(answers, student.rows.labels[rows]), strict=True))[
+        family.proper
+    ].mean()
     # In the file, a number that is not finite is not a number.
     return bool(np.isclose(nll, said, rtol=1e-4) if np.isfinite(nll) else not np.isfinite(said))

@@ -22,18 +22,19 @@ from ..evaluation.statistics import (
     accuracy_interval,
     difference,
     holm,
-    kl_rows,
     spread,
 )
 from ..evaluation.variances import ERROR
-from ..fusion.alignment import UNLABELLED
+from ..fusion.alignment import labelled as with_label
+from ..tasks import build_task, family_of
+from ..tasks.family import Family
+from ..tasks.task import Task
 from .answers import Answers, SavedRows, in_order
 from .numbers import Claim, Disagreement, Group, Training
 from .report import VerdictReport
 from .sentences import headline, remarks
 from .systems import (
     ENSEMBLE,
-    JUDGED,
     STUDENT,
     Measured,
     Role,
@@ -57,7 +58,7 @@ def judge(
     teachers: SavedRows,
     *,
     singles: Sequence[SavedRows] = (),
-    task: str,
+    task: str | Task,
     metrics: Sequence[Any],
     fusion: str = "",
     texts: Mapping[int, Sequence[str]] | None = None,
@@ -79,7 +80,7 @@ def judge(
         teachers: What ensemble and teachers answered; may hold other systems too, such as a checkpoint to compare with.
         singles: What the student answered that learnt from one teacher alone, which their facts name as ``teacher``; the
             same seeds in the same order, or none at all.
-        task: The task's name.
+        task: The task's name, or the task.
         metrics: What is reported besides what always is, as for `evaluate_ensemble`.
         fusion: How the ensemble was fused.
         texts: The rows' texts by their id; None: the rows are not shown.
@@ -109,28 +110,28 @@ def judge(
     other, fixed = [answers(saved) for saved in baselines], answers(teachers)
     alone = [answers(saved) for saved in singles]
     labels = own[0].labels
-    if not (labels != UNLABELLED).any():
+    if not with_label(labels).any():
         raise DataError(
             f"None of the {len(labels)} {first.split} rows has a label, so nothing can be judged."
         )
-    modules = metric_modules(metrics)
+    modules, family = metric_modules(metrics, task), family_of(task)
     found: dict[str, Measured] = {}
     steps = [kind for kind in ("last", "best") if other and (kind == "last" or _differs_from_last(other))]
-    systems = student_systems(Role("student"), own, [saved.validation for saved in students], STUDENT)
+    systems = student_systems(Role("student"), own, [saved.validation for saved in students], STUDENT, task)
     for kind in steps:
         held = [saved.validation for saved in baselines]
-        systems += student_systems(Role("baseline", kind), other, held, kind)
+        systems += student_systems(Role("baseline", kind), other, held, kind, task)
     for teacher in {str(saved.facts["teacher"]) for saved in singles}:
         held = [saved.validation for saved in singles]
-        systems += student_systems(Role("single", teacher), alone, held, STUDENT)
-    systems += teacher_systems(own, fixed)
+        systems += student_systems(Role("single", teacher), alone, held, STUDENT, task)
+    systems += teacher_systems(own, fixed, task)
     ensemble = fixed.log_probs.get(ENSEMBLE)
     for system in tqdm(systems, desc="Judging", leave=False):
         found[system.role.name] = measure(system, labels, ensemble, modules, task)
     differences = _differences(found)
-    claim = _claim(found, differences, {} if busy else costs, int((labels != UNLABELLED).sum()))
+    claim = _claim(found, differences, {} if busy else costs, int(with_label(labels).sum()))
     report = EvaluationReport(
-        task=task,
+        task=build_task(task).name,
         dataset=first.split,
         rows=len(labels),
         systems={
@@ -168,13 +169,13 @@ def judge(
         place=place,
         trainings=trainings,
         teachers_share=teachers_share,
-        per_class=tuple(_classes(parts, pair, labels, names)),
+        per_class=tuple(_classes(parts, pair, labels, names, family)),
         per_length=() if first.lengths is None else tuple(_lengths(parts, pair, labels, first.lengths[kept])),
         reliability={name: found[name].reliability for name in _drawn(found, claim.baseline)},
         accuracies={
             name: accuracy_interval(own.correct) for name, own in found.items() if not own.role.calibrated
         },
-        disagreements=tuple(_disagreements(own[0], ensemble, texts, names)),
+        disagreements=tuple(_disagreements(own[0], ensemble, texts, names, family)),
     )
 
 
@@ -187,14 +188,15 @@ def _differs_from_last(baselines: Sequence[Answers]) -> bool:
 
 
 def better_baseline(found: Mapping[str, Measured], measure: str) -> str | None:
-    """The fine-tuned student that is hardest to beat in a measure: of most accuracy or macro-F1, or of least NLL or Brier score.
+    """The fine-tuned student that is hardest to beat in a measure: most often right or of most macro-F1, or of least proper score.
 
     Picked on the rows of the report themselves, which favours the baseline.
     """
     # Temperatures change no answer.
     own = of_kind(found, "baseline", calibrated=measure not in SHARES)
+    score = found[STUDENT].score
     if measure in SHARES:
-        best = max(own, key=lambda one: (one.mean(measure), -one.mean("nll")), default=None)
+        best = max(own, key=lambda one: (one.mean(measure), -one.mean(score)), default=None)
     else:
         best = min(
             sorted(own, key=lambda one: one.role.calibrated), key=lambda one: one.mean(measure), default=None
@@ -203,14 +205,14 @@ def better_baseline(found: Mapping[str, Measured], measure: str) -> str | None:
 
 
 def _best(systems: Sequence[Measured]) -> list[str]:
-    """The name of the most accurate of the systems, the first of equals; nothing where there is none."""
-    return [max(systems, key=lambda own: own.mean("accuracy")).name] if systems else []
+    """The name of the system that is right most often, the first of equals; nothing where there is none."""
+    return [max(systems, key=lambda own: own.mean(own.measures[0])).name] if systems else []
 
 
 def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     """What the report compares: the student, as it is and calibrated, with the better baselines, then with others."""
     wanted: list[tuple[str, str, str | None]] = []
-    for name in JUDGED:
+    for name in found[STUDENT].measures:
         baseline = better_baseline(found, name)
         wanted.append((name, STUDENT, baseline))
         if name not in SHARES:
@@ -218,7 +220,7 @@ def _differences(found: Mapping[str, Measured]) -> list[Difference]:
     others = [own.name for own in (*of_kind(found, "given"), *of_kind(found, "single"))]
     teachers = of_kind(found, "teacher")
     others += [ENSEMBLE, *(_best(teachers) if len(teachers) > 1 else [])]
-    wanted += [(name, STUDENT, other) for other in others for name in ("accuracy", "nll")]
+    wanted += [(name, STUDENT, other) for other in others for name in found[STUDENT].told]
     there = [own for own in wanted if own[1] in found and own[2] in found]
     return [
         gain_over(measure, (first, second), found[first], found[second])
@@ -229,20 +231,23 @@ def _differences(found: Mapping[str, Measured]) -> list[Difference]:
 def _claim(
     found: Mapping[str, Measured], differences: Sequence[Difference], costs: Mapping[str, Cost], rows: int
 ) -> Claim:
-    student, baseline = found[STUDENT], better_baseline(found, "accuracy")
-    gain = next((d for d in differences if d.measure == "accuracy" and d.second == baseline), None)
-    ensemble = found[ENSEMBLE].mean("accuracy") if ENSEMBLE in found else 0.0
+    student = found[STUDENT]
+    first = student.measures[0]
+    baseline = better_baseline(found, first)
+    gain = next((d for d in differences if d.measure == first and d.second == baseline), None)
+    ensemble = found[ENSEMBLE].mean(first) if ENSEMBLE in found else 0.0
     times = [costs[name].p50 if name in costs else None for name in (STUDENT, ENSEMBLE)]
     return Claim(
-        accuracy=student.mean("accuracy"),
+        accuracy=student.mean(first),
         spread=spread([float(values.mean()) for values in student.correct]),
         rows=rows,
         seeds=len(student.correct),
         baseline=baseline,
         gain=gain,
-        keeps=student.mean("accuracy") / ensemble if ensemble else None,
+        keeps=student.mean(first) / ensemble if ensemble else None,
         teachers=len(of_kind(found, "teacher")),
         latency=times[0] / times[1] if times[0] and times[1] else None,
+        measure=first,
     )
 
 
@@ -283,7 +288,9 @@ def group_of(
     accuracy = {system: float(values.mean()) if inside.any() else 0.0 for system, values in right.items()}
     if pair is None or not inside.any():
         return Group(name, int(inside.sum()), accuracy, None, {})
-    gain = difference("accuracy", pair, right[pair[0]], right[pair[1]], paired_seeds=paired_seeds)
+    gain = difference(
+        systems[pair[0]].measures[0], pair, right[pair[0]], right[pair[1]], paired_seeds=paired_seeds
+    )
     return Group(name, int(inside.sum()), accuracy, gain.value, {}, gain.beyond_chance, gain.p)
 
 
@@ -303,18 +310,25 @@ def corrected(groups: Sequence[Group]) -> list[Group]:
 
 
 def _classes(
-    systems: Mapping[str, Measured], pair: tuple[str, str] | None, labels: np.ndarray, names: Sequence[str]
+    systems: Mapping[str, Measured],
+    pair: tuple[str, str] | None,
+    labels: np.ndarray,
+    names: Sequence[str],
+    family: Family,
 ) -> list[Group]:
-    """Per class: the share of its rows that is right (recall), and F1, which also counts rows wrongly given to it."""
-    labelled = labels != UNLABELLED
+    """Per class or label: the share of its rows that is right, and F1, which also counts rows wrongly given to it."""
+    labelled = with_label(labels)
     truth, groups = labels[labelled], []
     for c, name in enumerate(names):
+        inside = family.holds(truth, c)
+        if inside is None:  # numbers hold nowhere
+            continue
         f1 = {}
         for system, own in systems.items():
-            answered = own.predictions[:, labelled] == c
-            hits, given = (answered & (truth == c)).sum(1), answered.sum(1) + (truth == c).sum()
+            answered = np.stack([family.holds(each[labelled], c) for each in own.predictions])
+            hits, given = (answered & inside).sum(1), answered.sum(1) + inside.sum()
             f1[system] = float(np.mean(np.divide(2 * hits, given, where=given > 0, out=np.zeros(len(given)))))
-        groups.append(group_of(name, truth == c, systems, pair)._replace(f1=f1))
+        groups.append(group_of(name, inside, systems, pair)._replace(f1=f1))
     return corrected(groups)
 
 
@@ -322,7 +336,7 @@ def _lengths(
     systems: Mapping[str, Measured], pair: tuple[str, str] | None, labels: np.ndarray, lengths: np.ndarray
 ) -> list[Group]:
     """Quarters of the rows by how many tokens the student reads."""
-    own = lengths[labels != UNLABELLED]
+    own = lengths[with_label(labels)]
     edges = np.unique(np.quantile(own, np.linspace(0, 1, _BUCKETS + 1), method="higher")).astype(int)
     lows = [edges[0], *(edges[1:-1] + 1)] if len(edges) > 1 else edges
     return corrected(
@@ -348,22 +362,23 @@ def _disagreements(
     ensemble: np.ndarray | None,
     texts: Mapping[int, Sequence[str]] | None,
     names: Sequence[str],
+    family: Family,
 ) -> list[Disagreement]:
     """The rows where the first seed's student is furthest from the ensemble."""
     if texts is None or ensemble is None:
         return []
     student = answers.log_probs[STUDENT]
-    kl = kl_rows(ensemble, student)
+    kl, known = family.apart(ensemble, student), with_label(answers.labels)
     rows, seen = [], set()
     for i in np.argsort(-kl, kind="stable"):
         row = int(answers.example_ids[i])
         if row in seen:
             continue
         seen.add(row)
-        label = int(answers.labels[i])
-        pair = [(names[int(v[i].argmax())], float(np.exp(v[i].max()))) for v in (ensemble, student)]
+        label = family.told_label(answers.labels[i], names) if known[i] else None
+        pair = [family.told(v[i], names) for v in (ensemble, student)]
         text = shortened(" / ".join(texts.get(row, ("?",))), _TEXT)
-        rows.append(Disagreement(text, None if label == UNLABELLED else names[label], *pair, kl=float(kl[i])))
+        rows.append(Disagreement(text, label, *pair, kl=float(kl[i])))
         if len(rows) == _DISAGREEMENTS:
             break
     return rows

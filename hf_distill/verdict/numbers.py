@@ -44,6 +44,7 @@ class Claim(NamedTuple):
         keeps: The student's accuracy as a share of the ensemble's; None where that is 0.
         teachers: How many made the ensemble.
         latency: The student's median latency as a share of the ensemble's; None where it was not measured.
+        measure: What the accuracy is called: of numbers, ``within``, the share within the task's tolerance.
     """
 
     accuracy: float
@@ -55,6 +56,7 @@ class Claim(NamedTuple):
     keeps: float | None
     teachers: int
     latency: float | None
+    measure: str = "accuracy"
 
     @property
     def outcome(self) -> str:

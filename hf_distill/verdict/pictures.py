@@ -23,7 +23,8 @@ from ..evaluation.plots import (
     shortened,
 )
 from ..evaluation.report_files import CLASSES, LEARNING, QUALITY, RELIABILITY
-from ..evaluation.statistics import Interval, ReliabilityBin
+from ..evaluation.statistics import Interval
+from ..tasks.row_scores import ReliabilityBin
 from .numbers import TRAINED, Group, Training
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from ..evaluation.document import Document, Picture, Section, write_files
 from ..evaluation.formats import as_json, grouped, number, share, signed_points
 from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
 from ..evaluation.results import EvaluationReport
-from ..evaluation.statistics import SHARES, Difference, Interval, ReliabilityBin, spread
+from ..evaluation.statistics import SHARES, Difference, Interval, spread
+from ..tasks import known_family
+from ..tasks.row_scores import ReliabilityBin
 from .numbers import TRAINED, Claim, Disagreement, Export, Group, Training
 from .pictures import Point, pictures
 from .sentences import p_values
@@ -170,7 +172,7 @@ class VerdictReport:
             *([self._differences()] if self.differences else []),
             *([self._costs()] if self.costs else []),
             *([self._trainings()] if self.trainings else []),
-            self._groups("By class", "class", self.per_class),
+            *([self._groups("By class", "class", self.per_class)] if self.per_class else []),
             *([self._groups("By length", "tokens", self.per_length)] if self.per_length else []),
             *([self._disagreements()] if self.disagreements else []),
         ]
@@ -187,9 +189,10 @@ class VerdictReport:
             mean = sum(temperatures) / len(temperatures) if temperatures else None
             rows.append([name, *cells, with_spread(mean, spread(temperatures), 2)])
         seeds = "" if len(self.seeds) == 1 else f"Mean ± standard deviation over {len(self.seeds)} seeds. "
+        family = known_family(self.evaluation.task)
+        explained = "" if family is None else family.explained
         explained = (
-            f"NLL in nats; brier summed over the classes; ece over 15 bins; agreement with the ensemble's first answer; "
-            f"kl_to_ensemble is KL(ensemble ‖ system) in nats. {LAST!r} and {BEST!r}: the same student from the same "
+            f"{explained} {LAST!r} and {BEST!r}: the same student from the same "
             f"start, as many optimizer steps on the labelled rows, no teachers. {CALIBRATED!r}: divided by the "
             "temperature T that fits the validation rows."
         )

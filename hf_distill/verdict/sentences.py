@@ -9,7 +9,12 @@ from ..durations import duration
 from ..evaluation.formats import interval, minus, share, signed_points
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim, Training
-from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, Measured, of_kind
+from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Measured, of_kind
+
+_SHARES_OF = {"accuracy": "the accuracies"}
+
+# What a proper score is called in a sentence, and what it is of.
+_SCORES = {"nll": ("NLL", "probabilities"), "squared_error": ("squared error", "numbers")}
 
 
 def headline(claim: Claim) -> str:
@@ -23,7 +28,7 @@ def headline(claim: Claim) -> str:
     accuracy = f"{100 * claim.accuracy:.1f}"
     accuracy += " (one seed)" if claim.spread is None else f" ± {100 * claim.spread:.1f}"
     whose = "this" if claim.outcome == "one seed" else "distilled"
-    parts = [f"{whose} student: accuracy {accuracy}"]
+    parts = [f"{whose} student: {claim.measure} {accuracy}"]
     if claim.gain is not None:
         value = claim.gain.value
         word = "over" if value.value >= 0 else "against"
@@ -90,7 +95,7 @@ def remarks(
         sentences.append(
             "The teachers are the same in all of this: nothing is said of other teachers, or of these trained anew."
         )
-    accuracies = [(d, found[d.second]) for d in differences if d.measure == "accuracy"]
+    accuracies = [(d, found[d.second]) for d in differences if d.measure == claim.measure]
     sentences += [_alone(d, other) for d, other in accuracies if other.role.kind == "single"]
     for d, other in accuracies:
         if other.role.kind == "teacher":
@@ -129,10 +134,10 @@ def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
     picked, other = claim.baseline, BEST if claim.baseline == LAST else LAST
     where = {LAST: "after the last step", BEST: "at the best validation step"}[picked]
     beside = {LAST: "after the last", BEST: "at the best validation step"}[other]
-    also = f", {100 * found[other].mean('accuracy'):.1f} {beside}" if BEST in found else ""
+    also = f", {100 * found[other].mean(claim.measure):.1f} {beside}" if BEST in found else ""
     return (
         f"Fine-tuning is the same student from the same start, trained for as many steps on the labelled rows without "
-        f"teachers: accuracy {100 * found[picked].mean('accuracy'):.1f} {where}{also}."
+        f"teachers: {claim.measure} {100 * found[picked].mean(claim.measure):.1f} {where}{also}."
     )
 
 
@@ -140,7 +145,7 @@ def _alone(d: Difference, single: Measured) -> str:
     what = "better" if d.better else "worse" if d.worse else "neither better nor worse beyond chance"
     what += " (of these trainings)" if len(single.correct) == 1 else ""
     return (
-        f"The same student of the best single teacher, {single.role.of!r}, alone: accuracy {100 * single.mean('accuracy'):.1f}; "
+        f"The same student of the best single teacher, {single.role.of!r}, alone: {d.measure} {100 * single.mean(d.measure):.1f}; "
         f"with all teachers {signed_points(d.value)[0]} points ({interval(d.value)}), {what}."
     )
 
@@ -149,24 +154,26 @@ def _mcnemar(gain: Difference) -> str:
     values = ", ".join(f"{p:.2g}" for p in gain.mcnemar)
     which = "" if len(gain.mcnemar) == 1 else " (one per seed)"
     seen = f" {detectable(gain).capitalize()}." if gain.beyond_chance else ""
-    return f"Exact McNemar test of the accuracies: p = {values}{which}.{seen}"
+    return f"Exact McNemar test of {_SHARES_OF.get(gain.measure, 'these shares')}: p = {values}{which}.{seen}"
 
 
 def _probabilities(found: Mapping[str, Measured], differences: Sequence[Difference]) -> list[str]:
     """Whether the student's probabilities are better than those that a temperature gives the baseline for nothing."""
-    own = [d for d in differences if d.measure == "nll" and found[d.second].role.kind == "baseline"]
+    score = found[STUDENT].score
+    own = [d for d in differences if d.measure == score and found[d.second].role.kind == "baseline"]
     if not own or not math.isfinite(own[0].value.value):
         return []
     raw, role = own[0], found[own[0].second].role
     scaled = next((d for d in own if found[d.first].role.calibrated), None)
     least = f"{role.of} step" + f", {CALIBRATED}" * role.calibrated
-    text = f"NLL {_nats(raw.value)} against the fine-tuned student of least NLL ({least})"
+    called, what_of = _SCORES[score]
+    text = f"{called} {_nats(raw.value)} against the fine-tuned student of least {called} ({least})"
     if scaled is not None:
         text += f", {_nats(scaled.value)} where the distilled student is given a temperature too"
     best = scaled if scaled is not None and scaled.value.value < raw.value.value else raw
     whose = "this student's" if len(found[best.first].correct) == 1 else "its"
     what = "better" if best.better else "worse" if best.worse else "no better beyond chance"
-    end = f"{whose} probabilities are {what}"
+    end = f"{whose} {what_of} are {what}"
     return [f"{text}: {end}."]
 
 

@@ -12,23 +12,13 @@ import numpy as np
 import torch
 
 from ..evaluation.metrics import compute_metric, load_metric
-from ..evaluation.statistics import (
-    Difference,
-    ReliabilityBin,
-    brier_rows,
-    difference,
-    nll_rows,
-    reliability_bins,
-    spread,
-)
-from ..evaluation.variances import f1_values
-from ..fusion import LinearPool, fit_temperature
-from ..fusion.alignment import UNLABELLED
-from ..tasks import build_task
+from ..evaluation.statistics import SHARES, Difference, difference, spread
+from ..fusion import build_fusion
+from ..fusion.alignment import labelled as with_label
+from ..tasks import build_task, family_of
+from ..tasks.row_scores import ReliabilityBin
+from ..tasks.task import Task
 from .answers import Answers
-
-JUDGED = ("accuracy", "f1", "nll", "brier")
-"""The measures that differences are told in; f1 is the macro-F1."""
 
 STUDENT = "student"
 ENSEMBLE = "ensemble"
@@ -36,9 +26,6 @@ TEACHER = "teacher:"
 """Before a teacher's name in stored answers."""
 
 CALIBRATED = "calibrated"
-
-# What every verdict says, whatever else a recipe asks for.
-MEASURES = ("nll", "brier", "ece", "agreement", "kl_to_ensemble")
 
 _NAMES = {
     "student": STUDENT,
@@ -112,11 +99,8 @@ class Measured(NamedTuple):
     Attributes:
         role: What it is.
         metrics: Of each seed.
-        predictions: (S, N) classes, on all rows.
-        correct: (S, n) 1.0 where the answer is the label.
-        f1: (S, n) values whose mean is the macro-F1, by jackknife over rows.
-        nll: (S, n) −ln p(label).
-        brier: (S, n) Σ_c (p_c − [c = label])².
+        predictions: (S, N) classes, or (S, N, C) of each output, on all rows.
+        scores: (S, n) by measure, in the order of `Family.measures`: first 1.0 where the answer is right.
         reliability: Confidence against accuracy, over all seeds.
         temperatures: As of the system.
     """
@@ -124,10 +108,7 @@ class Measured(NamedTuple):
     role: Role
     metrics: tuple[dict[str, float], ...]
     predictions: np.ndarray
-    correct: np.ndarray
-    f1: np.ndarray
-    nll: np.ndarray
-    brier: np.ndarray
+    scores: Mapping[str, np.ndarray]
     reliability: tuple[ReliabilityBin, ...]
     temperatures: tuple[float, ...]
 
@@ -136,9 +117,29 @@ class Measured(NamedTuple):
         """What tables and sentences call it."""
         return self.role.name
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the scores, as of the family: the share that is right first."""
+        return tuple(self.scores)
+
+    @property
+    def score(self) -> str:
+        """The proper score among them."""
+        return next(name for name in self.scores if name not in SHARES)
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """What is told of every comparison: the share that is right, and the proper score."""
+        return self.measures[0], self.score
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(S, n) 1.0 where the answer is right."""
+        return self.scores[self.measures[0]]
+
     def values(self, measure: str) -> np.ndarray:
-        """(S, n) of one of `JUDGED`."""
-        return {"accuracy": self.correct, "f1": self.f1, "nll": self.nll, "brier": self.brier}[measure]
+        """(S, n) of one of the measures."""
+        return self.scores[measure]
 
     def mean(self, measure: str) -> float:
         """Over rows and seeds."""
@@ -167,7 +168,7 @@ def gain_over(
     """What one system's mean measure is above another's, with its interval.
 
     Args:
-        measure: One of `JUDGED`.
+        measure: One that both have.
         names: What tables call the two.
         first: The system.
         second: The other, on the same rows.
@@ -180,8 +181,12 @@ def gain_over(
     )
 
 
-def metric_modules(given: Sequence[Any]) -> list[Any]:
-    """The metrics of a verdict: those that are asked for, and `MEASURES`.
+def metric_modules(given: Sequence[Any], task: str | Task = "text-classification") -> list[Any]:
+    """The metrics of a verdict: those that are asked for, and those that its task always reports.
+
+    Args:
+        given: As for `evaluate_ensemble`.
+        task: Whose answers they are of.
 
     Example:
         >>> [module.name for module in metric_modules(["f1", "nll"])]
@@ -189,11 +194,15 @@ def metric_modules(given: Sequence[Any]) -> list[Any]:
     """
     modules = [load_metric(metric) for metric in given]
     names = {module.name for module in modules}
-    return modules + [load_metric(name) for name in ("accuracy", *MEASURES) if name not in names]
+    return modules + [load_metric(name) for name in family_of(task).always if name not in names]
 
 
 def student_systems(
-    role: Role, trainings: Sequence[Answers], validation: Sequence[Answers | None], system: str
+    role: Role,
+    trainings: Sequence[Answers],
+    validation: Sequence[Answers | None],
+    system: str,
+    task: str | Task = "text-classification",
 ) -> list[System]:
     """A system that was trained with several seeds, as it is and, where there are validation rows, calibrated.
 
@@ -202,14 +211,16 @@ def student_systems(
         trainings: What each seed answered.
         validation: What each answered on the validation rows.
         system: Its name in the answers.
+        task: Whose answers they are.
     """
     raw = System(role, tuple(_of(answers, system) for answers in trainings))
-    temperatures = [_temperature(answers, system) for answers in validation]
+    temperatures = [_temperature(answers, system, task) for answers in validation]
     fitted = tuple(t for t in temperatures if t is not None)
     if len(fitted) < len(trainings):
         return [raw]
     calibrated = tuple(
-        _scaled(training, temperature) for training, temperature in zip(raw.trainings, fitted, strict=True)
+        _scaled(training, temperature, task)
+        for training, temperature in zip(raw.trainings, fitted, strict=True)
     )
     return [raw, System(role._replace(calibrated=True), calibrated, fitted)]
 
@@ -225,33 +236,36 @@ def fixed_systems(teachers: Answers) -> list[System]:
     return [System(role(name), (_of(teachers, name),)) for name in teachers.log_probs]
 
 
-def best_teacher(teachers: Answers) -> str | None:
+def best_teacher(teachers: Answers, task: str | Task = "text-classification") -> str | None:
     """The name of the teacher that is right on most rows, the first of equals; None where none has every class.
 
     Args:
         teachers: What the teachers answered, as ``teacher:NAME``.
+        task: Says what is right.
 
     Example:
         >>> logs = {"teacher:a": np.log([[0.4, 0.6]]), "teacher:b": np.log([[0.7, 0.3]])}
         >>> best_teacher(Answers(np.array([7]), np.array([0]), logs))
         'b'
     """
-    labelled, right = teachers.labels != UNLABELLED, {}
+    labelled, right, is_right = with_label(teachers.labels), {}, build_task(task).right
     for role, trainings, _ in fixed_systems(teachers):
         logs = trainings[0]()
         # Which classes a teacher has does not depend on the row.
         if role.kind == "teacher" and not np.isneginf(logs).all(0).any():
-            right[role.of] = int((logs.argmax(1) == teachers.labels)[labelled].sum())
+            right[role.of] = int(is_right(logs[labelled], teachers.labels[labelled]).sum())
     return max(right, key=right.__getitem__) if right else None
 
 
-def teacher_systems(students: Sequence[Answers], teachers: Answers) -> list[System]:
+def teacher_systems(
+    students: Sequence[Answers], teachers: Answers, task: str | Task = "text-classification"
+) -> list[System]:
     """Checkpoints to compare with, ensemble, the student of each seed together with its teachers, and teachers."""
     by_kind: dict[str, list[System]] = {"given": [], "ensemble": [], "together": [], "teacher": []}
     for system in fixed_systems(teachers):
         by_kind[system.role.kind].append(system)
     each = [system.trainings[0]() for system in by_kind["teacher"]]
-    by_kind["together"] = [System(Role("together"), tuple(_together(own, each) for own in students))]
+    by_kind["together"] = [System(Role("together"), tuple(_together(own, each, task) for own in students))]
     return [system for systems in by_kind.values() for system in systems]
 
 
@@ -259,44 +273,49 @@ def _of(answers: Answers, system: str) -> Callable[[], np.ndarray]:
     return lambda: answers.log_probs[system]
 
 
-def _scaled(training: Callable[[], np.ndarray], temperature: float) -> Callable[[], np.ndarray]:
-    return lambda: torch.log_softmax(torch.from_numpy(training()) / temperature, -1).numpy()
+def _scaled(
+    training: Callable[[], np.ndarray], temperature: float, task: str | Task
+) -> Callable[[], np.ndarray]:
+    return lambda: family_of(task).tempered(training(), temperature)
 
 
-def _together(answers: Answers, teachers: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+def _together(answers: Answers, teachers: Sequence[np.ndarray], task: str | Task) -> Callable[[], np.ndarray]:
     def log_probs() -> np.ndarray:
         stacked = torch.from_numpy(np.stack([answers.log_probs[STUDENT], *teachers]))
         # Which classes a system has does not depend on the row.
         has = (stacked > -torch.inf).any(1, keepdim=True).expand(stacked.shape)
-        return LinearPool()(stacked, mask=None if has.all() else has).numpy()
+        return build_fusion(family_of(task).pooled)(stacked, mask=None if has.all() else has).numpy()
 
     return log_probs
 
 
-def _temperature(answers: Answers | None, system: str) -> float | None:
-    if answers is None or not (answers.labels != UNLABELLED).any():
+def _temperature(answers: Answers | None, system: str, task: str | Task) -> float | None:
+    if answers is None or not (known := with_label(answers.labels)).any():
         return None
-    return fit_temperature(
-        torch.from_numpy(answers.log_probs[system]), torch.from_numpy(answers.labels.astype(np.int64))
-    )
+    return family_of(task).temperature(answers.log_probs[system][known], answers.labels[known])
 
 
 def measure(
-    system: System, labels: np.ndarray, ensemble: np.ndarray | None, modules: Sequence[Any], task: str
+    system: System,
+    labels: np.ndarray,
+    ensemble: np.ndarray | None,
+    modules: Sequence[Any],
+    task: str | Task,
 ) -> Measured:
     """What one system is worth, seed by seed: only one seed's probabilities are in memory at a time.
 
     Args:
         system: The system.
-        labels: (N,) class indices, -100 where a row has none.
-        ensemble: (N, C) log-probabilities of the ensemble; None where there is none.
+        labels: (N,) class indices, -100 where a row has none; or (N, C) numbers, NaN where it has none.
+        ensemble: (N, C) what the ensemble says; None where there is none.
         modules: Of `metric_modules`.
-        task: The task's name; it says what is right.
+        task: Its name, or the task; it says what is right.
     """
-    is_right = build_task(task).right
-    labelled = labels != UNLABELLED
+    is_right, family = build_task(task).right, family_of(task)
+    labelled = with_label(labels)
     truth = labels[labelled]
-    metrics, predictions, correct, f1, nll, brier, sure, right = [], [], [], [], [], [], [], []
+    metrics, predictions, sure, right = [], [], [], []
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in family.measures}
     for training in system.trainings:
         logs = np.asarray(training(), dtype=np.float64)
         found: dict[str, float] = {}
@@ -305,25 +324,25 @@ def measure(
                 ensemble is None or system.role.kind == "ensemble"
             ):
                 continue
-            found |= compute_metric(module, log_probs=logs, labels=labels, ensemble_log_probs=ensemble)
-        metrics.append(found)
-        predictions.append(logs.argmax(1))
+            found |= compute_metric(
+                module, log_probs=logs, labels=labels, ensemble_log_probs=ensemble, family=family
+            )
+        predictions.append(family.predictions(logs))
         own = logs[labelled]
-        correct.append(is_right(own, truth))
-        f1.append(f1_values(own.argmax(1), truth, own.shape[1]))
-        nll.append(nll_rows(own, truth))
-        brier.append(brier_rows(own, truth))
+        each = (is_right(own, truth), *family.scores(own, truth))
+        for name, values in zip(family.measures, each, strict=True):
+            scores[name].append(np.asarray(values, dtype=np.float64))
+            if modules:
+                found.setdefault(name, float(scores[name][-1].mean()))
+        metrics.append(found)
         sure.append(own)
         right.append(truth)
     return Measured(
         system.role,
         tuple(metrics),
         np.stack(predictions),
-        np.stack(correct).astype(np.float64),
-        np.stack(f1),
-        np.stack(nll),
-        np.stack(brier),
-        tuple(reliability_bins(np.concatenate(sure), np.concatenate(right))),
+        {name: np.stack(values) for name, values in scores.items()},
+        tuple(family.reliability(np.concatenate(sure), np.concatenate(right))),
         system.temperatures,
     )
 

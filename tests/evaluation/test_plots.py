@@ -17,7 +17,8 @@ from hf_distill.evaluation.plots import (
     save_figure,
     shortened,
 )
-from hf_distill.evaluation.statistics import Interval, ReliabilityBin
+from hf_distill.evaluation.statistics import Interval
+from hf_distill.tasks.row_scores import ReliabilityBin
 
 HOSTILE = [
     "$\\frac{$",

@@ -30,8 +30,8 @@ from hf_distill.evaluation.statistics import (
     paired_bootstrap,
     percentile_interval,
     q_statistics,
-    reliability_bins,
 )
+from hf_distill.tasks.row_scores import reliability_bins
 
 
 @pytest.fixture

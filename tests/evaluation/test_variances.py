@@ -10,12 +10,12 @@ from sklearn.metrics import f1_score
 from benchmarks.verdict_coverage import alone, cell, groups
 from hf_distill.evaluation.variances import (
     detectable,
-    f1_values,
     half_width,
     p_values,
     variance_apart,
     variance_of_mean,
 )
+from hf_distill.tasks.row_scores import f1_values
 
 
 def test_parts_of_the_variance_are_those_of_a_two_way_analysis():

@@ -10,8 +10,9 @@ from typing import Any
 
 from ...errors import ConfigurationError
 from ...fusion import Fusion, FusionRule, HeldOut, describe
+from ...tasks.row_scores import reliability_bins
 from ..formats import percent
-from ..statistics import mcnemar_exact, reliability_bins
+from ..statistics import mcnemar_exact
 from .numbers import BEST_TEACHER, Advice
 from .rules import (
     CalibratedTeacher,

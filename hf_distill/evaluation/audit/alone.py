@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 from ...errors import DataError
 from ...fusion import HeldOut, fit_temperature, memorised
 from ...fusion.alignment import LabelMap
+from ...tasks.row_scores import reliability_bins
 from ..cost import Cost
 from ..formats import number, percent
 from ..metrics import brier_score, expected_calibration_error, negative_log_likelihood
@@ -27,7 +28,6 @@ from ..statistics import (
     label_permutation,
     paired_bootstrap,
     q_statistics,
-    reliability_bins,
 )
 from .numbers import PairFigures, TeacherFigures
 from .rules import half

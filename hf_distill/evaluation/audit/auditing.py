@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ from .report import AuditReport
 from .rules import LEFT_OUT, advised_rule, built_rules, half, leave_one_out, oracle, rule_figures, score_rules
 
 _FEW_ROWS = 200
+_CHOICES = ("not so", "it holds")
 # Enough to time a teacher: rows, and seconds where it is slow.
 _TIMED_ROWS, _TIMED_SECONDS = 512, 2.0
 
@@ -94,7 +96,7 @@ def audit_teachers(
     names = task.label_names(label_names, dataset, label_column, None)
     loaded, assumed = _with_assumed_labels(loaded, names)
     written = [_entry(*pair) for pair in zip(teachers, loaded, strict=True)] if entries is None else entries
-    pool = TeacherPool(loaded, names).to(accelerator.device)
+    pool = TeacherPool(loaded, names, task=task).to(accelerator.device)
     text_columns = task.text_columns if text_columns is None else text_columns
     rows = prepare_dataset(
         dataset,
@@ -108,6 +110,12 @@ def audit_teachers(
         indexed(rows), batch_size=batch_size, collate_fn=MultiTeacherCollator(None, pool.views)
     )
     held = collect(ahead(accelerator.prepare_data_loader(loader)), pool, accelerator)
+    choices = pool.family.as_choices(held)
+    if choices is None:
+        raise DataError(
+            f"An audit compares answers that are right or wrong, but {task.name} has none that all these teachers give: compare them "
+            "with evaluate_ensemble."
+        )
 
     def audited() -> AuditReport:
         some = dataset[: max(2 * batch_size, _TIMED_ROWS)]
@@ -116,10 +124,10 @@ def audit_teachers(
             own.name: _cost(own if spec is None else spec.load(task), texts, batch_size, accelerator)
             for own, spec in zip(loaded, live or itertools.repeat(None, len(loaded)), strict=True)
         }
-        return audit_held_out(
-            held,
-            pool.label_maps,
-            rules=rules,
+        report = audit_held_out(
+            choices,
+            pool.label_maps if choices is held else _of_choices(pool.label_maps),
+            rules=rules if choices is held else _pools(rules),
             entries={
                 t.name: _with_labels(entry, names) if t.name in assumed else entry
                 for t, entry in zip(loaded, written, strict=True)
@@ -131,8 +139,49 @@ def audit_teachers(
             dataset_name=dataset_name,
             notes=notes,
         )
+        return report if choices is held else _of_pairs(report, pool.label_maps, pool.family.prefix)
 
     return once(audited, accelerator)
+
+
+def _of_choices(maps: Sequence[LabelMap]) -> list[LabelMap]:
+    """Label maps of teachers each of whose outputs is asked alone."""
+    return [LabelMap(own.teacher, _CHOICES, _CHOICES, (0, 1)) for own in maps]
+
+
+def _pools(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules that mean the same of one label alone as of two classes: pools."""
+    return {
+        name: rule for name, rule in rules.items() if name.partition(",")[0] in ("linear_pool", "log_pool")
+    }
+
+
+def _of_pairs(report: AuditReport, maps: Sequence[LabelMap], prefix: str) -> AuditReport:
+    """The report on (row, label) pairs, with the fusions as a recipe of these predictions writes them."""
+
+    def named(text: str) -> str:
+        return re.sub(r"(?<![\w])(linear_pool|log_pool)\b", rf"{prefix}\1", text)
+
+    advice = report.advice
+    if advice is not None:
+        advice = dataclasses.replace(
+            advice,
+            lines=named(advice.lines),
+            alternative=named(advice.alternative),
+            settings={**advice.settings, "use": named(str(advice.settings["use"]))},
+        )
+    note = (
+        "Each (row, label) pair is asked alone, of the labels that all teachers have: accuracy is the share of pairs that are right, "
+        f"and the classes are 'not so' and 'it holds'. linear_pool and log_pool are {prefix}linear_pool and {prefix}log_pool. Pairs of "
+        "one row go together, so that intervals are narrower than they should be."
+    )
+    return dataclasses.replace(
+        report,
+        alignment=plan_table(maps),
+        advice=advice,
+        verdict=tuple(named(sentence) for sentence in report.verdict),
+        notes=(note, *report.notes),
+    )
 
 
 def audit_held_out(

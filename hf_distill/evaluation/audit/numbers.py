@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ...tasks.row_scores import ReliabilityBin
 from ..cost import Cost
 from ..formats import nats, points
-from ..statistics import Interval, ReliabilityBin
+from ..statistics import Interval
 
 BEST_TEACHER = "best teacher, calibrated"
 """What the report calls the single teacher that an ensemble has to beat."""

@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 from ...errors import ConfigurationError, DataError
 from ...fusion import Fusion, FusionChoice, FusionRule, HeldOut, LogPool, build_fusion, fit_temperature
 from ...fusion.fitting import mean_nll
+from ...tasks.row_scores import nll_rows
 from ..metrics import brier_score, expected_calibration_error
-from ..statistics import bootstrap_means, nll_rows, percentile_interval
+from ..statistics import bootstrap_means, percentile_interval
 from .numbers import BEST_TEACHER, Gains, RuleFigures
 
 # From simple to involved: of rules that cannot be told apart by the rows, the first is advised.

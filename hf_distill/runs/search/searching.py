@@ -23,6 +23,7 @@ from ...recipe.search_section import Knob, fusion_name, search_fusions, search_k
 from ...recipe.sections import Hub, Losses, Recipe
 from ...recipe.setup import Setup, written
 from ...rows.labels import count_labelled
+from ...tasks import family_of
 from ...teachers.held_out import choose_fusion
 from ...training.trainer import MultiTeacherDistillationTrainer
 from .progress import TrialBar
@@ -31,7 +32,7 @@ from .report import BASELINE_SHARES, SearchReport, Trial
 if TYPE_CHECKING:
     import optuna
 
-_MINIMIZED = ("nll", "brier")
+_MINIMIZED = ("nll", "brier", "label_nll", "label_brier", "mse", "mae")
 _ATTEMPTS = 3
 # Where a study keeps the numbers of the trials that were interrupted: each is trained again under another number.
 _INTERRUPTED = "interrupted"
@@ -68,7 +69,8 @@ def search_recipe(
             f"a search runs in one process, but {os.environ['WORLD_SIZE']} were launched; start it without a launcher"
         )
     recipe, folder = setup.recipe, search_folder(setup) if output is None else Path(output)
-    knobs, metric = search_knobs(recipe), "nll" if recipe.search is None else recipe.search.metric
+    family = family_of(setup.task)
+    knobs, metric = search_knobs(recipe), family.searched if recipe.search is None else recipe.search.metric
     base = _base(setup, folder, metric)
     study = _open_study(folder, base, knobs, metric)
     own = _own_values(setup, knobs)

@@ -23,7 +23,7 @@ from ...students.adapters import ADAPTER_FOLDER, with_saved_adapter
 from ...students.loading import load_trained
 from ...teachers.teacher import Teacher
 from ...training.preparation import overlap_notes
-from ...training.resuming import describe_run
+from ...training.resuming import describe_run, in_one_order
 from ...training.trainer import MultiTeacherDistillationTrainer
 from ...verdict import SavedRows, VerdictReport, best_teacher, judge
 from ...verdict.answers import finished_rows, load_rows, rows_file
@@ -142,7 +142,7 @@ class Verdict:
     ) -> dict[tuple[str, int], SavedRows]:
         """All students and baselines: those that are there, and those that are trained now."""
         setup = self.setup
-        teacher = best_teacher(teachers.rows) if setup.recipe.evaluation.single_teacher else None
+        teacher = best_teacher(teachers.rows, setup.task) if setup.recipe.evaluation.single_teacher else None
         others = ["baseline"] if has_labels(setup, setup.rows["train"], trainer.student_labels) else []
         others += ["single"] if teacher is not None else []
         parts = [(part, seed) for seed in self.seeds for part in ("student", *others)][1:]
@@ -206,6 +206,7 @@ class Verdict:
             *(["No teacher has every class, so there is no student of the best single teacher."] * alone),
             *(["No training row has a label, so there is no fine-tuned baseline."] * (not baselines)),
             *failed,
+            *trainer.training_notes,
         ]
         own = found["student", self.seeds[0]]
         train = setup.rows["train"]
@@ -227,7 +228,7 @@ class Verdict:
             baselines,
             teachers,
             singles=singles,
-            task=recipe.task,
+            task=setup.task,
             metrics=setup.metrics,
             fusion=summary(choice.fusion),
             texts=texts,
@@ -238,7 +239,10 @@ class Verdict:
             teachers_share=share,
             busy=crowded,
             sizes=dict(teachers.facts["sizes"]),
-            notes=[*notes, *report_notes(choice, teachers.rows.labels, trainer.student_labels)],
+            notes=[
+                *notes,
+                *report_notes(choice, teachers.rows.labels, trainer.student_labels, trainer.family),
+            ],
         )
 
     def _costs(
@@ -312,7 +316,7 @@ def train_verdict_part(setup: Setup, part: str, seed: int, key: str) -> None:
             f"The data of {run / 'recipe.yaml'} have changed since this run read them, so the {part} of seed {seed} "
             "would learn other rows than the student it is compared with: put them back, or start the run again."
         )
-    teacher = best_teacher(teachers.rows) if part == "single" else None
+    teacher = best_teacher(teachers.rows, setup.task) if part == "single" else None
     train_part(setup, part, seed, key, own.facts, teacher)
 
 
@@ -325,7 +329,7 @@ def _key(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> str:
         if name in rows:
             prepared = trainer.get_eval_dataloader(rows[name]).dataset.rows.with_format("numpy")
             for column in ("example_id", "labels"):
-                digest.update(prepared[column][:].astype("<i8").tobytes())
+                digest.update(in_one_order(prepared[column][:]).tobytes())
     about = {
         "version": __version__,
         "run": run,

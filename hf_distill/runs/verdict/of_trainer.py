@@ -25,7 +25,7 @@ from ...evaluation.evaluating import (
     report_notes,
 )
 from ...fusion import LinearPool, summary
-from ...fusion.alignment import UNLABELLED
+from ...fusion.alignment import labelled as with_label
 from ...processes import say
 from ...recipe.sections import Recipe
 from ...recipe.setup import Setup
@@ -38,7 +38,7 @@ from ...teachers.teacher import Teacher
 from ...training.callbacks import AdaptiveStrength, ScheduleCallback
 from ...training.objective import direction_of, is_loss
 from ...training.preparation import overlap_notes
-from ...training.resuming import describe_run
+from ...training.resuming import describe_run, in_one_order
 from ...training.trainer import MultiTeacherDistillationTrainer
 from ...verdict import Answers, SavedRows, VerdictReport, best_teacher, judge
 from ...verdict.answers import finished_rows
@@ -182,7 +182,7 @@ class _Judged:
         described = {k: v for k, v in describe_run(trainer, trainer._asked_fusion).items() if k != "seed"}
         prepared = trainer.get_eval_dataloader(test).dataset.rows.with_format("numpy")
         labels = prepared["labels"][:]
-        if not (labels != UNLABELLED).any():
+        if not with_label(labels).any():
             raise DataError(
                 f"None of the {len(labels)} test rows has a label in column {trainer.label_column!r}, so nothing can be "
                 "judged."
@@ -194,7 +194,7 @@ class _Judged:
             ).encode()
         )
         for column in ("example_id", "labels"):
-            digest.update(prepared[column][:].astype("<i8").tobytes())
+            digest.update(in_one_order(prepared[column][:]).tobytes())
         given = trainer.task.metrics if metrics is None else metrics
         return cls(trainer, test, fresh, single, given, digest.hexdigest(), note)
 
@@ -212,9 +212,9 @@ class _Judged:
         self._keep(own)
         fixed = self._teachers()
         self._keep(fixed)
-        teacher = best_teacher(fixed.rows) if self.single else None
+        teacher = best_teacher(fixed.rows, trainer.task) if self.single else None
         baselines = (
-            bool((np.asarray(trainer.train_dataset["labels"][:]) != UNLABELLED).any())
+            bool(with_label(np.asarray(trainer.train_dataset["labels"][:])).any())
             if isinstance(trainer.train_dataset, datasets.Dataset)
             else trainer.args.task_weight > 0
         )
@@ -327,10 +327,10 @@ class _Judged:
         )
         rows = trainer.train_dataset
         if isinstance(rows, datasets.Dataset):
-            kept = np.flatnonzero(np.asarray(rows["labels"][:]) != UNLABELLED)
+            kept = np.flatnonzero(with_label(np.asarray(rows["labels"][:])))
             trainer.train_dataset = rows if len(kept) == len(rows) else rows.select(kept)
         else:
-            trainer.train_dataset = rows.filter(lambda row: row["labels"] != UNLABELLED)
+            trainer.train_dataset = rows.filter(lambda row: bool(with_label(np.asarray([row["labels"]]))[0]))
         return trainer, best
 
     def _common(self, args: Any) -> dict[str, Any]:
@@ -394,7 +394,7 @@ class _Judged:
             baselines,
             fixed,
             singles=singles,
-            task=trainer.task.name,
+            task=trainer.task,
             metrics=self.metrics,
             fusion=summary(trainer.fusion),
             texts=texts,
@@ -409,7 +409,9 @@ class _Judged:
             sizes=dict(fixed.facts["sizes"]),
             notes=[
                 *notes,
-                *report_notes(trainer.fusion_choice, fixed.rows.labels, trainer.student_labels),
+                *report_notes(
+                    trainer.fusion_choice, fixed.rows.labels, trainer.student_labels, trainer.family
+                ),
             ],
         )
 
@@ -457,7 +459,7 @@ def _answers(trainer: MultiTeacherDistillationTrainer, test: datasets.Dataset, s
         with trainer.student_alone():
             found = predict_rows(
                 trainer.get_eval_dataloader(rows),
-                pool=TeacherPool([], trainer.student_labels),
+                pool=TeacherPool([], trainer.student_labels, task=trainer.task),
                 fusion=LinearPool(),
                 students={system: trainer.student},
                 accelerator=trainer.accelerator,

@@ -19,9 +19,11 @@ from transformers import PreTrainedModel
 from ...evaluation.evaluating import compute_metrics_from, count_parameters, predict_rows, refuse_spoilt
 from ...fusion import LinearPool
 from ...fusion.alignment import UNLABELLED
+from ...fusion.alignment import labelled as with_label
 from ...recipe.sections import Losses
 from ...recipe.setup import Setup
 from ...students.adapters import keep_merged
+from ...tasks import family_of
 from ...teachers.pool import TeacherPool
 from ...training.objective import direction_of
 from ...training.progress import show_losses
@@ -189,7 +191,8 @@ def _choice(setup: Setup) -> tuple[str, bool]:
         name = (name or "loss").removeprefix("eval_")
         greater = training.get("greater_is_better")
         return name, direction_of(name, None) == "maximize" if greater is None else greater
-    return ("accuracy", True) if "accuracy" in setup.metrics else ("loss", False)
+    preferred = family_of(setup.task).chosen_by
+    return preferred if preferred[0] in setup.metrics else ("loss", False)
 
 
 def has_labels(setup: Setup, rows: datasets.Dataset, label_names: Any) -> bool:
@@ -226,7 +229,7 @@ def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> dat
         return rows.filter(lambda row: row[column] not in (None, UNLABELLED, ""))
     encode = setup.task.label_reader(column, tuple(label_names)).encoder(rows.features[column])
     labels = np.asarray(encode(rows.with_format(None)[column][:], range(len(rows))))
-    kept = np.flatnonzero(labels != UNLABELLED)
+    kept = np.flatnonzero(with_label(labels))
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
@@ -250,7 +253,7 @@ def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str
     for name in dict.fromkeys([setup.split, *(["validation"] if "validation" in rows else [])]):
         found = predict_rows(
             trainer.get_eval_dataloader(rows[name]),
-            pool=TeacherPool([], trainer.student_labels),
+            pool=TeacherPool([], trainer.student_labels, task=trainer.task),
             fusion=LinearPool(),
             students={system: trainer.student},
             accelerator=trainer.accelerator,
