@@ -38,7 +38,7 @@ check: $(INSTALLED)
 # Threads that spin while they wait would count as work, and on a busy machine take it from others.
 bench: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,bench]'
-	@set -e; for name in cached_epoch live_step cache_build many_teachers memory end_to_end throughput finite_numbers; do \
+	@set -e; for name in host_time cached_epoch live_step cache_build many_teachers memory end_to_end throughput finite_numbers; do \
 	  .venv/bin/python "benchmarks/$$name.py" $(ARGS) 2> /dev/null || \
 	  { echo "benchmarks/$$name.py failed: run it alone to see why." >&2; exit 1; }; done
 
