@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..errors import ConfigurationError
 from ..evaluation.evaluating import evaluate_loader, predict_rows
+from ..evaluation.metrics import load_metric
 from ..evaluation.results import EvaluationReport
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..fusion.alignment import labelled as with_label
@@ -619,6 +620,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         Raises:
             DataError: There is no dataset, or several.
         """
+        if metrics is not None:  # now: a name that nobody knows is not worth running teachers for
+            metrics = [load_metric(metric) for metric in metrics]
         rows = one_dataset(self.eval_dataset if dataset is None else dataset)
         rows, fitted = leave_out_fitted(self._prepare(rows, dataset_name), self.fusion_choice)
         chosen = self.args.load_best_model_at_end and self.state.best_metric is not None

@@ -24,6 +24,7 @@ from ...evaluation.evaluating import (
     refuse_spoilt,
     report_notes,
 )
+from ...evaluation.metrics import load_metric
 from ...fusion import LinearPool, summary
 from ...fusion.alignment import labelled as with_label
 from ...processes import say
@@ -164,6 +165,8 @@ class _Judged:
         metrics: Sequence[Any] | None,
     ) -> _Judged:
         note = ""
+        for metric in metrics or ():
+            load_metric(metric)  # now: a name that nobody knows is not worth any training
         model_init = model_init or trainer.model_init
         source = student or trainer.student_source
         if model_init is not None:
