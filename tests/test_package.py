@@ -35,13 +35,25 @@ ORDER = [
     "runs",
     "cli",
 ]
-GROUND = {"errors", "trust", "lookup", "processes", "durations", "markdown", "files", "stopping", "packages", "ahead"}
+GROUND = {
+    "errors",
+    "trust",
+    "lookup",
+    "processes",
+    "durations",
+    "markdown",
+    "files",
+    "stopping",
+    "packages",
+    "ahead",
+    "terminal",
+}
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {
     "fusion": {"torch", "scipy", "sklearn"},
     "losses": {"torch"},
-    "ground": {"accelerate", "xxhash"},
+    "ground": {"accelerate", "rich", "xxhash"},
     "evaluation/statistics.py": {"numpy", "scipy"},
     "evaluation/plots.py": {"matplotlib", "numpy"},
     "evaluation/metrics.py": {"datasets", "evaluate", "numpy", "sklearn"},

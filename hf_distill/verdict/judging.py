@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..evaluation.cost import Cost
-from ..evaluation.plots import shortened
 from ..evaluation.results import EvaluationReport, SystemResult
 from ..evaluation.statistics import (
     LEAST_DIFFERENT,
@@ -27,6 +26,7 @@ from ..evaluation.statistics import (
 )
 from ..evaluation.variances import ERROR
 from ..fusion.alignment import UNLABELLED
+from ..markdown import shortened
 from .answers import Answers, SavedRows, in_order
 from .numbers import Claim, Disagreement, Group, Training
 from .report import VerdictReport
