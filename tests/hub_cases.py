@@ -378,7 +378,7 @@ def test_a_failed_push_of_a_recipe_leaves_the_run_complete(hub, run, recipe):
     hub.faults["commit"] = "cut"
     done = run("train", recipe, "hub.push=true", "hub.repo=me/small", "training.output_dir=out")
     assert done.exit_code == 6, (done.output, done.exception)
-    assert "| student" in done.stdout
+    assert "\nstudent  " in done.stdout
     assert {path.name for path in Path("out").iterdir()} >= PUSHED
     hub.faults.clear()
     assert run(*shlex.split(done.stderr.splitlines()[-1])[1:]).exit_code == 0

@@ -177,8 +177,8 @@ def test_exports_take_the_place_of_their_own_format_alone(answered, tmp_path):
     assert changed.evaluation.systems["student, int8"].metrics["accuracy"] < 0.3
     quality = changed.pictures()[0].arguments[0]
     assert {point.name: (point.latency, point.kind) for point in quality if "," in point.name} == {
-        "student, int8": (1.0, "exported"),
-        "student, onnx": (3.0, "exported"),
+        "distilled student, int8": (1.0, "exported"),
+        "distilled student, onnx": (3.0, "exported"),
     }
 
 
