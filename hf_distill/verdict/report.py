@@ -135,7 +135,9 @@ class VerdictReport:
 
     def without_texts(self) -> VerdictReport:
         """The report as it may be published: no row's text and no path, which may be private, only what was answered to it."""
-        about = self.about and self.about._replace(command=f"hf-distill train {RECIPE}")
+        about = self.about
+        if about is not None and about.command:
+            about = about._replace(command=f"hf-distill train {RECIPE}")
         texts = tuple(row._replace(text="") for row in self.disagreements)
         return replace(self, disagreements=texts, about=about)
 
@@ -213,7 +215,7 @@ class VerdictReport:
             *fusion,
             ("Date", about.date),
             ("Made by", f"hf_distill {about.version}"),
-            ("Command", about.command),
+            *([("Command", about.command)] if about.command else []),
         ]
 
     def _names(self) -> dict[str, str]:

@@ -16,32 +16,46 @@ from ...verdict.report import RECIPE
 
 
 def about_run(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> About:
-    """Say what was run; of folders and files no more than their names.
+    """Say what a recipe's run was; of folders and files no more than their names.
 
     Args:
         setup: Of the recipe.
         trainer: The run's.
     """
-    data, rows, student = setup.recipe.data, trainer.train_dataset, trainer.student
+    data = setup.recipe.data
     source = data.dataset or ", ".join(Path(name).name for name in (data.files.train if data.files else ()))
+    about = about_trainer(trainer)
+    return about._replace(
+        command=shlex.join(["hf-distill", "train", str(setup.folder / RECIPE)]),
+        data=source or about.data,
+    )
+
+
+def about_trainer(trainer: MultiTeacherDistillationTrainer) -> About:
+    """Say what a training in Python was, which no command repeats.
+
+    Args:
+        trainer: The run's.
+    """
+    rows, student = trainer.train_dataset, trainer.student
+    sized = hasattr(rows, "__len__")
     base = getattr(student.config, "_name_or_path", "") or ""
     return About(
-        run=setup.folder.absolute().name,
-        command=shlex.join(["hf-distill", "train", str(setup.folder / RECIPE)]),
+        run=Path(trainer.args.output_dir).absolute().name,
+        command="",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        data=source or "rows given in Python",
-        trained_rows=len(rows) if hasattr(rows, "__len__") else 0,
-        labelled_rows=(count_labelled(rows) or 0) if hasattr(rows, "__len__") else 0,
+        data="rows given in Python",
+        trained_rows=len(rows) if sized else 0,
+        labelled_rows=(count_labelled(rows) or 0) if sized else 0,
         student=type(student).__name__,
         base=Path(base).name if Path(base).is_dir() else base,
         parameters=student.num_parameters(),
-        teachers=tuple((teacher.called, _kind(trainer, teacher.called)) for teacher in setup.teachers),
+        teachers=tuple((teacher.name, _kind(teacher)) for teacher in trainer.teachers),
         version=__version__,
     )
 
 
-def _kind(trainer: Any, name: str) -> str:
+def _kind(teacher: Any) -> str:
     """A teacher's class, where it is in memory: of one that is read from the cache, nothing says."""
-    found = next((own for own in trainer.teachers if own.name == name), None)
-    model = getattr(found, "model", None)
+    model = getattr(teacher, "model", None)
     return "" if model is None else type(model).__name__
