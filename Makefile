@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 help:
-	@echo "make demo   three teachers, one student, one table: offline, under 5 minutes on two cores"
+	@echo "make demo   three teachers, a recipe, one student and its verdict: offline, under 5 minutes on two cores"
 	@echo "make test   the tests (ARGS='-k fusion' picks some, ARGS='-m slow' runs the slow ones)"
 	@echo "make check  ruff, import layers, docs, and a wheel that works when installed"
 	@echo "make bench  one script per claim, printing ratios measured in one run (ARGS='--device cuda', ARGS=--quick)"

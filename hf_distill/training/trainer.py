@@ -42,6 +42,7 @@ from ..teachers.fitting_parts import refuse_other_view
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource
+from ..terminal import fitted
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
@@ -560,11 +561,12 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             print(note)
         if self.teachers and self.is_world_process_zero():
             print(
-                f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"
+                f"How the teachers' labels were matched (by name):\n"
+                f"{fitted(plan_table(self.teacher_pool.label_maps))}"
             )
             if self.hidden:
                 table = self.hidden.table(getattr(self.fusion, "weights", None))
-                print(f"What the hidden losses compare:\n{table}")
+                print(f"What the hidden losses compare:\n{fitted(table)}")
         output = super().train(None if checkpoint is None else str(checkpoint), *args, **options)
         self._keep_held_out_config()
         return output

@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ from ...verdict.answers import finished_rows
 from ...verdict.report import teacher_share
 from ...verdict.systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
 from ..train import train_recipe
+from .about import about_trainer
 from .digests import weights_digest
 from .tracking import BestWeights
 from .trainings import _eval_steps, _lengths, _merged
@@ -392,7 +393,7 @@ class _Judged:
             * trainer.args.gradient_accumulation_steps
         )
         rows = len(trainer.train_dataset) if isinstance(trainer.train_dataset, datasets.Dataset) else seen
-        return judge(
+        report = judge(
             [found["student", seed] for seed in seeds],
             baselines,
             fixed,
@@ -417,6 +418,7 @@ class _Judged:
                 ),
             ],
         )
+        return replace(report, about=about_trainer(trainer))
 
     def _costs(self, rows: Sequence[Any]) -> tuple[dict[str, Cost], list[str]]:
         """Student and live teachers timed alone; those of a cache are loaded for it, one at a time."""
