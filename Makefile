@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 export OMP_WAIT_POLICY := PASSIVE
 
 help:
-	@echo "make demo   three teachers, one student, one table: offline, under 5 minutes on two cores"
+	@echo "make demo   three teachers, a recipe, one student and its verdict: offline, under 5 minutes on two cores"
 	@echo "make test   the tests (ARGS='-k fusion' picks some, ARGS='-m slow' runs the slow ones)"
 	@echo "make check  ruff, import layers, docs, and a wheel that works when installed"
 	@echo "make bench  one script per claim, printing ratios measured in one run (ARGS='--device cuda', ARGS=--quick)"
@@ -38,7 +38,7 @@ check: $(INSTALLED)
 # Threads that spin while they wait would count as work, and on a busy machine take it from others.
 bench: $(INSTALLED)
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev,bench]'
-	@set -e; for name in cached_epoch live_step cache_build many_teachers memory end_to_end throughput finite_numbers; do \
+	@set -e; for name in host_time cached_epoch live_step cache_build many_teachers memory end_to_end throughput finite_numbers; do \
 	  .venv/bin/python "benchmarks/$$name.py" $(ARGS) 2> /dev/null || \
 	  { echo "benchmarks/$$name.py failed: run it alone to see why." >&2; exit 1; }; done
 

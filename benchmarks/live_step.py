@@ -1,7 +1,7 @@
 """A live step costs its forwards: the student's step and every teacher's forward, and next to nothing besides.
 
-An epoch of our trainer with three live teachers, each with a tokenizer of its own, against an epoch of
-`transformers.Trainer` plus the forwards of each teacher over the same batches, tokenized and padded beforehand.
+An epoch of our trainer with three live teachers, each with a tokenizer of its own, default loader, against the student's
+steps plus the forwards of each teacher over the same batches, tokenized and padded beforehand.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import functools
 import tempfile
 from pathlib import Path
 
-from measure import Claim, arguments, interleaved, show
+from measure import Claim, arguments, bound, idle, interleaved, show
 from setting import (
     in_batches,
     make_rows,
     make_teachers,
     make_tokenizer,
     our_trainer,
-    plain_trainer,
+    ready_batches,
     run_teacher,
     shapes,
+    student_steps,
     teacher_batches,
 )
 
@@ -31,16 +32,23 @@ def main() -> None:
     tokenizers = [make_tokenizer(seed) for seed in range(4)]
     teachers = make_teachers(3, shape.teacher, tokenizers[1:])
     with tempfile.TemporaryDirectory() as name:
-        plain = plain_trainer(options, Path(name), rows, tokenizers[0])
         live = our_trainer(options, Path(name), rows, tokenizers[0], teachers)
-        actions = {"live epoch": live.train, "student": plain.train}
+        ready = ready_batches(tokenizers[0], rows, shape.batch, options.device)
+        actions = {
+            "live epoch": live.train,
+            "student": functools.partial(student_steps, shape.student, ready, options.device),
+        }
         for teacher in teachers:
             teacher.to(live.args.device)
-            batches = teacher_batches(teacher, rows["text"], in_batches(range(len(rows))), options.device)
+            batches = teacher_batches(
+                teacher, rows["text"], in_batches(range(len(rows)), shape.batch), options.device
+            )
             actions[teacher.name] = functools.partial(run_teacher, teacher, batches, options.device)
         times = interleaved(actions, options)
-    claim = Claim.of(times, "live epoch", [name for name in actions if name != "live epoch"], 1.05)
-    show("A live step against the sum of its parts", [claim], options, times=times)
+        idling = idle(actions, options)
+    parts = [name for name in actions if name != "live epoch"]
+    claim = Claim.of(times, "live epoch", parts, bound(options, 1.02, 1.10))
+    show("A live step against the sum of its parts", [claim, *idling], options, times=times)
 
 
 if __name__ == "__main__":

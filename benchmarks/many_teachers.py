@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from measure import Claim, arguments, interleaved, show
+from measure import Claim, arguments, idle, interleaved, show
 from setting import TINY, make_rows, make_teachers, make_tokenizer, our_trainer, shapes
 
 
@@ -24,9 +24,10 @@ def main() -> None:
             for count in (16, 1)
         }
         times = interleaved({name: trainer.train for name, trainer in trainers.items()}, options)
+        idling = idle({name: trainer.train for name, trainer in trainers.items()}, options)
     show(
         "An epoch with 16 cached teachers against one with 1",
-        [Claim.of(times, *trainers, 1.10)],
+        [Claim.of(times, *trainers, 1.10), *idling],
         options,
         times=times,
     )

@@ -44,7 +44,6 @@ def arguments(description: str) -> argparse.Namespace:
         options.rounds = min(options.rounds, 2)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the same threads for everyone
     import torch
     import transformers
 
@@ -190,6 +189,18 @@ def _processor() -> str:
 
 def _range(values: Sequence[float], form: str) -> str:
     return f"{min(values):{form}}–{max(values):{form}}"
+
+
+def idle(actions: Mapping[str, Action], options: argparse.Namespace) -> list[Claim]:
+    """The share of time in which the GPU idles, of each action; nothing on a CPU."""
+    if options.device != "cuda":
+        return []
+    return [Claim(f"GPU idle, {name}", [idle_share(action)]) for name, action in actions.items()]
+
+
+def bound(options: argparse.Namespace, cpu: float, gpu: float) -> float:
+    """What a claim allows on the device."""
+    return gpu if options.device == "cuda" else cpu
 
 
 def idle_share(action: Action) -> float:

@@ -1,7 +1,8 @@
 """What every benchmark measures on: rows, tokenizers, random models of real shapes, and trainers of them.
 
-CPU: teachers 6×384 and a student 2×256 on rows of 8 to 64 tokens, float32.
-CUDA: teachers of BERT-base's shape and a student 6×384 on rows of 8 to 128 tokens, bf16.
+CPU: teachers 6×384 and a student 2×256 on rows of 8 to 64 tokens, 32 a batch, float32.
+CUDA: teachers of BERT-base's shape and a student 6×768 on rows of 16 to 128 tokens, 128 a batch and at least 10,240 of them, so
+that the device could be busy; bf16.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from transformers import (
     BertConfig,
@@ -29,29 +31,36 @@ from transformers import (
 )
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer, Teacher
+from hf_distill.teachers.cache.pipeline import by_length, token_budget
 
 LABELS = ("World", "Sports", "Business", "Technology")
-BATCH = 32
 VOCABULARY = 30_522  # BERT's: it decides what an optimizer step of a small student costs
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
-TINY, STUDENT, SMALL, BASE = (1, 32), (2, 256), (6, 384), (12, 768)
+TINY, STUDENT, SMALL, HALF, BASE = (1, 32), (2, 256), (6, 384), (6, 768), (12, 768)
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Layers × width of student and teachers, and the lengths of the rows in tokens."""
+    """Layers × width of student and teachers, the lengths of the rows in tokens, rows of a batch, and the fewest rows at all."""
 
     student: tuple[int, int]
     teacher: tuple[int, int]
     shortest: int
     longest: int
+    batch: int
+    fewest: int = 0
 
 
 def shapes(device: str) -> Shapes:
     """What is measured on a device."""
-    return Shapes(STUDENT, SMALL, 8, 64) if device == "cpu" else Shapes(SMALL, BASE, 8, 128)
+    return Shapes(STUDENT, SMALL, 8, 64, 32) if device == "cpu" else Shapes(HALF, BASE, 16, 128, 128, 10_240)
+
+
+def host_shapes(device: str) -> Shapes:
+    """What leaves nearly nothing to do to a device, so that the host's time shows."""
+    return Shapes(TINY, TINY, 8, 64, 32) if device == "cpu" else Shapes(TINY, TINY, 16, 128, 128, 10_240)
 
 
 def make_rows(count: int, shape: Shapes, seed: int = 0) -> datasets.Dataset:
@@ -59,7 +68,7 @@ def make_rows(count: int, shape: Shapes, seed: int = 0) -> datasets.Dataset:
     draw = random.Random(seed)
     texts = [
         " ".join(f"w{draw.randrange(VOCABULARY - 100)}" for _ in range(length - 2))  # [CLS] and [SEP]
-        for length in (draw.randint(shape.shortest, shape.longest) for _ in range(count))
+        for length in (draw.randint(shape.shortest, shape.longest) for _ in range(max(count, shape.fewest)))
     ]
     return _with_labels(texts, [draw.randrange(len(LABELS)) for _ in texts])
 
@@ -135,7 +144,7 @@ def training_options(options: Namespace, folder: Path, epochs: int = 1) -> dict[
     return {
         "output_dir": str(folder / "run"),
         "num_train_epochs": epochs,
-        "per_device_train_batch_size": BATCH,
+        "per_device_train_batch_size": shapes(options.device).batch,
         "learning_rate": 1e-4,
         "logging_steps": 50,
         "save_strategy": "no",
@@ -149,7 +158,12 @@ def training_options(options: Namespace, folder: Path, epochs: int = 1) -> dict[
 
 
 def plain_trainer(
-    options: Namespace, folder: Path, rows: datasets.Dataset, tokenizer: BertTokenizer, epochs: int = 1
+    options: Namespace,
+    folder: Path,
+    rows: datasets.Dataset,
+    tokenizer: BertTokenizer,
+    epochs: int = 1,
+    student: tuple[int, int] | None = None,
 ) -> Trainer:
     """What anyone writes to fine-tune the student: `transformers.Trainer`, rows tokenized once, padded per batch."""
     tokens = rows.map(
@@ -158,7 +172,7 @@ def plain_trainer(
         remove_columns=["text"],
     )
     return Trainer(
-        model=make_model(shapes(options.device).student, seed=1),
+        model=make_model(student or shapes(options.device).student, seed=1),
         args=TrainingArguments(**training_options(options, folder, epochs)),
         train_dataset=tokens.rename_column("label", "labels"),
         data_collator=DataCollatorWithPadding(tokenizer),
@@ -175,10 +189,11 @@ def our_trainer(
     *,
     cache_dir: Path | None = None,
     epochs: int = 1,
+    student: tuple[int, int] | None = None,
 ) -> MultiTeacherDistillationTrainer:
     """The same student and arguments with teachers, live or from a cache."""
     return MultiTeacherDistillationTrainer(
-        model=make_model(shapes(options.device).student, seed=1),
+        model=make_model(student or shapes(options.device).student, seed=1),
         args=DistillationArguments(**training_options(options, folder, epochs)),
         train_dataset=rows,
         processing_class=tokenizer,
@@ -204,9 +219,44 @@ def teacher_batches(
     return [{key: value.to(device) for key, value in batch.items()} for batch in batches]
 
 
-def in_batches(order: Sequence[int]) -> list[list[int]]:
+def in_batches(order: Sequence[int], size: int) -> list[list[int]]:
     """An order of rows cut into batches."""
-    return [list(order[i : i + BATCH]) for i in range(0, len(order), BATCH)]
+    return [list(order[i : i + size]) for i in range(0, len(order), size)]
+
+
+def budgeted(teacher: Teacher, texts: Sequence[str], device: str) -> list[list[int]]:
+    """Rows in order of length, as many per forward as a build would take."""
+    lengths = np.array([len(row) for row in teacher.view.encode([list(texts)])["input_ids"]])
+    return [list(batch) for batch in by_length(lengths, token_budget(teacher.model, torch.device(device)))]
+
+
+def ready_batches(
+    tokenizer: BertTokenizer, rows: datasets.Dataset, size: int, device: str
+) -> list[dict[str, torch.Tensor]]:
+    """The student's batches with labels, padded and on the device."""
+    tokens, pad = tokenizer(list(rows["text"]), truncation=True), DataCollatorWithPadding(tokenizer)
+    labels = rows["label"][:]
+    batches = [
+        pad([{**{key: values[i] for key, values in tokens.items()}, "labels": labels[i]} for i in batch])
+        for batch in in_batches(range(len(rows)), size)
+    ]
+    return [{key: value.to(device) for key, value in batch.items()} for batch in batches]
+
+
+def student_steps(
+    shape: tuple[int, int], batches: Sequence[dict[str, torch.Tensor]], device: str, epochs: int = 1
+) -> None:
+    """Forward, backward, clipping and update of a fresh student over batches, and nothing else."""
+    student = make_model(shape, seed=1).to(device).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+    for _ in range(epochs):
+        for batch in batches:
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+                loss = student(**batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 def run_teacher(teacher: Teacher, batches: Sequence[dict[str, torch.Tensor]], device: str) -> None:

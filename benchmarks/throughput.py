@@ -13,7 +13,7 @@ from functools import partial
 
 import datasets
 from measure import Claim, arguments, interleaved, show
-from setting import LABELS, TINY, in_batches, make_rows, make_teachers, make_tokenizer, shapes
+from setting import LABELS, TINY, host_shapes, in_batches, make_rows, make_teachers, make_tokenizer
 from transformers import DataCollatorWithPadding
 
 from hf_distill import TASKS, MultiTeacherCollator
@@ -25,7 +25,8 @@ from hf_distill.teachers.cache.build import cache_teacher_outputs
 
 def main() -> None:
     options = arguments(__doc__)
-    rows = make_rows(640 if options.quick else 6400, shapes(options.device))
+    rows = make_rows(640 if options.quick else 6400, host_shapes(options.device))
+    size = host_shapes(options.device).batch
     tokenizer, *others = [make_tokenizer(seed) for seed in range(4)]
     view = TokenView(tokenizer, 512)
     live = {f"teacher-{k}": TokenView(other, 512) for k, other in enumerate(others)}
@@ -38,13 +39,13 @@ def main() -> None:
         own = prepare(rows, view, {})
         collating = interleaved(
             {
-                "collate, no views, plain": partial(collate, own.remove_columns("example_id"), pad),
-                "collate, no views": partial(collate, IndexedRows(own), MultiTeacherCollator(ours, {})),
+                "collate, no views, plain": partial(collate, own.remove_columns("example_id"), pad, size),
+                "collate, no views": partial(collate, IndexedRows(own), MultiTeacherCollator(ours, {}), size),
                 "collate, 3 live views": partial(
-                    collate, IndexedRows(prepare(rows, view, live)), MultiTeacherCollator(ours, live)
+                    collate, IndexedRows(prepare(rows, view, live)), MultiTeacherCollator(ours, live), size
                 ),
                 "collate, 3 cached views": partial(
-                    collate, IndexedRows(own), MultiTeacherCollator(ours, cached)
+                    collate, IndexedRows(own), MultiTeacherCollator(ours, cached), size
                 ),
             },
             options,
@@ -62,7 +63,9 @@ def main() -> None:
         for name, values in (collating | tokenizing).items()
     }
     claims = [
-        Claim.of(collating, name, "collate, no views, plain") for name in collating if "plain" not in name
+        Claim.of(collating, name, "collate, no views, plain", 0.25)
+        for name in collating
+        if "plain" not in name
     ] + [Claim.of(tokenizing, name, "tokenize, plain") for name in tokenizing if "plain" not in name]
     show("Collation and tokenization", claims, options, amounts=rates, unit="rows/s")
 
@@ -77,8 +80,8 @@ def prepare(rows: datasets.Dataset, view: View, teacher_views: Mapping[str, View
     )
 
 
-def collate(rows: datasets.Dataset | IndexedRows, collator: Callable) -> None:
-    for batch in in_batches(range(len(rows))):
+def collate(rows: datasets.Dataset | IndexedRows, collator: Callable, size: int) -> None:
+    for batch in in_batches(range(len(rows)), size):
         collator(rows.__getitems__(batch))  # as a DataLoader reads
 
 

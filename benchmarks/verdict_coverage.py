@@ -31,12 +31,12 @@ from hf_distill.evaluation.statistics import LEAST_DIFFERENT, LEAST_ROWS, holm
 from hf_distill.evaluation.variances import (
     ERROR,
     detectable,
-    f1_values,
     half_width,
     p_values,
     variance_apart,
     variance_of_mean,
 )
+from hf_distill.tasks.row_scores import f1_values
 
 CLASSES = 3
 # Of a row's margin in logits: its mean and spread over rows, and what a training adds on each row by itself.

@@ -56,7 +56,8 @@ class LabelNameError(DataError):
 
     Args:
         message: The sentence, as Python writes it.
-        parts: The same in parts: text as it is, a mapping of label names, and an empty one for the argument's name alone.
+        parts: The same in parts: text as it is, a mapping or a list of label names, and an empty mapping for the argument's
+            name alone.
 
     Example:
         >>> error = LabelNameError.of("Say ", {"LABEL_0": "good"}, ".")
@@ -64,19 +65,17 @@ class LabelNameError(DataError):
         ('Say labels={"LABEL_0": "good"}.', 'Say teachers.models.2.labels: {LABEL_0: good}.')
     """
 
-    def __init__(self, message: str = "", parts: tuple[str | dict[str, str], ...] = ()) -> None:
+    def __init__(self, message: str = "", parts: tuple[str | dict[str, str] | list[str], ...] = ()) -> None:
         super().__init__(message)
         self.parts = parts
 
     @classmethod
-    def of(cls, *parts: str | dict[str, str]) -> LabelNameError:
+    def of(cls, *parts: str | dict[str, str] | list[str]) -> LabelNameError:
         """The error of a sentence in parts."""
-        said = [
-            part
-            if isinstance(part, str)
-            else f"labels={json.dumps(part, ensure_ascii=False) if part else ''}"
-            for part in parts
-        ]
+        said = []
+        for part in parts:
+            written = json.dumps(part, ensure_ascii=False) if isinstance(part, dict) else repr(part)
+            said.append(part if isinstance(part, str) else f"labels={written if part else ''}")
         return cls("".join(said), parts)
 
     def placed(self, place: str | None) -> LabelNameError:
@@ -87,13 +86,15 @@ class LabelNameError(DataError):
         """
         if place is None or not self.parts:
             return self
-        said = [
-            part
-            if isinstance(part, str)
-            else f"{place}.labels"
-            + (f": {{{', '.join(f'{_plain(k)}: {_plain(v)}' for k, v in part.items())}}}" if part else "")
-            for part in self.parts
-        ]
+        said = []
+        for part in self.parts:
+            if isinstance(part, dict):
+                written = ", ".join(f"{_plain(name)}: {_plain(label)}" for name, label in part.items())
+                said.append(f"{place}.labels" + (f": {{{written}}}" if part else ""))
+            elif isinstance(part, list):
+                said.append(f"{place}.labels: [{', '.join(map(_plain, part))}]")
+            else:
+                said.append(part)
         return type(self)("".join(said), self.parts)
 
 

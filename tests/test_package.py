@@ -46,13 +46,14 @@ GROUND = {
     "stopping",
     "packages",
     "ahead",
+    "terminal",
 }
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {
     "fusion": {"torch", "scipy", "sklearn"},
     "losses": {"torch"},
-    "ground": {"accelerate", "xxhash"},
+    "ground": {"accelerate", "rich", "xxhash"},
     "evaluation/statistics.py": {"numpy", "scipy"},
     "evaluation/plots.py": {"matplotlib", "numpy"},
     "evaluation/metrics.py": {"datasets", "evaluate", "numpy", "sklearn"},

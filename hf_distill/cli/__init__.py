@@ -25,6 +25,7 @@ COMMANDS = [
     "search",
     "attention",
     "export",
+    "card",
     "push",
     "demo",
 ]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import process, say
+from ..terminal import fitted
 from .shared import Overrides, RecipeFile, Trust, load
 
 
@@ -37,4 +38,4 @@ def audit(
     folder = setup.folder / "audit" if output is None else output
     if process() == 0:
         report.save(folder)
-    say(f"\n{report}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")
+    say(f"\n{fitted(str(report))}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..processes import say
+from ..terminal import fitted
 from .shared import Overrides, Trust, load
 
 
@@ -27,4 +28,4 @@ def cache(
 
     if (recipe is None) == (info is None):
         raise ConfigurationError("Name either a recipe or, with --info, the folder of a cache.")
-    say(cache_recipe(load(recipe, overrides, trust)) if info is None else cache_table(info))
+    say(fitted(cache_recipe(load(recipe, overrides, trust)) if info is None else cache_table(info)))

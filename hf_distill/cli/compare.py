@@ -38,5 +38,5 @@ def compare(
         report = over_sets(found) if of_several_sets(found) else compare_runs(runs)
     page = None if output is None else report.save(output)
     say(str(report))
-    if page is not None:
-        say(f"\nThe page is {page}")
+    where = "--output DIR writes it." if page is None else f"It is {page}"
+    say(f"\n{where}")

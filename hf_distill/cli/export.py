@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import say
+from ..terminal import fitted
 from .shared import Trust, reach_own_modules
 
 
@@ -30,4 +31,6 @@ def export(
     reach_own_modules()
     report = export_run(run, format=format, output=output, trust=trust or ())
     folder = run / format if output is None else output
-    say(f"\n{report}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}")
+    say(
+        f"\n{fitted(str(report))}\n\nThe exported student is {folder / report.file}, the report {folder / 'export.md'}"
+    )

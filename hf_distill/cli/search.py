@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..processes import say
+from ..terminal import fitted
 from .shared import Overrides, RecipeFile, Trust, load
 
 
@@ -35,4 +36,4 @@ def search(
     command = " ".join(
         ["hf-distill train", str(best), *(f"--trust {name}" for name in sorted(setup.trusted))]
     )
-    say(f"\n{report}\n\nThe figure is in {folder / 'search.png'}. The best recipe: {command}")
+    say(f"\n{fitted(str(report))}\n\nThe figure is in {folder / 'search.png'}. The best recipe: {command}")

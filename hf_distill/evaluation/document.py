@@ -1,4 +1,4 @@
-"""What a report says, once: sections of paragraphs, tables, lists and pictures, as text, as Markdown and as one page.
+"""What a report says, once: sections of paragraphs, tables, lists and pictures, for a terminal, as Markdown and as one page.
 
 Whatever somebody else has written, such as a name or the text of a row, shows as it is and changes nothing around it.
 The page has no script, needs no other file and nothing from the network; it is for light, dark and paper.
@@ -6,23 +6,25 @@ The page has no script, needs no other file and nothing from the network; it is 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import whole
-from ..markdown import escaped, markdown_table, plain
+from ..markdown import code, escaped, markdown_table, plain, unbroken
+from ..terminal import prose, table, width
 from .plots import BACK, BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, STYLE, drawn, png
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from matplotlib.figure import Figure
 
-# A terminal shows so many rows of a table, and a page folds longer ones away.
-_MOST_ROWS = 12
+# On a phone a table of more columns is wider than the screen.
+_MANY_COLUMNS = 3
 
 # A page sets these; black is the colour of its text.
 _COLOURS = {
@@ -36,43 +38,6 @@ _COLOURS = {
     GRID: "var(--grid)",
 }
 
-_STYLE = """
-:root { color-scheme: light dark; --back: #ffffff; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --card: #f6f8fa;
-  --blue: #0072b2; --orange: #c04f00; --green: #007f5b; --purple: #a3457b; --grey: #6e7781; --grid: #e3e7eb; }
-@media (prefers-color-scheme: dark) { :root { --back: #0f1216; --text: #e4e8ec; --soft: #9aa4ae; --line: #343b43;
-  --card: #181d23; --blue: #5ab4ec; --orange: #f08a4b; --green: #3ecf9e; --purple: #e29cc4;
-  --grey: #98a2ac; --grid: #2a3037; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 74rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1rem; font-weight: 600; color: var(--soft); margin: 0 0 .75rem; }
-h2 { font-size: 1.15rem; margin: 2.5rem 0 .6rem; }
-.verdict { background: var(--card); border-left: .35rem solid var(--grey); border-radius: .35rem; padding: 1.1rem 1.25rem; }
-.verdict.gain { border-color: var(--green); } .verdict.loss { border-color: var(--orange); }
-.verdict p { font-size: 1.3rem; line-height: 1.4; margin: 0; font-weight: 600; text-wrap: pretty; }
-.verdict p::first-letter { text-transform: uppercase; }
-ul { padding-left: 1.2rem; } li { margin: .25rem 0; }
-.note { color: var(--soft); font-size: .86rem; max-width: 60rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; min-width: 40%; }
-th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-td { white-space: nowrap; }
-td small { color: var(--soft); font-size: .85em; font-weight: 400; }
-th:first-child, td:first-child { padding-left: .35rem; }
-.words1 :is(th, td):nth-child(-n+1), .words2 :is(th, td):nth-child(-n+2), .words3 :is(th, td):nth-child(-n+3), .words4 :is(th, td):nth-child(-n+4) { text-align: left; }
-.words4 td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 18rem; }
-tr.own td { background: var(--card); font-weight: 600; }
-summary { cursor: pointer; color: var(--soft); margin: .3rem 0; }
-figure { margin: .5rem 0 0; } figcaption { color: var(--soft); font-size: .86rem; max-width: 60rem; }
-svg { display: block; width: 100%; height: auto; } svg text { fill: currentColor; }
-@media print { :root { --back: #fff; --text: #000; --soft: #444; --line: #bbb; --card: #f3f3f3; }
-  html { font-size: 10px; } body { font-size: 1rem; }
-  main { padding: 0; max-width: none; } .scroll { overflow: visible; } figure, tr { break-inside: avoid; }
-  h2 { break-after: avoid; } th, td { padding: .2rem .35rem; } details > summary { display: none; }
-  details::details-content { content-visibility: visible; block-size: auto; } }
-"""
-
 
 class Section(NamedTuple):
     """One table of a report.
@@ -83,7 +48,8 @@ class Section(NamedTuple):
         note: How to read it.
         words: How many columns hold words, from the left.
         marked: Rows that begin with this stand out.
-        in_files: Whether only the files have it, and the page whole, such as texts of rows.
+        in_files: Whether it has texts of rows, which the files alone show.
+        meaning: A word on what it is for, where a page folds it away.
     """
 
     title: str
@@ -93,6 +59,16 @@ class Section(NamedTuple):
     words: int = 1
     marked: str = ""
     in_files: bool = False
+    meaning: str = ""
+
+    @property
+    def shape(self) -> str:
+        """What a page's style calls it."""
+        return (
+            "table"
+            + " many" * (len(self.header) > _MANY_COLUMNS)
+            + " texts" * (self.words > 3 or self.in_files)
+        )
 
 
 class Picture(NamedTuple):
@@ -102,8 +78,10 @@ class Picture(NamedTuple):
         title: Its heading.
         file: The PNG's name beside the report.
         caption: How to read it.
-        draw: Makes the figure.
+        draw: Makes the figure; with ``narrow=True`` for a phone.
         arguments: For `draw`.
+        alt: What it shows, for those who do not see it.
+        table: Its numbers.
     """
 
     title: str
@@ -111,10 +89,17 @@ class Picture(NamedTuple):
     caption: str
     draw: Callable[..., Figure]
     arguments: tuple[Any, ...]
+    alt: str
+    table: Section
 
-    def svg(self) -> str:
-        """For the page, in its colours."""
-        return svg(self.draw, self.title, *self.arguments)
+    def svg(self, *, narrow: bool = False) -> str:
+        """For the page, in its colours.
+
+        Args:
+            narrow: Whether it is for a phone.
+        """
+        draw = functools.partial(self.draw, narrow=narrow)
+        return svg(draw, self.alt, *self.arguments, salt=f"{self.file} {narrow}")
 
     def png(self) -> bytes:
         """On white."""
@@ -129,8 +114,10 @@ class Document(NamedTuple):
         window: The page's title.
         head: What was evaluated.
         outcome: Colours the verdict on the page: ``gain``, ``loss`` or another word.
+        advice: What to do, in one sentence for whoever was not there.
         sentences: The verdict in words, the sentence to quote first.
-        sections: The tables, the first of which stands before the pictures and is never folded away.
+        about: What was run: terms and texts.
+        sections: The tables: the first has few columns and stands where the advice does, the others are folded away on a page.
         pictures: The figures.
         notes: What a reader must know to trust the figures.
         page: The page's file.
@@ -140,33 +127,55 @@ class Document(NamedTuple):
     window: str
     head: str
     outcome: str
+    advice: str
     sentences: Sequence[str]
+    about: Sequence[tuple[str, str]]
     sections: Sequence[Section]
     pictures: Sequence[Picture]
     notes: Sequence[str]
     page: str
 
-    def text(self) -> str:
-        """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
-        shown = [_shortened(section) for section in self.sections if not section.in_files]
+    def text(self, columns: int | None = None) -> str:
+        """What a terminal shows: the advice, the first table, the sentences and the notes; the files have the rest.
+
+        Args:
+            columns: How wide it is; None: the terminal's width, 80 where there is none.
+        """
+        room = width() if columns is None else columns
+        first, more = self.sections[0], len(self.sections) - 1 + len(self.pictures)
+        rest = [f"{self.page} has {more} more tables and figures."] if more else []
         return "\n\n".join(
             [
-                *(self.head, *rendered(shown, plain), *listed(self.notes, plain, "Notes")),
-                *("## Verdict", plain(self.sentences[0]), *listed(self.sentences[1:], plain)),
+                prose(f"{self.kind}: {self.advice}", room),
+                prose(self.head, room),
+                table(first.header, first.rows, words=first.words, columns=room),
+                *(prose(sentence, room) for sentence in self.sentences[:1] if sentence != self.advice),
+                *(
+                    "\n".join(_bullet(one, room) for one in said)
+                    for said in (self.sentences[1:], self.notes)
+                    if said
+                ),
+                *(prose(sentence, room) for sentence in rest),
             ]
         )
 
     def markdown(self) -> str:
         """All of it, with the pictures behind the first table."""
-        figures = [(f"## {own.title}", f"![{own.title}]({own.file})", own.caption) for own in self.pictures]
+        figures = [
+            (f"## {own.title}", f"![{escaped(own.alt)}]({own.file})", own.caption) for own in self.pictures
+        ]
+        about = [(term, code(text) if term == "Command" else escaped(text)) for term, text in self.about]
+        quoted = [sentence for sentence in self.sentences[:1] if sentence != self.advice]
         return "\n\n".join(
             [
                 f"# {self.kind}",
-                f"**{escaped(self.sentences[0])}**",
-                *listed(self.sentences[1:]),
+                f"**{escaped(self.advice)}**",
+                *map(escaped, quoted),
                 f"{escaped(self.head)}. On one page: [{self.page}]({self.page})",
+                *(["\n".join(f"- {escaped(term)}: {text}" for term, text in about)] if about else []),
                 *rendered(self.sections[:1]),
                 *(part for figure in figures for part in figure),
+                *listed(self.sentences[1:], heading="How sure this is"),
                 *rendered(self.sections[1:]),
                 *listed(self.notes, heading="Notes"),
             ]
@@ -174,25 +183,29 @@ class Document(NamedTuple):
 
     def html(self) -> str:
         """All of it as one page."""
-        first, *others = (_html_section(section, folds=i > 0) for i, section in enumerate(self.sections))
-        policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-        return "\n".join(
-            [
-                "<!doctype html>",
-                '<html lang="en"><head><meta charset="utf-8">',
-                f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-                '<meta name="viewport" content="width=device-width, initial-scale=1">',
-                f"<title>{_html(self.window)}</title>",
-                f"<style>{_STYLE}</style></head><body><main>",
-                f"<h1>{_html(self.head)}</h1>",
-                f'<div class="verdict {self.outcome}"><p>{_html(self.sentences[0])}</p></div>',
-                _html_list(self.sentences[1:]),
-                first,
-                *(_html_figure(picture) for picture in self.pictures),
-                *others,
-                *(["<h2>Notes</h2>", _html_list(self.notes)] if self.notes else []),
-                "</main></body></html>",
-            ]
+        figures = [
+            {
+                "title": own.title,
+                "caption": own.caption,
+                "wide": own.svg(),
+                "narrow": own.svg(narrow=True),
+                "table": own.table,
+            }
+            for own in self.pictures
+        ]
+        said = [sentence for sentence in self.sentences if sentence != self.advice]
+        return (
+            _environment()
+            .get_template("page.html.jinja")
+            .render(
+                {
+                    **self._asdict(),
+                    "css": Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
+                    "quoted": said[0] if self.sentences[0] != self.advice else "",
+                    "remarks": said[1:] if self.sentences[0] != self.advice else said,
+                    "figures": figures,
+                }
+            )
         )
 
     def files(self, json_file: str, markdown_file: str, content: Mapping[str, Any]) -> dict[str, bytes]:
@@ -263,13 +276,14 @@ def write_files(
         Path(folder, name).unlink(missing_ok=True)
 
 
-def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
+def svg(draw: Callable[..., Figure], alt: str, *arguments: Any, salt: str = "") -> str:
     """A figure as an `<svg>` element that refers to nothing outside itself.
 
     Args:
         draw: Makes the figure.
-        title: What a screen reader says of it.
+        alt: What a screen reader says of it.
         arguments: For `draw`.
+        salt: Of the ids in it, which must differ between the figures of a page; empty: `alt`.
 
     Example:
         >>> from hf_distill.evaluation.plots import reliability_diagram
@@ -280,7 +294,8 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
     """
     settings = {
         "svg.fonttype": "none",  # text stays text: it can be found and read aloud, and looks like the page's
-        "svg.hashsalt": title,  # ids of several figures on a page must differ, and repeat from run to run
+        "svg.hashsalt": salt
+        or alt,  # ids of several figures on a page must differ, and repeat from run to run
         "font.family": "sans-serif",
         "figure.facecolor": "none",
         "axes.facecolor": "none",
@@ -294,7 +309,7 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
     text = re.sub(r"(font: [^;\"]*?)'[^;\"]*", r"\1sans-serif", text)
     # It is as wide as there is room, and no wider than it was drawn.
     width = re.search(r'width="([\d.]+)pt"', text)
-    label = title.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    label = plain(alt).replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     text = re.sub(
         r'(<svg[^>]*?) width="[^"]*"| height="[^"]*"(?=[^>]*viewBox)',
         lambda m: m.group(1) or "",
@@ -305,48 +320,29 @@ def svg(draw: Callable[..., Figure], title: str, *arguments: Any) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1).strip()
 
 
-def _shortened(section: Section) -> Section:
-    more = len(section.rows) - _MOST_ROWS
-    return (
-        section
-        if more <= 0
-        else section._replace(rows=section.rows[:_MOST_ROWS], note=f"{more} more rows are in the report.")
+def _bullet(sentence: str, columns: int) -> str:
+    return prose(sentence, columns, first="- ", rest="  ")
+
+
+@functools.cache
+def _environment() -> Environment:
+    """The templates beside this file, which write every text on one line, without characters that no page may have."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=FileSystemLoader(Path(__file__).parent),
+        # What is marked as safe is ours.
+        finalize=lambda value: (
+            unbroken(plain(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
+        ),
     )
+    environment.filters["spread"] = _with_small_spread
+    return environment
 
 
-def _html_section(section: Section, *, folds: bool) -> str:
-    head = "".join(f'<th scope="col">{_html(name)}</th>' for name in section.header)
-    rows = "\n".join(
-        ('<tr class="own">' if row[0] == section.marked != "" else "<tr>")
-        + "".join(f"<td>{_html_cell(cell)}</td>" for cell in row)
-        + "</tr>"
-        for row in section.rows
-    )
-    made = (
-        f'<div class="scroll"><table class="words{section.words}"><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-    if folds and len(section.rows) > _MOST_ROWS and not section.in_files:
-        made = f"<details><summary>{len(section.rows)} rows</summary>{made}</details>"
-    note = f'<p class="note">{_html(section.note)}</p>' if section.note else ""
-    return f"<h2>{_html(section.title)}</h2>\n{made}\n{note}"
-
-
-def _html_cell(text: str) -> str:
-    """A mean, and smaller what it varies by; any other text as it is."""
+def _with_small_spread(text: str) -> tuple[str, str]:
+    """A mean and what it varies by; any other text and nothing."""
     found = re.fullmatch(r"([\d.−∞]+) (± [\d.–]+)", text)
-    return _html(text) if found is None else f"{found[1]} <small>{found[2]}</small>"
-
-
-def _html_figure(picture: Picture) -> str:
-    caption = f"<figcaption>{_html(picture.caption)}</figcaption>"
-    return f"<h2>{_html(picture.title)}</h2>\n<figure>{picture.svg()}{caption}</figure>"
-
-
-def _html_list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_html(sentence)}</li>' for sentence in sentences)}</ul>" if sentences else ""
-
-
-def _html(value: str) -> str:
-    """On one line, without characters that no page may have, and escaped."""
-    return escape(plain(value))
+    return (text, "") if found is None else (found[1], found[2])

@@ -59,7 +59,7 @@ class Ensemble:
         self.task = task.pipeline  # as pipelines have it
         members = [load_teacher(teacher, task) for teacher in teachers]
         self.fusion: Fusion = finished_fusion(task.fusion if fusion is None else fusion, "Ensemble").fusion
-        self.family = family_of(task)
+        self.family, self._said = family_of(task), task.log_probs
         refuse_other_family(task, fusion=self.fusion)
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)
@@ -125,8 +125,9 @@ class Ensemble:
         found = list(self._batches(texts))
         none = torch.empty(0, len(self.label_names))
         each = {"ensemble": torch.cat([none, *(fused for fused, _ in found)])}
+        aligned = getattr(self.fusion, "aligned", lambda logits: logits)
         for k, teacher in enumerate(self.pool.teachers):
-            each[teacher.name] = torch.cat([none, *(own[k].log_softmax(-1) for _, own in found)])
+            each[teacher.name] = torch.cat([none, *(self._said(aligned(own)[k]) for _, own in found)])
         return each
 
     def _batches(self, texts: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -106,15 +106,44 @@ def signed_points(value: Interval) -> tuple[str, str, str]:
     return tuple(number(point, digits, sign="+") for point in points)  # type: ignore[return-value]
 
 
-def interval(value: Interval) -> str:
-    """Its bounds, in points.
+MUTE = 0.25
+"""An interval of accuracies, or of their differences, that reaches so far to both sides says nothing of use."""
+
+
+def tells(value: Interval) -> bool:
+    """Whether an interval of an accuracy or of a difference of two says anything: two seeds may give one of ±100 points.
 
     Example:
-        >>> interval(Interval(0.0, -0.004, 0.004))
-        '95 % interval −0.4 to +0.4'
+        >>> tells(Interval(0.7, 0.6, 0.8)), tells(Interval(0.7, -0.3, 1.7))
+        (True, False)
     """
+    return math.isfinite(value.high - value.low) and (value.high - value.low) / 2 < MUTE
+
+
+def interval(value: Interval) -> str:
+    """Its bounds, in points; where they are so far apart that they say nothing, just that.
+
+    Example:
+        >>> interval(Interval(0.0, -0.004, 0.004)), interval(Interval(0.01, -0.99, 1.01))
+        ('95 % interval −0.4 to +0.4', 'the interval of ±100 points says nothing')
+    """
+    if math.isfinite(value.high - value.low) and not tells(value):
+        return f"the interval of ±{50 * (value.high - value.low):.0f} points says nothing"
     _, low, high = signed_points(value)
     return f"95 % interval {low} to {high}"
+
+
+def faster(ratio: float | None) -> str:
+    """A latency as a share of another one's, in the words of people.
+
+    Example:
+        >>> faster(1 / 17), faster(0.4), faster(1.02), faster(1.3), faster(None)
+        ('17× faster', '2.5× faster', 'as fast', '1.3× slower', '–')
+    """
+    if ratio is None or not ratio > 0:
+        return "–"
+    times, word = (1 / ratio, "faster") if ratio < 1 else (ratio, "slower")
+    return "as fast" if times < 1.05 else f"{times:,.{0 if times >= 9.95 else 1}f}× {word}"
 
 
 def as_json(value: Any) -> Any:

@@ -6,6 +6,7 @@ Shapes: K teachers, L tokens. Names are shown as they are written, also those wi
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,18 +16,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..files import whole
+from ..markdown import shortened
 from ..tasks.row_scores import ReliabilityBin
 from .statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
 
 # Okabe, Ito: Color Universal Design, 2008.
 BLUE, ORANGE, GREEN, GREY, GRID = "#0072b2", "#d55e00", "#009e73", "#666666", "#dddddd"
 PURPLE = "#b5588c"  # theirs is too light for words on white
 BACK = "#fffffe"  # that no colour of a text is taken for it
+
+WIDE, NARROW = 7.2, 3.7
+"""Inches: of a figure beside text, and of one on a phone, where letters must keep their size."""
+
+_MOST_STEPS = 40  # lines that a name may stand above or below its mark
 
 STYLE = {"text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}
 """Of figures in a document, on its page and as PNG. A $ in a name is no formula."""
@@ -96,21 +105,27 @@ def empty_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figure:
+def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]], *, narrow: bool = False) -> Figure:
     """How often each system is right against how sure it is, one panel each, with the share of rows per bin.
 
     Points below the diagonal are over-confident; a point's area tells how many rows it stands for.
 
     Args:
         systems: Bins of `reliability_bins` by the system's name.
+        narrow: Whether it is for a phone: two panels beside each other.
 
     Example:
         >>> len(reliability_diagram({"bert": [ReliabilityBin(0.9, 0.8, 40)]}).axes)
         1
     """
     columns = {5: 3, 6: 3}.get(len(systems), min(len(systems), 4 if len(systems) <= 8 else 5))
+    columns = min(columns, 2) if narrow else columns
     rows = math.ceil(len(systems) / columns)
-    figure = empty_figure(2.5 * columns + 0.6, 2.6 * rows + 0.9)
+    figure = (
+        empty_figure(NARROW, 1.85 * rows + 1.2)
+        if narrow
+        else empty_figure(2.5 * columns + 0.6, 2.6 * rows + 0.9)
+    )
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes, (name, bins) in zip(grid, systems.items(), strict=False):
         confidence, accuracy, counts = (np.array(values, float) for values in zip(*bins, strict=True))
@@ -120,7 +135,7 @@ def reliability_diagram(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Figu
         axes.plot(confidence, accuracy, color=BLUE, linewidth=0.8, alpha=0.5)
         # Area by rows: a bin of two rows is no evidence and must not look like any.
         axes.scatter(confidence, accuracy, 8 + 130 * share, color=BLUE, zorder=3)
-        _plainly(axes.set_title(shortened(name, 34), fontsize=9))
+        _plainly(axes.set_title(shortened(name, 24 if narrow else 34), fontsize=8 if narrow else 9))
         axes.set(xlim=(0, 1.04), ylim=(-0.03, 1.04), aspect="equal")
         axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
         axes.set_yticks((0, 0.5, 1), ("0", "0.5", "1"))
@@ -240,6 +255,143 @@ def rule_scores(
     return figure
 
 
+def log_ticks(axis: Axis, most: int = 6) -> None:
+    """Number the ticks of a logarithmic axis so that no two numbers touch, and none is left without one.
+
+    Of 1, of 1 and 3, of 1, 2 and 5, … times powers of ten, the finest that has room.
+
+    Args:
+        axis: A horizontal one; its limits and all that makes its figure's layout are set.
+        most: So many numbers at most.
+
+    Example:
+        >>> figure = empty_figure(3, 2)
+        >>> axes = figure.subplots()
+        >>> _ = axes.set(xscale="log", xlim=(2e-5, 3e-3))
+        >>> log_ticks(axes.xaxis, most=4)
+        >>> [f"{tick:g}" for tick in axes.get_xticks()]
+        ['0.0001', '0.001']
+    """
+    low, high = sorted(axis.get_view_interval())
+    axis.set_ticks([], minor=True)
+    for ticks in _ticks_within(low, high):
+        if len(ticks) <= most:
+            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            if len(ticks) < 2 or not _touching(axis):
+                return
+    powers = _ticks_within(low, high)[-1]
+    for step in range(2, len(powers) + 1):  # more powers of ten than there is room for
+        axis.set_ticks(powers[::step], [f"{tick:g}" for tick in powers[::step]])
+        if len(powers[::step]) <= most and not _touching(axis):
+            return
+
+
+def _touching(axis: Axis) -> bool:
+    """Whether two numbers of a horizontal axis, as it is laid out now, have less than a few points between them."""
+    axis.figure.draw_without_rendering()
+    boxes = sorted((label.get_window_extent() for label in axis.get_ticklabels()), key=lambda box: box.x0)
+    gap = 4 * axis.figure.dpi / 72
+    return any(one.x1 + gap > other.x0 for one, other in itertools.pairwise(boxes))
+
+
+def _ticks_within(low: float, high: float) -> list[list[float]]:
+    """Ticks between two bounds, from the finest choice to powers of ten alone."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    choices: list[list[float]] = []
+    for steps in (
+        [i / 10 for i in range(10, 100)],
+        [i / 2 for i in range(2, 20)],
+        range(1, 10),
+        (1, 2, 3, 5),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    ):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        choices.append([float(f"{tick:.12g}") for tick in ticks if low <= tick <= high])
+    return choices
+
+
+class Mark(NamedTuple):
+    """A point of a scatter plot that is to have its name beside it.
+
+    Attributes:
+        x, y: Where it is, in the units of the axes.
+        name: What it is called.
+        colour: Of the name.
+    """
+
+    x: float
+    y: float
+    name: str
+    colour: str
+
+
+def name_marks(axes: Axes, marks: Sequence[Mark], *, fontsize: float = 9) -> None:
+    """Write the name of every mark beside it, so that no name covers another one, a mark, or the edge.
+
+    Each name takes the nearest place that is free: right or left of its mark, or up or down from there, then with a line to
+    its mark. The limits of the axes must be set, and stay as they are; what makes the layout is drawn before.
+
+    Args:
+        axes: Of the marks.
+        marks: In the order of their importance: the first have the best places.
+        fontsize: Of the names.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    figure.draw_without_rendering()
+    box = axes.get_window_extent()
+    dots = [axes.transData.transform((mark.x, mark.y)) for mark in marks]
+    pixel = figure.dpi / 72
+    # A mark is about seven points wide.
+    taken = [Bbox.from_extents(x - 4 * pixel, y - 4 * pixel, x + 4 * pixel, y + 4 * pixel) for x, y in dots]
+    for mark, (x, y) in zip(marks, dots, strict=True):
+        text = axes.annotate(
+            mark.name,
+            (mark.x, mark.y),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=fontsize,
+            va="center",
+            color=mark.colour,
+            # Names hide frontier and bars that would strike them out.
+            bbox={"facecolor": BACK, "edgecolor": "none", "pad": 0.5},
+            zorder=1.8,
+        )
+        size = text.get_window_extent()
+        width, height = size.width + 2 * pixel, size.height
+        place, steps = _free_place((x, y), (width, height), box, taken, 7 * pixel)
+        taken.append(place)
+        text.set_position(((place.x0 - x) / pixel, ((place.y0 + place.y1) / 2 - y) / pixel))
+        if steps:
+            near = place.x0 if place.x0 > x else place.x1
+            ends = axes.transData.inverted().transform([(x, y), (near, (place.y0 + place.y1) / 2)])
+            axes.plot(ends[:, 0], ends[:, 1], color=mark.colour, linewidth=0.6, alpha=0.6, zorder=1.7)
+
+
+def _free_place(
+    dot: tuple[float, float], size: tuple[float, float], box: Bbox, taken: Sequence[Bbox], gap: float
+) -> tuple[Bbox, int]:
+    """The nearest free rectangle beside a dot, and how many steps up or down it is; the last tried where none is free."""
+    from matplotlib.transforms import Bbox
+
+    (x, y), (width, height) = dot, size
+    place = Bbox.from_bounds(x + gap, y - height / 2, width, height)
+    for steps in range(_MOST_STEPS):
+        for away in (steps, -steps) if steps else (0,):
+            middle = y + away * height
+            for left in (x + gap, x - gap - width):
+                place = Bbox.from_bounds(left, middle - height / 2, width, height)
+                inside = (
+                    place.x0 >= box.x0 and place.x1 <= box.x1 and place.y0 >= box.y0 and place.y1 <= box.y1
+                )
+                if inside and not any(place.overlaps(other) for other in taken):
+                    return place, steps
+    return place, _MOST_STEPS
+
+
 class AttentionRow(NamedTuple):
     """One model's line of panels.
 
@@ -272,7 +424,14 @@ def attention_grid(models: Sequence[AttentionRow], most_tokens: int = 40) -> Fig
     from matplotlib.colors import PowerNorm
 
     shown = [min(len(row.tokens), most_tokens) for row in models]
-    columns = len(models[0].panels)
+    # A column that no model has anything in, as the middle layer where none has three, is left out.
+    kept = [
+        j
+        for j in range(len(models[0].panels))
+        if any(row.panels[j][1] is not None or row.panels[j][0] for row in models)
+    ]
+    models = [row._replace(panels=[row.panels[j] for j in kept]) for row in models]
+    columns = len(kept)
     side = min(max(0.17 * max(shown), 2.2), 5.6)
     figure = empty_figure(columns * (side + 0.15) + 1.5, len(models) * (side + 1.0) + 0.7)
     grid = figure.subplots(len(models), columns, squeeze=False)
@@ -355,20 +514,6 @@ def _window(values: Sequence[float], *, lowest_is_best: bool) -> tuple[float, fl
         return -math.inf, math.inf
     worst = signed[0] + 4 * max(float(np.quantile(signed, 0.75) - signed[0]), 0.05 * abs(float(signed[0])))
     return (-math.inf, worst) if lowest_is_best else (-worst, math.inf)
-
-
-def shortened(name: str, most: int) -> str:
-    """A name without control characters, and without its middle where it is longer than ``most`` characters.
-
-    Example:
-        >>> shortened("organisation/a-very-long-name-v2", 16)
-        'organis…-name-v2'
-    """
-    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
-    if len(name) <= most:
-        return name
-    head = (most - 1) // 2
-    return f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
 
 
 def _plainly(text: Text) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import CorruptStateError
 from ..files import write_json, write_text
-from ..markdown import markdown_table
+from ..markdown import escaped, markdown_table
+from ..terminal import prose, table
 from .formats import as_json
 
 
@@ -28,7 +31,7 @@ class SystemResult:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What `evaluate_ensemble` found; ``str()`` is a table.
+    """What `evaluate_ensemble` found; ``str()`` is a table that fits the terminal.
 
     Attributes:
         task: The task's name.
@@ -44,9 +47,9 @@ class EvaluationReport:
         >>> print(report)
         text-classification on test: 2 rows
         <BLANKLINE>
-        | system  | accuracy | parameters |
-        |---------|----------|------------|
-        | student | 0.5000   | 9          |
+        system   accuracy  parameters
+        ──────────────────────────────
+        student    0.5000           9
     """
 
     task: str
@@ -61,8 +64,8 @@ class EvaluationReport:
         """Plain numbers and texts, as in report.json; a value that is not finite is None."""
         return as_json(self)
 
-    def table(self) -> str:
-        """The systems as a Markdown table."""
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        """The systems, as header and rows."""
         names = list(dict.fromkeys(name for system in self.systems.values() for name in system.metrics))
         rows = [
             [
@@ -72,13 +75,26 @@ class EvaluationReport:
             ]
             for system, result in self.systems.items()
         ]
-        return markdown_table(["system", *names, "parameters"], rows)
+        return ["system", *names, "parameters"], rows
+
+    def table(self) -> str:
+        """The systems as a Markdown table."""
+        return markdown_table(*self._cells())
+
+    def _head(self) -> str:
+        fusion = f"; fusion: {self.fusion}" if self.fusion else ""
+        return f"{self.task} on {self.dataset}: {self.rows} rows{fusion}"
 
     def __str__(self) -> str:
-        head = f"{self.task} on {self.dataset}: {self.rows} rows" + (
-            f"; fusion: {self.fusion}" if self.fusion else ""
-        )
-        return "\n".join([head, "", self.table(), *(f"\nNote: {note}" for note in self.notes)])
+        notes = [f"\n{prose(f'Note: {note}')}" for note in self.notes]
+        return "\n".join([prose(self._head()), "", table(*self._cells()), *notes])
+
+    def markdown(self) -> str:
+        """All of it, for report.md; nothing that somebody else has named changes what is around it."""
+        header, rows = self._cells()
+        made = markdown_table([*map(escaped, header)], [[*map(escaped, row)] for row in rows])
+        notes = [f"\nNote: {escaped(note)}" for note in self.notes]
+        return "\n".join(["# Evaluation", "", escaped(self._head()), "", made, *notes])
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write report.json and report.md.
@@ -91,5 +107,47 @@ class EvaluationReport:
         """
         folder = Path(folder)
         write_json(folder / "report.json", self.to_dict(), indent=2)
-        write_text(folder / "report.md", f"# Evaluation\n\n{self}\n")
+        write_text(folder / "report.md", f"{self.markdown()}\n")
         return folder / "report.md"
+
+
+def read_evaluation(content: Mapping[str, Any], where: str | os.PathLike[str]) -> EvaluationReport:
+    """The report of an evaluation from what its report.json holds; whatever else it holds is left there.
+
+    Args:
+        content: Of report.json.
+        where: The file, for messages.
+
+    Raises:
+        CorruptStateError: It is no such report.
+
+    Example:
+        >>> content = {"task": "t", "dataset": "d", "rows": 2, "systems": {"student": {"metrics": {"nll": None}, "parameters": 9}}}
+        >>> read_evaluation(content, "report.json").systems["student"]
+        SystemResult(metrics={'nll': nan}, parameters=9)
+    """
+    try:
+        systems = {
+            str(name): SystemResult(
+                {
+                    str(key): math.nan if value is None else float(value)
+                    for key, value in own["metrics"].items()
+                },
+                None if own.get("parameters") is None else int(own["parameters"]),
+            )
+            for name, own in content["systems"].items()
+        }
+        return EvaluationReport(
+            task=str(content.get("task", "")),
+            dataset=str(content["dataset"]),
+            rows=int(content["rows"]),
+            systems=systems,
+            labels=tuple(map(str, content.get("labels", ()))),
+            fusion=str(content.get("fusion", "")),
+            notes=tuple(map(str, content.get("notes", ()))),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CorruptStateError(
+            f"{where} is no report of an evaluation ({' '.join(said.split())[:200]}): evaluate again, or remove it."
+        ) from error

@@ -21,6 +21,7 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    ModelCard,
     get_token,
     is_offline_mode,
 )
@@ -31,10 +32,13 @@ from ..errors import ConfigurationError, CorruptStateError, DataError, HfDistill
 from ..files import write_text
 from .card import Rows, model_card, origins
 from .facts import REPORT_FILE, RunFacts, licence_of, load_facts, report_digest
-from .pushed_files import STALE, documents_to_push, files_to_push, holding_a_token
+from .pushed_files import STALE, documents_to_push, files_to_push, holding_a_token, laid_out
 
 # What cards say that `transformers` and `peft` write by themselves.
 _GENERATED = ("generated automatically according to the information the Trainer", "[More Information Needed]")
+
+_DIGEST = "hf_distill_card"
+"""The key of a card's metadata with the digest of all else in it, by which a card that somebody has edited is told."""
 
 _HUB_TIMEOUT = 10.0
 """Seconds that a look-up for the card may take; the card does without it."""
@@ -99,6 +103,39 @@ def push_run(
     return push_folder(folder, repo, private=private, revision=revision, pull_request=pull_request)
 
 
+def prepare_push(folder: str | os.PathLike[str], repo: str | None = None) -> dict[str, Path]:
+    """Do all that a push does but to push: the card and `publish/` are written, and nothing leaves.
+
+    Args:
+        folder: Of the run.
+        repo: ``user/name`` for the card; None: the folder's name.
+
+    Returns:
+        What would leave, by its name in the repository.
+
+    Raises:
+        DataError: There is no student, or nothing says how it was made.
+        CorruptStateError: What says it, or the report, cannot be read.
+        PushError: One of the files holds a token of the Hub.
+    """
+    folder = Path(folder)
+    files_to_push(folder, reports=False)
+    write_card(folder, repo=repo, keep_edits=True)
+    places = _listed(folder)
+    if holder := holding_a_token(places, get_token()):
+        raise PushError(
+            f"{holder} holds a token of the Hub, so a push would be refused: take it out of that file."
+        )
+    return places
+
+
+def _listed(folder: Path) -> dict[str, Path]:
+    """What leaves with a push, each file where it lies."""
+    facts = load_facts(folder)
+    adapter, reports = facts.adapter if facts else None, not _outdated(folder, facts)
+    return laid_out(folder, files_to_push(folder, adapter=adapter, reports=reports))
+
+
 def push_folder(
     folder: Path,
     repo: str,
@@ -133,9 +170,7 @@ def push_folder(
         raise ConfigurationError(
             "A pull request is opened against main: name either a branch or a pull request."
         )
-    facts = load_facts(folder)
-    adapter, reports = facts.adapter if facts else None, not _outdated(folder, facts)
-    files = files_to_push(folder, adapter=adapter, reports=reports)
+    files = _listed(folder)
     api, pushed = _api(token), {**files, **(also or {})}
     shown = folder if run is None else run
     command = push_command(shown, repo, private=private, revision=revision, pull_request=pull_request)
@@ -148,6 +183,8 @@ def push_folder(
         opened = _open(api, repo, private=private, read_only=pull_request)
         if opened != repo:
             write_card(folder, repo=opened, keep_edits=True)
+            files = _listed(folder)
+            pushed = {**files, **(also or {})}
         branch = revision if revision not in (None, "main") else None
         if branch and not branch.startswith("refs/"):
             api.create_branch(opened, branch=branch, exist_ok=True)
@@ -181,7 +218,7 @@ def write_card(
 ) -> Path:
     """Write the card of a run as README.md, from what is kept beside the student.
 
-    The card ends with a mark of its own content, by which an edited one is told.
+    A key of its metadata holds the digest of all else in it, by which an edited one is told.
 
     Args:
         folder: Of the run.
@@ -205,7 +242,7 @@ def write_card(
             "written: push the folder of a run of hf_distill, or write a README.md there."
         )
     if keep_edits and path.is_file() and _edited(path.read_text(encoding="utf-8", errors="replace")):
-        print(f"{path} was edited, so it is pushed as it is; remove it for a new one.")
+        print(f"{path} was edited, so it stays as it is; remove it for a new one.")
         return path
     reports = not _outdated(folder, facts)
     documents = documents_to_push(folder, reports=reports)
@@ -218,8 +255,7 @@ def write_card(
         rows=_rows(folder),
         licences=look_up_licences(facts, token),
     )
-    text = str(card)
-    write_text(path, f"{text}\n{_mark(text)}\n")
+    write_text(path, f"{_sealed(card)}\n")
     return path
 
 
@@ -372,15 +408,26 @@ def _rows(folder: Path) -> Rows:
         return Rows()
 
 
-def _mark(text: str) -> str:
-    return f"<!-- hf_distill {hashlib.sha256(text.encode()).hexdigest()[:32]} -->"
+def _sealed(card: ModelCard) -> str:
+    """A card's text, with the digest of its content in its metadata."""
+    read = ModelCard(str(card), ignore_metadata_errors=True)  # as whoever checks it will read it
+    read.data[_DIGEST] = _digest(read)
+    return str(read).rstrip("\n")
+
+
+def _digest(card: ModelCard) -> str:
+    """Of all that a card says, however its metadata are written."""
+    data = {key: value for key, value in card.data.to_dict().items() if key != _DIGEST}
+    content = json.dumps([data, card.text.strip()], sort_keys=True, default=str, ensure_ascii=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def _edited(text: str) -> bool:
     """Whether a card is somebody's own, and not as it was generated."""
-    body, _, mark = text.rstrip("\n").rpartition("\n")
-    return (
-        mark != _mark(body)
-        if mark.startswith("<!-- hf_distill ")
-        else not any(generated in text for generated in _GENERATED)
-    )
+    try:
+        card = ModelCard(text.replace("\r\n", "\n"))
+        found = card.data.get(_DIGEST)
+    except (ValueError, TypeError, yaml.YAMLError):
+        return True  # metadata that nothing of ours writes
+    # `transformers` and `peft` leave no field by which their own cards are known.
+    return found != _digest(card) if found else not any(generated in text for generated in _GENERATED)

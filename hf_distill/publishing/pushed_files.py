@@ -1,6 +1,7 @@
 """Which files of a run's folder go to the Hub: those listed here, and no other.
 
-A verdict's report is rendered anew for it, without the texts of rows, which may be private.
+Whatever is there for people lies in the folder's own `publish/` first, so that it can be looked at: reports are rendered
+anew for it from the fields of report.json, without the texts of rows, which may be private.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-from ..errors import DataError
+from ..errors import CorruptStateError, DataError
 from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
+from ..evaluation.results import read_evaluation
+from ..files import whole
 
 if TYPE_CHECKING:
     from ..verdict import VerdictReport
@@ -41,6 +43,10 @@ STALE = (
 """What a repository must not keep of an earlier student: it would be loaded instead of this one, or speak of that one."""
 
 
+PUBLISH = "publish"
+"""The folder in a run's that holds what is published of it for people."""
+
+
 def files_to_push(
     folder: Path, *, adapter: bool | None = None, reports: bool = True
 ) -> dict[str, Path | bytes]:
@@ -61,10 +67,65 @@ def files_to_push(
     files: dict[str, Path | bytes] = {
         name: folder / name for name in dict.fromkeys(names) if (folder / name).is_file()
     }
-    if reports:
-        verdict = _verdict(folder)
-        files |= _plain_report(folder) if verdict is None else verdict.files()
-    return files
+    return files | (_reports(folder) if reports else {})
+
+
+def laid_out(folder: Path, files: Mapping[str, Path | bytes]) -> dict[str, Path]:
+    """Write what is for people into the run's `publish/`, which then holds that and nothing else.
+
+    Args:
+        folder: Of the run.
+        files: Of `files_to_push`.
+
+    Returns:
+        Where each file lies: what is for people in `publish/`, the student where it was trained.
+    """
+    own, places = folder / PUBLISH, {}
+    for name, what in files.items():
+        if isinstance(what, Path) and name not in _OF_THE_RUN:
+            places[name] = what
+            continue
+        places[name] = own / name
+        content = what if isinstance(what, bytes) else what.read_bytes()
+        # What is the same stays, with its time.
+        if not (places[name].is_file() and places[name].read_bytes() == content):
+            with whole(places[name], "wb") as file:
+                file.write(content)
+    kept = {path.resolve() for path in places.values()}
+    for path in sorted(own.rglob("*"), reverse=True) if own.is_dir() else ():
+        if path.is_file() and path.resolve() not in kept:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    return places
+
+
+def _reports(folder: Path) -> dict[str, bytes]:
+    """The reports of a run as they may be published, from the fields of its report.json."""
+    content = _content(folder)
+    if content is None:  # then nobody knows whose the others are
+        return {}
+    verdict = _verdict(folder)
+    if verdict is not None:
+        return verdict.files()
+    report = read_evaluation(content, folder / JSON)
+    texts = {JSON: json.dumps(report.to_dict(), indent=2), MARKDOWN: report.markdown()}
+    return {name: f"{text}\n".encode() for name, text in texts.items()}
+
+
+def _content(folder: Path) -> dict[str, Any] | None:
+    path = folder / JSON
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"expected an object, found {type(content).__name__}")
+        return content
+    except (OSError, ValueError) as error:
+        raise CorruptStateError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:200]}): evaluate again, or remove it."
+        ) from error
 
 
 def documents_to_push(folder: Path, *, reports: bool = True) -> dict[str, str]:
@@ -83,9 +144,12 @@ def documents_to_push(folder: Path, *, reports: bool = True) -> dict[str, str]:
     names = {name: "" for name in _OF_THE_RUN if (folder / name).is_file()}
     if not reports:
         return names
+    if (content := _content(folder)) is None:
+        return names
     verdict = _verdict(folder)
     if verdict is None:
-        return names | dict.fromkeys(_plain_report(folder), "")
+        read_evaluation(content, folder / JSON)
+        return names | dict.fromkeys((JSON, MARKDOWN), "")
     names |= dict.fromkeys((JSON, MARKDOWN, HTML), "")
     return names | {picture.file: picture.caption for picture in verdict.pictures()}
 
@@ -130,20 +194,6 @@ def _verdict(folder: Path) -> VerdictReport | None:
     return None if report is None else report.without_texts()
 
 
-def _plain_report(folder: Path) -> dict[str, Path | bytes]:
-    """The report of an evaluation, which has no page and no rows, with the pictures that it shows."""
-    if not (folder / JSON).is_file():  # then nobody knows whose the others are
-        return {}
-    files: dict[str, Path | bytes] = {JSON: folder / JSON}
-    if (folder / MARKDOWN).is_file():
-        text = (folder / MARKDOWN).read_text(encoding="utf-8", errors="replace")
-        if not text.startswith("# Verdict\n"):
-            shown = _OF_ONE_ROW.sub("", text)
-            files[MARKDOWN] = folder / MARKDOWN if shown == text else f"{shown.rstrip()}\n".encode()
-            files |= {name: folder / name for name in _plots(folder, shown)}
-    return files
-
-
 def _student(folder: Path, adapter: bool) -> list[str]:
     needed = list(_ADAPTER) if adapter else [_CONFIG[0], _WHOLE]
     # As `from_pretrained` looks: one file, or the index of several.
@@ -173,21 +223,6 @@ def _code(folder: Path) -> list[str]:
                 imported = [Path(file) for file in get_relative_import_files(module)]
                 found |= dict.fromkeys(file.name for file in [module, *imported] if file.parent == folder)
     return list(found)
-
-
-def _plots(folder: Path, text: str) -> list[str]:
-    """Pictures that a report shows."""
-    found = re.findall(r"!\[[^\]]*\]\(<?([^()<>\s]+\.png)>?\)|\bsrc=\"([^\"]+\.png)\"", text)
-    named = dict.fromkeys(unquote(name) for pair in found for name in pair if name)
-    root = folder.resolve()
-    return [
-        path.relative_to(root).as_posix()
-        for name in named
-        # A report that somebody else wrote must not fetch files from elsewhere.
-        if (path := (root / name).resolve()).is_relative_to(root)
-        and path.is_file()
-        and not any(part.startswith((".", "_", "checkpoint-")) for part in path.relative_to(root).parts)
-    ]
 
 
 def _flat(entries: Iterable[Any]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,11 +58,17 @@ class Ragged(NamedTuple):
             >>> Ragged.of([[1, 2], [3]]).padded(0).tolist(), Ragged.of([[1, 2], [3]]).padded(0, left=True).tolist()
             ([[1, 2], [3, 0]], [[1, 2], [0, 3]])
         """
-        longest = int(self.lengths.max(initial=0))
-        width = longest if multiple_of is None else -(-longest // multiple_of) * multiple_of
-        places = np.arange(width) < self.lengths[:, None]
+        return self.placed(places_of(self.lengths, left=left, multiple_of=multiple_of), fill)
+
+    def placed(self, places: np.ndarray, fill: int) -> Tensor:
+        """As `padded`.
+
+        Args:
+            places: (B, L) bool of `places_of`, which columns of the same lengths share.
+            fill: What stands where a row has no number.
+        """
         made = np.full(places.shape, fill, dtype=np.int64)
-        made[places[:, ::-1] if left else places] = self.values  # both in the order of rows, then of numbers
+        made[places] = self.values  # both in the order of rows, then of numbers
         return torch.from_numpy(made)
 
     def take(self, rows: np.ndarray) -> Ragged:
@@ -90,6 +96,27 @@ class Ragged(NamedTuple):
     def lists(self) -> list[list[int]]:
         """The rows as lists."""
         return [part.tolist() for part in np.split(self.values, np.cumsum(self.lengths)[:-1])]
+
+
+def places_of(lengths: np.ndarray, *, left: bool = False, multiple_of: int | None = None) -> np.ndarray:
+    """Where rows' numbers stand when they are padded; see `Ragged.padded`.
+
+    Args:
+        lengths: (B,).
+        left: Whether padding stands before the numbers.
+        multiple_of: L is rounded up to a multiple of it.
+
+    Returns:
+        (B, L) bool.
+
+    Example:
+        >>> places_of(np.array([2, 1])).tolist()
+        [[True, True], [True, False]]
+    """
+    longest = int(lengths.max(initial=0))
+    width = longest if multiple_of is None else -(-longest // multiple_of) * multiple_of
+    places = np.arange(width) < lengths[:, None]
+    return places[:, ::-1] if left else places
 
 
 Columns = Mapping[str, "Ragged | np.ndarray"]
@@ -139,25 +166,36 @@ class Padding:
             encoded: The columns, by the names of the inputs.
             example_ids: (B,) int64; not needed here.
         """
-        tokenizer, main = self.tokenizer, self.tokenizer.model_input_names[0]
-        if tokenizer.pad_token_id is None or type(tokenizer)._pad is not PreTrainedTokenizerBase._pad:
-            pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
+        main, masked, left, fills = self._rules
+        if fills is None:
+            pad = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
             return dict(pad(as_rows(encoded)))
-        if "attention_mask" in tokenizer.model_input_names and "attention_mask" not in encoded:
+        if masked and "attention_mask" not in encoded:
             tokens = encoded[main]
             encoded = {**encoded, "attention_mask": tokens._replace(values=np.ones_like(tokens.values))}
+        batch, places, lengths = {}, None, None
+        for name, column in encoded.items():
+            if not isinstance(column, Ragged):
+                batch[name] = torch.from_numpy(column)
+                continue
+            if column.lengths is not lengths:
+                lengths = column.lengths
+                places = places_of(lengths, left=left, multiple_of=self.pad_to_multiple_of)
+            batch[name] = column.placed(places, fills.get(name, 0))
+        return batch
+
+    @functools.cached_property
+    def _rules(self) -> tuple[str, bool, bool, dict[str, int] | None]:
+        # A tokenizer looks its padding up in its tables whenever it is asked, so it is asked once.
+        tokenizer, names = self.tokenizer, self.tokenizer.model_input_names
         fills = {
             "token_type_ids": tokenizer.pad_token_type_id,
             "special_tokens_mask": 1,
-            main: tokenizer.pad_token_id,
+            names[0]: tokenizer.pad_token_id,
         }
+        own_way = tokenizer.pad_token_id is None or type(tokenizer)._pad is not PreTrainedTokenizerBase._pad
         left = tokenizer.padding_side == "left"
-        return {
-            name: column.padded(fills.get(name, 0), left=left, multiple_of=self.pad_to_multiple_of)
-            if isinstance(column, Ragged)
-            else torch.from_numpy(column)
-            for name, column in encoded.items()
-        }
+        return names[0], "attention_mask" in names, left, None if own_way else fills
 
 
 def student_padding(collator: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -202,42 +240,108 @@ class IndexedRows(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Columns:
         """What the loader asks for: B rows."""
-        mapped, starts, columns = self._stored
+        mapped, starts, _, _ = self._stored
         places = np.asarray(indices) if mapped is None else mapped[indices]
-        parts = np.searchsorted(starts, places, side="right") - 1
-        where = list(zip(parts.tolist(), (places - starts[parts]).tolist(), strict=True))
-        return {name: _gathered(stored, where) for name, stored in columns.items()}
+        numbers = np.searchsorted(starts, places, side="right") - 1
+        rows = (places - starts[numbers]).tolist()
+        parts = [self._part(number) for number in numbers.tolist()]
+        if any(
+            part.names != parts[0].names for part in parts
+        ):  # rows that happen to be alike in one part alone
+            _, _, stored, _ = self._stored
+            parts = [
+                _Part.of(stored[number], self.rows.column_names, apart=True) for number in numbers.tolist()
+            ]
+        found: dict[str, Ragged | np.ndarray] = {}
+        for i, names in enumerate(parts[0].names):
+            groups = [part.groups[i] for part in parts]
+            found.update(_gathered(names, list(zip(groups, rows, strict=True))))
+        return {name: found[name] for name in self.rows.column_names}
 
     @functools.cached_property
-    def _stored(self) -> tuple[np.ndarray | None, np.ndarray, dict[str, list[Any]]]:
-        # Which stored row each row is, where each stored part begins, and its columns, none of it copied.
+    def _stored(self) -> tuple[np.ndarray | None, np.ndarray, list[pa.RecordBatch], dict[int, _Part]]:
+        # Which stored row each row is, where each stored part begins, the parts, none of them copied, and those that were used.
         indices, parts = self.rows._indices, self.rows.data.table.to_batches()
         mapped = None if indices is None else indices.column(0).to_numpy().astype(np.int64)
-        starts = np.cumsum([0, *(part.num_rows for part in parts)])[:-1]
-        columns = {name: [_in_place(part.column(name)) for part in parts] for name in self.rows.column_names}
-        return mapped, starts, columns
+        return mapped, np.cumsum([0, *(part.num_rows for part in parts)])[:-1], parts, {}
+
+    def _part(self, number: int) -> _Part:
+        _, _, parts, used = self._stored
+        if number not in used:
+            used[number] = _Part.of(parts[number], self.rows.column_names)
+        return used[number]
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader's worker maps the files itself; pickled, the maps would be copied whole.
         return {"rows": self.rows}
 
 
-def _in_place(column: pa.Array) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
-    """Numbers and where each row of them begins, or one number for each row."""
-    if isinstance(column, (pa.ListArray, pa.LargeListArray)):
-        return column.values.to_numpy(zero_copy_only=False), column.offsets.to_numpy()
-    return column.to_numpy(zero_copy_only=False)
+class _Group(NamedTuple):
+    """Columns whose rows are of the same lengths, as a tokenizer's are.
+
+    Attributes:
+        offsets: Where each row begins; None where it has one number.
+        values: The numbers of all rows, column by column.
+        constants: Of each column the number that all of its numbers are, as those of a mask; None where they differ.
+    """
+
+    offsets: memoryview | None  # of which Python reads numbers faster than of an array
+    values: tuple[np.ndarray, ...]
+    constants: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, offsets: np.ndarray | None, values: tuple[np.ndarray, ...]) -> _Group:
+        """Where columns lie, nothing of them copied."""
+        if offsets is None:
+            return cls(None, values, (None,) * len(values))
+        constants = (v[0] if len(v) and v.min() == v.max() else None for v in values)
+        return cls(memoryview(offsets), values, tuple(constants))
 
 
-def _gathered(stored: Sequence[Any], where: Sequence[tuple[int, int]]) -> Ragged | np.ndarray:
-    """Rows by the part they lie in and their place there."""
-    if not isinstance(stored[0], tuple):
-        return np.array([stored[part][row] for part, row in where])
-    rows = []
-    for part, row in where:
-        values, offsets = stored[part]
-        rows.append(values[offsets[row] : offsets[row + 1]])
-    return Ragged(np.concatenate(rows), np.fromiter(map(len, rows), np.int64, len(rows)))
+class _Part(NamedTuple):
+    """Rows that are stored together: the names of the columns of each group, and the groups, in place."""
+
+    names: tuple[tuple[str, ...], ...]
+    groups: tuple[_Group, ...]
+
+    @classmethod
+    def of(cls, stored: pa.RecordBatch, columns: Sequence[str], *, apart: bool = False) -> _Part:
+        """Where the columns lie, nothing of them copied; each in a group of its own where they are to stay apart."""
+        groups: list[tuple[np.ndarray | None, dict[str, np.ndarray]]] = []
+        for name in columns:
+            column = stored.column(name)
+            if not isinstance(column, (pa.ListArray, pa.LargeListArray)):
+                groups.append((None, {name: column.to_numpy(zero_copy_only=False)}))
+                continue
+            offsets, values = column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)
+            for known, same in groups:
+                if not apart and known is not None and np.array_equal(known, offsets):
+                    same[name] = values
+                    break
+            else:
+                groups.append((offsets, {name: values}))
+        return cls(
+            tuple(tuple(same) for _, same in groups),
+            tuple(_Group.of(offsets, tuple(same.values())) for offsets, same in groups),
+        )
+
+
+def _gathered(
+    names: Sequence[str], where: Sequence[tuple[_Group, int]]
+) -> Iterator[tuple[str, Ragged | np.ndarray]]:
+    """A group's columns, by the part that each row lies in and its place there."""
+    if where[0][0].offsets is None:
+        yield names[0], np.array([group.values[0][row] for group, row in where])
+        return
+    cut = [(values, offsets[row], offsets[row + 1]) for (offsets, values, _), row in where]
+    lengths = np.array([end - start for _, start, end in cut])
+    total, groups = int(lengths.sum()), {id(group): group for group, _ in where}.values()
+    for i, name in enumerate(names):
+        alike = {group.constants[i] for group in groups}
+        if len(alike) == 1 and None not in alike:  # nothing to be looked up
+            yield name, Ragged(np.full(total, alike.pop()), lengths)
+            continue
+        yield name, Ragged(np.concatenate([values[i][start:end] for values, start, end in cut]), lengths)
 
 
 def indexed(rows: Any) -> Any:

@@ -220,7 +220,11 @@ class TokenView:
 
     def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
         """Pad B rows as the tokenizer pads, see `Padding.collate`."""
-        return Padding(self.tokenizer).collate(encoded, example_ids)
+        return self._padding.collate(encoded, example_ids)
+
+    @functools.cached_property
+    def _padding(self) -> Padding:
+        return Padding(self.tokenizer)
 
 
 def text_batches(view: View, texts: Sequence[Sequence[str]], size: int) -> Iterator[dict[str, Tensor]]:

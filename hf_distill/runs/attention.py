@@ -26,9 +26,9 @@ from ..evaluation.attention import (
     switched_to_eager,
 )
 from ..evaluation.attention.maps import Text
-from ..evaluation.plots import AttentionRow, attention_grid, save_figure, shortened
+from ..evaluation.plots import AttentionRow, attention_grid, save_figure
 from ..files import write_text
-from ..markdown import markdown_table
+from ..markdown import markdown_table, shortened
 from ..recipe.setup import Setup
 from ..rows.views import TokenView
 from ..students.loading import open_student

@@ -19,7 +19,8 @@ from ..recipe.checking import look_at_recipe
 from ..recipe.setup import Setup
 from ..recipe.tables import Columns, format_of, stream_files
 from ..rows.views import named_inputs, text_batches
-from ..tasks import TASKS
+from ..tasks import build_task, family_of
+from ..tasks.family import Family
 from ..tasks.task import output_names
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from ..teachers.fitting_parts import open_view
@@ -97,7 +98,8 @@ class Predictor:
             raise ConfigurationError(
                 f"{self.folder} has no recipe.yaml, so nothing says who its teachers are: leave --with-teachers out."
             )
-        task = TASKS["text-classification"] if setup is None else setup.task
+        task = build_task("text-classification") if setup is None else setup.task
+        self._family = family_of(task)
         data = None if setup is None else setup.recipe.data
         self.columns = Columns(
             tuple(task.text_columns) if data is None else tuple(data.text_columns),
@@ -137,7 +139,7 @@ class Predictor:
                 yield Prediction(
                     row,
                     self._named(probabilities[i]),
-                    {name: self._named(logs[i].exp()) for name, logs in each.items()},
+                    {name: self._named(_told(logs, self._family)[i]) for name, logs in each.items()},
                 )
 
     def _named(self, probabilities: Tensor) -> dict[str, float]:
@@ -208,6 +210,11 @@ def _setup(folder: Path, trust: frozenset[str]) -> Setup | None:
 _Asked = Callable[[Sequence[Sequence[str]], int], Tensor]
 
 
+def _told(said: Tensor, family: Family) -> Tensor:
+    """(B, C) what users are told of what a model says: probabilities, or numbers."""
+    return torch.from_numpy(family.probabilities(said.numpy())).float()
+
+
 def _student(folder: Path, task: Any, max_length: int | None) -> tuple[_Asked, tuple[str, ...]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_with_head(str(folder), task, what="The student", require_head=True).eval().to(device)
@@ -222,7 +229,7 @@ def _student(folder: Path, task: Any, max_length: int | None) -> tuple[_Asked, t
                 ).logits.float()
                 for batch in text_batches(view, texts, size)
             ]
-        return task.log_probs(torch.cat(logits)).exp().cpu()
+        return _told(task.log_probs(torch.cat(logits)).cpu(), family_of(task))
 
     return ask, output_names(model.config)
 
@@ -234,7 +241,7 @@ def _exported(folder: Path, format: str, task: Any) -> tuple[_Asked, tuple[str, 
 
     def ask(texts: Sequence[Sequence[str]], size: int) -> Tensor:
         logits = student(texts[0], texts[1] if len(texts) > 1 else None, batch_size=size)
-        return task.log_probs(torch.from_numpy(logits)).exp()
+        return _told(task.log_probs(torch.from_numpy(logits)), family_of(task))
 
     return ask, tuple(student.label_names)
 

@@ -11,6 +11,7 @@ from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.fitting_parts import refuse_other_view
+from ..terminal import fitted
 from ..training.progress import show_losses
 from ..training.resuming import find_checkpoint
 from ..verdict import VerdictReport
@@ -78,7 +79,7 @@ def train_recipe(
     if baseline is not None:
         refuse_other_view(baseline, trainer.student_view, what="The baseline")
     if setup.recipe.student.from_teacher is not None and process() == 0:
-        say(f"\n{describe_student(trainer.student, trainer.teachers)}\n")
+        say(f"\n{fitted(describe_student(trainer.student, trainer.teachers))}\n")
     verdict = open_verdict(setup, trainer)
     restored = verdict is not None and checkpoint is None and verdict.restore(trainer)
     if restored:

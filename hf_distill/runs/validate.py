@@ -11,6 +11,7 @@ from ..recipe.sections import Losses
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.pool import TeacherPool
+from ..terminal import fitted
 from ..trust import refuse_untrusted
 from .outlook import announce, look_ahead
 
@@ -43,7 +44,7 @@ def validate_recipe(
     own = {place.partition(".")[0] for place, _ in unchecked}
     outlook = look_ahead(setup.varied(**_without(setup, own)), load=load)
     if load:
-        say(f"\n{_label_plan(setup)}\n")
+        say(f"\n{fitted(_label_plan(setup))}\n")
     announce(outlook, command or "hf-distill train")
 
 

@@ -43,8 +43,8 @@ class Categorical:
     learns: str = "cross-entropy with the labels"
     held_out_config: Callable[..., dict[str, Any]] | None = None
     explained: str = (
-        "NLL in nats; brier summed over the classes; ece over 15 bins; agreement with the ensemble's first answer; "
-        "kl_to_ensemble is KL(ensemble ‖ system) in nats."
+        "The Brier score is summed over the classes; the calibration error has 15 bins; agreement is with the ensemble's "
+        "first answer, divergence KL(ensemble ‖ system)."
     )
 
     def match(self, teacher_labels: Sequence[str], student_labels: Sequence[str], teacher: str) -> LabelMap:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import DataError, in_a_line
+from ..errors import DataError, LabelNameError, in_a_line
 from ..rows.views import (
     RowRule,
     TokenView,
@@ -124,13 +124,10 @@ def refuse_label_map(config: PretrainedConfig, what: str) -> None:
     if sorted(map(str, keys)) == sorted(map(str, expected)) and all(isinstance(key, int) for key in keys):
         return
     ordered = [str(names[key]) for key in sorted(keys, key=lambda key: (not isinstance(key, int), key))]
+    said = f"{what}: its config's id2label has the keys {keys}, expected {expected}, one per output: "
     if what.startswith("Teacher"):
-        advice = f"give the names in the order of its outputs, e.g. labels={ordered}"
-    else:
-        advice = f"correct it, e.g. model.config.id2label = {dict(enumerate(ordered))}"
-    raise DataError(
-        f"{what}: its config's id2label has the keys {keys}, expected {expected}, one per output: {advice}."
-    )
+        raise LabelNameError.of(f"{said}give the names in the order of its outputs, e.g. ", ordered, ".")
+    raise DataError(f"{said}correct it, e.g. model.config.id2label = {dict(enumerate(ordered))}.")
 
 
 def _refuse_outputs(model: PreTrainedModel, view: TokenView, what: str) -> None:
@@ -141,11 +138,13 @@ def _refuse_outputs(model: PreTrainedModel, view: TokenView, what: str) -> None:
     logits = _logits(model, view, "a", 1, f"{what}: a forward of one word")
     if logits is not None and logits.shape[-1] != named:
         names = [str(model.config.id2label[i]) for i in range(named)]
-        raise DataError(
+        said = (
             f"{what}: its head has {logits.shape[-1]} outputs, but its config's id2label names {named}, {names}: name all "
             "in their order, in model.config.id2label = {0: …}"
-            + (", or in labels=[…]." if what.startswith("Teacher") else ".")
         )
+        if what.startswith("Teacher"):
+            raise LabelNameError.of(f"{said}, or in ", {}, "[…].")
+        raise DataError(f"{said}.")
 
 
 def _refuse_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:

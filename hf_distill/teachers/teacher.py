@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError, LabelNameError
+from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion.alignment import TeacherOutputs, unclear_names
 from ..lookup import suggest
 from ..rows.views import WORD_OF, View, named_inputs
@@ -311,7 +311,11 @@ def _named(
 ) -> tuple[str, ...]:
     """The names of the logits, after what the user says of them."""
     if labels is None:
-        refuse_contradiction(model.config, f"Teacher {teacher!r}", "labels=")
+        try:
+            refuse_contradiction(model.config, f"Teacher {teacher!r}", "labels=")
+        except DataError as error:
+            before, _, after = str(error).partition("labels=")
+            raise LabelNameError.of(before, {}, after) from None
     return _renamed(list(output_names(model.config)), labels, teacher)
 
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, set_seed
 
 from ..errors import ConfigurationError
 from ..evaluation.evaluating import evaluate_loader, predict_rows
+from ..evaluation.metrics import load_metric
 from ..evaluation.results import EvaluationReport
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..fusion.alignment import labelled as with_label
@@ -41,6 +42,7 @@ from ..teachers.fitting_parts import refuse_other_view
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource
+from ..terminal import fitted
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback
@@ -559,11 +561,12 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             print(note)
         if self.teachers and self.is_world_process_zero():
             print(
-                f"How the teachers' labels were matched (by name):\n{plan_table(self.teacher_pool.label_maps)}"
+                f"How the teachers' labels were matched (by name):\n"
+                f"{fitted(plan_table(self.teacher_pool.label_maps))}"
             )
             if self.hidden:
                 table = self.hidden.table(getattr(self.fusion, "weights", None))
-                print(f"What the hidden losses compare:\n{table}")
+                print(f"What the hidden losses compare:\n{fitted(table)}")
         output = super().train(None if checkpoint is None else str(checkpoint), *args, **options)
         self._keep_held_out_config()
         return output
@@ -619,6 +622,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         Raises:
             DataError: There is no dataset, or several.
         """
+        if metrics is not None:  # now: a name that nobody knows is not worth running teachers for
+            metrics = [load_metric(metric) for metric in metrics]
         rows = one_dataset(self.eval_dataset if dataset is None else dataset)
         rows, fitted = leave_out_fitted(self._prepare(rows, dataset_name), self.fusion_choice)
         chosen = self.args.load_best_model_at_end and self.state.best_metric is not None

@@ -23,6 +23,7 @@ from .comparison import Compared, ComparedRun, RunComparison
 from .finding import FoundRun, find_run
 from .judging import better_baseline, corrected, group_of
 from .numbers import Group
+from .recipes_apart import recipe_differences
 from .sentences import detectable
 from .systems import (
     ENSEMBLE,
@@ -127,6 +128,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
         per_class=tuple(_classes(found, labels, first.label_names)) if len(found) == 2 else (),
         notes=tuple(notes),
         sentences=tuple(_sentences(found, differences, rows)),
+        recipes=recipe_differences(dict(zip(names, folders, strict=True))),
     )
 
 
@@ -323,6 +325,7 @@ def _facts(run: _Run) -> ComparedRun:
         baseline=better_baseline(run.found, run.measures[0]),
         costs={name: known[name] for name in run.shown() if name in known},
         conditions="" if report is None else report.conditions,
+        trainings=() if report is None else report.trainings,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 from ..evaluation.cost import Cost
 from ..evaluation.document import Document, Picture, Section, write_files
 from ..evaluation.formats import as_json
-from ..evaluation.plots import shortened
+from ..evaluation.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
 from ..evaluation.statistics import Difference, Interval
-from .numbers import Group
-from .pictures import Point, class_gains, quality_against_latency
-from .report import COSTS, cost_cells, differences_section, groups_section, with_spread
+from ..markdown import shortened
+from .numbers import TRAINED, Group, Training
+from .pictures import Curve, Point, bars, curves_picture, gains_picture, measures_of, quality_picture
+from .recipes_apart import RecipeDifference
+from .report import COSTS, cost_cells, differences_section, groups_section
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, Role
+from .wording import metric_name, metric_value, system_name
 
 VERSION = 2
 """Of comparison.json; raised whenever a key changes its meaning or goes away."""
@@ -24,11 +27,18 @@ VERSION = 2
 JSON, MARKDOWN, HTML = "comparison.json", "comparison.md", "comparison.html"
 """For programs, for people, and the page beside them."""
 
-QUALITY, CLASSES = PICTURE_FILES = (
+QUALITY, LEARNING, CLASSES = PICTURE_FILES = (
     "figures/compared_quality_against_latency.png",
+    "figures/compared_learning_curves.png",
     "figures/compared_gains_by_class.png",
 )
 """Every name that a picture may have; a comparison has those that it has numbers for."""
+
+# Of the runs, one after another; what was trained without teachers is dashed.
+_COLOURS = (ORANGE, BLUE, GREEN, PURPLE, GREY)
+
+# A cell of the table of recipes has so many characters at most.
+_LONGEST_VALUE = 60
 
 
 class ComparedRun(NamedTuple):
@@ -40,6 +50,7 @@ class ComparedRun(NamedTuple):
         baseline: The more accurate of its baselines; None where there is none.
         costs: Of student, ensemble and best teacher, as the run itself measured them.
         conditions: Under what it did.
+        trainings: How they went.
     """
 
     folder: str
@@ -47,6 +58,7 @@ class ComparedRun(NamedTuple):
     baseline: str | None
     costs: Mapping[str, Cost]
     conditions: str
+    trainings: tuple[Training, ...] = ()
 
 
 class Compared(NamedTuple):
@@ -88,6 +100,7 @@ class RunComparison:
         per_class: Of two runs, what the second's student gains over the first's.
         notes: What a reader must know to trust the figures.
         sentences: What came of it, the sentence to quote first.
+        recipes: In what the recipes differ; None where fewer than two are there.
     """
 
     split: str
@@ -100,6 +113,7 @@ class RunComparison:
     per_class: tuple[Group, ...]
     notes: tuple[str, ...]
     sentences: tuple[str, ...]
+    recipes: tuple[RecipeDifference, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in comparison.json; a number that is not finite is None."""
@@ -110,7 +124,8 @@ class RunComparison:
                 "rows": self.rows,
                 "left_out": self.left_out,
                 "labels": self.labels,
-                "runs": self.runs,
+                "runs": {name: self._without_log(run) for name, run in self.runs.items()},
+                "recipes": self.recipes,
                 "systems": self.systems,
                 "differences": [{**d._asdict(), "beyond_chance": d.beyond_chance} for d in self.differences],
                 "per_class": self.per_class,
@@ -121,7 +136,7 @@ class RunComparison:
         )
 
     def __str__(self) -> str:
-        """The tables, and what came of it last, where a terminal ends."""
+        """What a terminal shows: what came of it first; the files have the rest."""
         return self.document().text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -144,6 +159,14 @@ class RunComparison:
             window=f"Comparison: {', '.join(self.runs)}",
             head=f"{len(self.runs)} runs on {self.split}: {self.rows:,} labelled rows, {len(self.labels)} classes",
             outcome="gain" if gain and gain.better else "loss" if gain and gain.worse else "no",
+            advice=self.sentences[0],
+            about=[
+                (
+                    name,
+                    f"{run.folder}, {'seeds' if len(run.seeds) > 1 else 'seed'} {', '.join(map(str, run.seeds))}",
+                )
+                for name, run in self.runs.items()
+            ],
             sentences=self.sentences,
             sections=self.sections(),
             pictures=self.pictures(),
@@ -154,11 +177,18 @@ class RunComparison:
     def sections(self) -> list[Section]:
         """The tables."""
         return [
+            self._glance(),
+            *([] if self.recipes is None else [self._recipes(self.recipes)]),
             self._systems(),
             self._differences(),
             *([self._costs()] if any(run.costs for run in self.runs.values()) else []),
             *([self._classes()] if self.per_class else []),
         ]
+
+    @staticmethod
+    def _without_log(run: ComparedRun) -> dict[str, Any]:
+        """A run as in comparison.json: how its trainings went is in its own report.json."""
+        return {name: value for name, value in run._asdict().items() if name != "trainings"}
 
     def pictures(self) -> list[Picture]:
         """The figures that there are numbers for; nothing is drawn yet."""
@@ -171,20 +201,35 @@ class RunComparison:
         if len(points) > 1:
             apart = "" if len(self._conditions()) == 1 else ", not under the same conditions"
             caption = (
-                "Bars: 95 % interval over rows and seeds. Dotted: what no other system beats in both. Left and up is better. "
+                f"{bars(points)} Dotted: what no other system beats in both. Left is faster, up is more often right. "
                 f"Latencies as each run measured them{apart}; the notes say what keeps them from comparing."
             )
-            made.append(
-                Picture("Quality against latency", QUALITY, caption, quality_against_latency, (points,))
+            made.append(quality_picture(points, caption, QUALITY))
+        trainings = [training for run in self.runs.values() for training in run.trainings]
+        if measures := measures_of(trainings):
+            caption = (
+                "A colour for each run; what was trained without teachers is dashed. One line per training."
             )
+            made.append(curves_picture(self._curves(), measures, caption, LEARNING))
         gains = [group for group in self.per_class if group.gain is not None]
         if gains:
             first, second = (shortened(name, 28) for name in self.runs)
-            caption = "Coloured where the gain is beyond chance, corrected for the number of classes (Holm)."
-            made.append(
-                Picture("Gains by class", CLASSES, caption, class_gains, (gains, f"{second} minus {first}"))
-            )
+            made.append(gains_picture(gains, f"{second} minus {first}", CLASSES))
         return made
+
+    def _curves(self) -> list[Curve]:
+        """The trainings of all runs: their students first, so that the legend begins with them."""
+        made = [
+            Curve(
+                f"{shortened(name, 20)}: {TRAINED.get(training.part, training.part)}",
+                training.log,
+                _COLOURS[i % len(_COLOURS)],
+                dashed=training.part != "student",
+            )
+            for i, (name, run) in enumerate(self.runs.items())
+            for training in run.trainings
+        ]
+        return sorted(made, key=lambda curve: curve.dashed)
 
     def _drawn(self, system: Compared) -> bool:
         """Whether it stands in the picture: the students, the more accurate baseline of each run, and the ensembles."""
@@ -192,7 +237,8 @@ class RunComparison:
 
     def _label(self, system: Compared) -> str:
         """A short name: which run it is must be read, and which step of its fine-tuning is in the table."""
-        what = "fine-tuned" if system.role.kind == "baseline" else system.system
+        what = "fine-tuned" if system.role.kind == "baseline" else system_name(system.role)
+        what = "student" if system.role.kind == "student" else what
         return what if self._everywhere(system) else f"{shortened(', '.join(system.runs), 14)}: {what}"
 
     def _everywhere(self, system: Compared) -> bool:
@@ -211,31 +257,79 @@ class RunComparison:
                 found.setdefault(run.conditions, []).append(name)
         return found
 
+    def _glance(self) -> Section:
+        """Students, the baselines that they are compared with, and ensembles, with few columns."""
+        rows = [
+            [
+                self._called(system),
+                *(
+                    metric_value(key, system.metrics.get(key), system.spread.get(key))
+                    for key in ("accuracy", "nll")
+                ),
+                "–" if (seconds := self._latency(system)) is None else f"{1000 * seconds:.3g}",
+            ]
+            for system in self.systems
+            if self._drawn(system)
+        ]
+        note = "NLL: how far the probabilities are from the labels, in nats; less is better."
+        header = ["system", metric_name("accuracy"), metric_name("nll"), "ms a row"]
+        return Section("At a glance", header, rows, note)
+
+    def _called(self, system: Compared) -> str:
+        """What people read of a system, with its runs unless all have it."""
+        what = system_name(system.role)
+        return what if self._everywhere(system) else f"{', '.join(system.runs)}: {what}"
+
+    def _recipes(self, differences: Sequence[RecipeDifference]) -> Section:
+        """In what the recipes differ."""
+        rows = [
+            [
+                own.key,
+                *(
+                    "–" if (value := own.values.get(run)) is None else shortened(value, _LONGEST_VALUE)
+                    for run in self.runs
+                ),
+            ]
+            for own in differences
+        ]
+        if not rows:
+            rows = [["nothing but its folder", *("–" for _ in self.runs)]]
+        title, note = (
+            "How the recipes differ",
+            "As the runs wrote them; –: not given. A change of rows is not seen here.",
+        )
+        return Section(title, ["key", *self.runs], rows, note, words=1 + len(self.runs), meaning="key by key")
+
     def _systems(self) -> Section:
         names = list(dict.fromkeys(metric for system in self.systems for metric in system.metrics))
         rows = [
             [
-                system.system,
+                system_name(system.role),
                 "all" if self._everywhere(system) else ", ".join(system.runs),
-                *(with_spread(system.metrics.get(metric), system.spread.get(metric)) for metric in names),
+                *(
+                    metric_value(metric, system.metrics.get(metric), system.spread.get(metric))
+                    for metric in names
+                ),
             ]
             for system in self.systems
         ]
         seeds = ", ".join(f"{len(run.seeds)} of {name}" for name, run in self.runs.items())
         note = (
-            f"Mean ± standard deviation over seeds: {seeds}. NLL in nats; brier summed over the classes; ece over 15 bins; "
-            "agreement with the first answer of the run's own ensemble, and KL(its ensemble ‖ system) in nats: none where runs "
-            "share a system and not the ensemble. Of the fine-tuned students those that are hardest to beat, in accuracy or, "
-            f"{CALIBRATED} on the validation rows or not, in NLL or Brier score."
+            f"Mean ± standard deviation over seeds: {seeds}. The Brier score is summed over the classes; the calibration error has "
+            "15 bins; agreement is with the first answer of the run's own ensemble, divergence KL(its ensemble ‖ system): none "
+            "where runs share a system and not the ensemble. Of the fine-tuned students those that are hardest to beat, in "
+            f"accuracy or, {CALIBRATED} on the validation rows or not, in NLL or Brier score."
         )
-        return Section("Systems", ["system", "run", *names], rows, note, words=2, marked=STUDENT)
+        header, marked = ["system", "run", *map(metric_name, names)], system_name(Role("student"))
+        meaning = "every system by every measure"
+        return Section("Systems", header, rows, note, words=2, marked=marked, meaning=meaning)
 
     def _differences(self) -> Section:
         by_name = {system.name: system for system in self.systems}
 
         def second(d: Difference) -> str:
             own, other = by_name[d.first], by_name[d.second]
-            return other.system if own.runs == other.runs else other.name
+            return system_name(other.role) if own.runs == other.runs else self._called(other)
 
         note = (
             "Intervals over rows, the same for both systems, and over seeds: those of different runs independently of each other, "
@@ -243,16 +337,23 @@ class RunComparison:
             "between runs of the first seeds, within a run one per seed. Each is judged by itself: not corrected for their number. Where only one "
             "run has one seed, its trainings are taken to vary as much as the other's."
         )
-        return differences_section([(d, second(d)) for d in self.differences], note)
+        return differences_section(
+            [(d, self._called(by_name[d.first]), second(d)) for d in self.differences], note
+        )
 
     def _costs(self) -> Section:
+        roles = {system.system: system.role for system in self.systems}
         rows = [
-            [name, called, *cost_cells(run.costs[name], run.costs.get(ENSEMBLE, Cost()).p50)]
+            [
+                system_name(roles[name]),
+                called,
+                *cost_cells(run.costs[name], run.costs.get(ENSEMBLE, Cost()).p50),
+            ]
             for name in dict.fromkeys(name for run in self.runs.values() for name in run.costs)
             for called, run in self.runs.items()
             if name in run.costs
         ]
-        header = ["system", "run", *COSTS, "latency / own ensemble"]
+        header = ["system", "run", *COSTS, "than own ensemble"]
         conditions = self._conditions()
         if len(conditions) == 1:
             note = f"As each run measured them when it was judged. {next(iter(conditions))}"
@@ -260,9 +361,11 @@ class RunComparison:
             each = " ".join(f"{', '.join(runs)}: {text}" for text, runs in conditions.items())
             note = f"Measured under different conditions, so that latencies of different runs do not compare. {each}"
         note += " A fine-tuned student costs what the distilled one does."
-        return Section("Cost", header, rows, note, words=2, marked=STUDENT)
+        marked = system_name(Role("student"))
+        meaning = "size and speed, each model alone"
+        return Section("Cost", header, rows, note, words=2, marked=marked, meaning=meaning)
 
     def _classes(self) -> Section:
         first, second = self.runs
         note = f"Gain: the student of {second} minus that of {first}, with the 95 % interval of each by itself; p is corrected for the number of classes (Holm)."
-        return groups_section("By class", "class", self.per_class, note)
+        return groups_section("By class", "class", self.per_class, note, {})

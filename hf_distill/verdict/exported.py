@@ -17,7 +17,7 @@ import torch
 
 from ..errors import DataError
 from ..evaluation.cost import Cost, overload, place
-from ..evaluation.formats import share, signed_points
+from ..evaluation.formats import faster, share, signed_points
 from ..evaluation.results import SystemResult
 from ..evaluation.statistics import Difference, accuracy_interval, difference
 from ..tasks import family_of
@@ -187,7 +187,7 @@ def _sentence(
     return (
         f"Exported as {format}: {gain.measure} {100 * exported.mean(gain.measure):.1f} ({signed_points(gain.value)[0]} against the float "
         f"student of seed {seed}), {100 * same:.1f} % same answers, {_megabytes(own.bytes)} MB in place of "
-        f"{_megabytes(student.bytes)}, {share(own.p50 / student.p50)}× its latency."
+        f"{_megabytes(student.bytes)}, {faster(own.p50 / student.p50)}."
     )
 
 

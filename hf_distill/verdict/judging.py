@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..evaluation.cost import Cost
-from ..evaluation.plots import shortened
 from ..evaluation.results import EvaluationReport, SystemResult
 from ..evaluation.statistics import (
     LEAST_DIFFERENT,
@@ -26,6 +25,7 @@ from ..evaluation.statistics import (
 )
 from ..evaluation.variances import ERROR
 from ..fusion.alignment import labelled as with_label
+from ..markdown import shortened
 from ..tasks import build_task, family_of
 from ..tasks.family import Family
 from ..tasks.task import Task

@@ -11,6 +11,35 @@ TRAINED = {"student": "distilled", "baseline": "fine-tuned", "single": "distille
 """What tables and figures call a training, by its part."""
 
 
+class About(NamedTuple):
+    """What was run, for whoever was not there.
+
+    Attributes:
+        run: Its folder's name.
+        command: What repeats it.
+        date: When it was judged, as YEAR-MONTH-DAY.
+        data: The data set's id, or the names of its files.
+        trained_rows, labelled_rows: How many rows the student was trained on, and how many of them have a label.
+        student: Its class.
+        base: What it started from; empty: from scratch.
+        parameters: How many it has.
+        teachers: Name and class of each.
+        version: Of this package.
+    """
+
+    run: str
+    command: str
+    date: str
+    data: str
+    trained_rows: int
+    labelled_rows: int
+    student: str
+    base: str
+    parameters: int
+    teachers: tuple[tuple[str, str], ...]
+    version: str
+
+
 class Training(NamedTuple):
     """One training, and how it went.
 

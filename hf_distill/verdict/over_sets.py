@@ -18,7 +18,7 @@ from scipy.stats import t, wilcoxon
 
 from ..errors import DataError
 from ..evaluation.document import Document, Section, write_files
-from ..evaluation.formats import as_json, interval, number, signed_points
+from ..evaluation.formats import as_json, interval, number, signed_points, tells
 from ..evaluation.statistics import Difference, Interval
 from .comparing import own_differences, short_names
 from .comparison import HTML, JSON, MARKDOWN, PICTURE_FILES
@@ -82,7 +82,7 @@ class SetComparison:
         return as_json(content)
 
     def __str__(self) -> str:
-        """The table, and what came of it last, where a terminal ends."""
+        """What a terminal shows: what came of it first; the files have the rest."""
         return self.document().text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -103,13 +103,26 @@ class SetComparison:
             kind="Comparison over data sets",
             window=f"Comparison over {len(self.sets)} data sets",
             head=f"{len(self.sets)} runs, each on a data set of its own",
+            advice=self.sentences[0],
+            about=[
+                (own.name, f"{own.rows:,} rows, seeds {', '.join(map(str, own.seeds))}: {own.folder}")
+                for own in self.sets
+            ],
             outcome="gain" if self.gain.low > 0 else "loss" if self.gain.high < 0 else "no",
             sentences=self.sentences,
-            sections=[self._table()],
+            sections=[self._glance(), self._table()],
             pictures=[],
             notes=[],
             page=HTML,
         )
+
+    def _glance(self) -> Section:
+        rows = [
+            [own.name, f"{own.rows:,}", _cells(own.gain.value, points=True)[0], outcome(own)]
+            for own in self.sets
+        ]
+        rows.append(["mean over sets", "", _cells(self.gain, points=True)[0], ""])
+        return Section("At a glance", ["data set", "rows", "gain, points", "beyond chance"], rows)
 
     def _table(self) -> Section:
         rows = [
@@ -247,4 +260,5 @@ def _sentences(
 
 def _cells(value: Interval, *, points: bool) -> list[str]:
     own = signed_points(value) if points else [number(part, sign="+") for part in value]
-    return [own[0], f"{own[1]} to {own[2]}"]
+    mute = points and math.isfinite(value.high - value.low) and not tells(value)
+    return [own[0], "says nothing" if mute else f"{own[1]} to {own[2]}"]

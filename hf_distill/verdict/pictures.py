@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..evaluation.document import Picture
+from ..evaluation.document import Picture, Section
+from ..evaluation.formats import percent, signed_points, tells
 from ..evaluation.plots import (
-    BACK,
     BLUE,
     GREEN,
     GREY,
     GRID,
+    NARROW,
     ORANGE,
     PURPLE,
+    WIDE,
+    Mark,
     empty_figure,
+    log_ticks,
+    name_marks,
     reliability_diagram,
-    shortened,
 )
 from ..evaluation.report_files import CLASSES, LEARNING, QUALITY, RELIABILITY
 from ..evaluation.statistics import Interval
+from ..markdown import shortened
 from ..tasks.row_scores import ReliabilityBin
 from .numbers import TRAINED, Group, Training
 
@@ -78,26 +83,154 @@ def pictures(
     """
     made = []
     if len(points) > 1:
-        caption = "Bars: 95 % interval over rows and seeds. Dotted: what no other system beats in both. Left and up is better."
-        made.append(Picture("Quality against latency", QUALITY, caption, quality_against_latency, (points,)))
+        caption = f"{bars(points)} Dotted: what no other system beats in both. Left is faster, up is more often right."
+        made.append(quality_picture(points, caption, QUALITY))
     if reliability:
         caption = "Below the diagonal: surer than right. All seeds together; a point's area is its share of the rows."
-        made.append(Picture("Reliability", RELIABILITY, caption, reliability_diagram, (reliability,)))
+        made.append(
+            Picture(
+                "Is it right as often as it is sure?",
+                RELIABILITY,
+                caption,
+                reliability_diagram,
+                (reliability,),
+                alt=_reliability_in_words(reliability),
+                table=_reliability_table(reliability),
+            )
+        )
     if measures := measures_of(trainings):
         caption = "One line per training. The distilled student's loss on the labels is only part of what it learns from."
-        made.append(Picture("Learning curves", LEARNING, caption, learning_curves, (trainings, measures)))
+        made.append(curves_picture(curves_of(trainings), measures, caption, LEARNING))
     gains = [group for group in per_class if group.gain is not None]
     if gains:
-        caption = "Coloured where the gain is beyond chance, corrected for the number of classes (Holm)."
-        made.append(Picture("Gains by class", CLASSES, caption, class_gains, (gains,)))
+        made.append(gains_picture(gains, "distilled minus fine-tuned", CLASSES))
     return made
 
 
-def quality_against_latency(points: Sequence[Point]) -> Figure:
-    """Accuracy against the median latency of a row, with the frontier: what no other system beats in both.
+def bars(points: Sequence[Point]) -> str:
+    """What the bars of accuracies are, and which are not drawn.
+
+    Example:
+        >>> bars([Point("a", 1.0, Interval(0.5, -0.6, 1.6), "student")])
+        'Bars: 95 % interval over rows and seeds; not drawn where it is so wide that it says nothing (a).'
+    """
+    without = ", ".join(point.name for point in points if not tells(point.accuracy))
+    left_out = f"; not drawn where it is so wide that it says nothing ({without})" if without else ""
+    return f"Bars: 95 % interval over rows and seeds{left_out}."
+
+
+def quality_picture(points: Sequence[Point], caption: str, file: str) -> Picture:
+    """The picture of quality against latency, with its words and its table.
 
     Args:
         points: The systems.
+        caption: How to read it.
+        file: Its name beside the report.
+    """
+    best = max(points, key=lambda point: point.accuracy.value)
+    fastest = min(points, key=lambda point: (point.latency, -point.accuracy.value))
+    alt = (
+        f"Accuracy against latency of {len(points)} systems. Most often right: {best.name}, {percent(best.accuracy.value)} % at "
+        f"{best.latency:.3g} ms a row. Fastest: {fastest.name}, {fastest.latency:.3g} ms, {percent(fastest.accuracy.value)} %."
+    )
+    rows = [
+        [
+            point.name,
+            f"{point.latency:.3g}",
+            percent(point.accuracy.value),
+            "{} to {}".format(*map(percent, point.accuracy[1:])) if tells(point.accuracy) else "says nothing",
+        ]
+        for point in sorted(points, key=lambda point: -point.accuracy.value)
+    ]
+    table = Section("", ["system", "median of one row, ms", "accuracy, %", "95 % interval"], rows)
+    return Picture(
+        "Quality against latency", file, caption, quality_against_latency, (points,), alt=alt, table=table
+    )
+
+
+def curves_picture(curves: Sequence[Curve], measures: Sequence[str], caption: str, file: str) -> Picture:
+    """The learning curves, with their words and their table.
+
+    Args:
+        curves: The trainings.
+        measures: Of `measures_of`.
+        caption: How to read them.
+        file: Their name beside the report.
+    """
+    ends, rows = [], []
+    for curve in curves:
+        for key in measures:
+            if line := _line(curve.log, key):
+                every = max(1, math.ceil(len(line) / 8))
+                shown = line if len(line) <= 9 else [*line[:-1:every], line[-1]]
+                values = ", ".join(f"{step:g}: {value:.3g}" for step, value in shown)
+                rows.append([curve.name, measure_name(key), values])
+                ends.append(f"{curve.name}, {measure_name(key)}: from {line[0][1]:.3g} to {line[-1][1]:.3g}")
+    alt = f"Learning curves of {len(curves)} trainings. {'; '.join(ends[:8])}."
+    table = Section("", ["training", "what", "step: value"], rows, words=3)
+    return Picture(
+        "Learning curves", file, caption, learning_curves, (curves, measures), alt=alt, table=table
+    )
+
+
+def gains_picture(groups: Sequence[Group], what: str, file: str) -> Picture:
+    """The gains by class, with their words and their table.
+
+    Args:
+        groups: Classes with a gain.
+        what: Which student minus which.
+        file: Its name beside the report.
+    """
+    gains = [(group, group.gain) for group in groups if group.gain is not None]
+    mute = [group.name for group, gain in gains if not tells(gain)]
+    caption = "Coloured where the gain is beyond chance, corrected for the number of classes (Holm)."
+    if mute:
+        caption += f" No interval is drawn where it is so wide that it says nothing: {', '.join(mute[:8])}."
+    order = sorted(gains, key=lambda pair: -pair[1].value)
+    alt = (
+        f"What each of {len(gains)} classes gains, {what}. Most: {order[0][0].name}, {signed_points(order[0][1])[0]} points. "
+        f"Least: {order[-1][0].name}, {signed_points(order[-1][1])[0]} points."
+    )
+    rows = [
+        [
+            group.name,
+            f"{group.rows:,}",
+            signed_points(gain)[0],
+            "{} to {}".format(*signed_points(gain)[1:]) if tells(gain) else "says nothing",
+        ]
+        for group, gain in order
+    ]
+    table = Section("", ["class", "rows", "gain, points", "95 % interval"], rows)
+    return Picture("Gains by class", file, caption, class_gains, (groups, what), alt=alt, table=table)
+
+
+def _reliability_in_words(systems: Mapping[str, Sequence[ReliabilityBin]]) -> str:
+    """By how much confidence and accuracy of each system differ, over all its rows."""
+    said = []
+    for name, bins in systems.items():
+        rows = sum(own.rows for own in bins)
+        off = sum(own.rows * (own.confidence - own.accuracy) for own in bins) / rows if rows else 0.0
+        said.append(f"{name} is {abs(100 * off):.1f} points {'surer' if off > 0 else 'less sure'} than right")
+    return f"Confidence against accuracy of {len(systems)} systems: {'; '.join(said)}."
+
+
+def _reliability_table(systems: Mapping[str, Sequence[ReliabilityBin]]) -> Section:
+    rows = [
+        [name, percent(own.confidence), percent(own.accuracy), f"{own.rows:,}"]
+        for name, bins in systems.items()
+        for own in bins
+    ]
+    return Section("", ["system", "mean confidence, %", "right, %", "rows"], rows)
+
+
+def quality_against_latency(points: Sequence[Point], *, narrow: bool = False) -> Figure:
+    """Accuracy against the median latency of a row, with the frontier: what no other system beats in both.
+
+    An interval that says nothing is not drawn: it would flatten all that does.
+
+    Args:
+        points: The systems.
+        narrow: Whether it is for a phone.
 
     Example:
         >>> figure = quality_against_latency([Point("student", 2.0, Interval(0.9, 0.88, 0.92), "student")])
@@ -106,7 +239,8 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
     """
     from matplotlib.transforms import ScaledTranslation
 
-    figure = empty_figure(7.2, 4.2)
+    # Names that find no place beside each other need more height.
+    figure = empty_figure(NARROW if narrow else WIDE, max(4.2, 1.6 + 0.28 * len(points)))
     axes = figure.subplots()
     best, frontier = -math.inf, []
     for point in sorted(points, key=lambda p: (p.latency, -p.accuracy.value)):
@@ -130,30 +264,27 @@ def quality_against_latency(points: Sequence[Point]) -> Figure:
         value, low, high = (100 * part for part in point.accuracy)
         colour, mark = _MARKS[point.kind]
         style = {"color": colour, "transform": axes.transData + shift}
-        axes.plot([point.latency] * 2, [low, high], linewidth=1.2, alpha=0.6, zorder=1.6, **style)
+        if tells(point.accuracy):
+            axes.plot([point.latency] * 2, [low, high], linewidth=1.2, alpha=0.6, zorder=1.6, **style)
         axes.plot(point.latency, value, marker=mark, markersize=6, **style)
     axes.set_ylim(*_with_room(points))
-    for y, point in _labels(points):
-        right = max(steps for other, steps in zip(points, aside, strict=True) if _near(point, other))
-        axes.annotate(
-            shortened(point.name, 28),
-            (point.latency, y),
-            xytext=(7 + 7 * right, 0),
-            textcoords="offset points",
-            fontsize=9,
-            va="center",
-            color=_MARKS[point.kind][0],
-            # Names hide frontier and bars that would strike them out, and no point.
-            bbox={"facecolor": BACK, "edgecolor": "none", "pad": 0.5},
-            zorder=1.8,
-        )
-    low, high = axes.get_xlim()
-    axes.set_xlim(low * 0.95, high * (high / low) ** 0.35)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "25" else "")
+    fast, slow = min(p.latency for p in points), max(p.latency for p in points)
+    # Names stand right of their marks, where there is room for one of them.
+    reach = max(slow / fast, 1.5)
+    axes.set_xlim(fast / reach**0.08, slow * reach ** (0.9 if narrow else 0.5))
     axes.set_xlabel("median latency of one row, ms (logarithmic)", fontsize=9)
     axes.set_ylabel("accuracy, %", fontsize=9)
     _tidy(axes)
+    log_ticks(axes.xaxis, most=5 if narrow else 9)
+    figure.draw_without_rendering()
+    dot = figure.dpi_scale_trans.transform((7 / 72, 0))[0]
+    marks = []
+    for point, steps in zip(points, aside, strict=True):
+        x, y = axes.transData.transform((point.latency, 100 * point.accuracy.value))
+        moved = axes.transData.inverted().transform((x + steps * dot, y))
+        name = shortened(point.name, 24 if narrow else 30)
+        marks.append(Mark(float(moved[0]), float(moved[1]), name, _MARKS[point.kind][0]))
+    name_marks(axes, marks, fontsize=8 if narrow else 9)
     return figure
 
 
@@ -162,77 +293,111 @@ def _near(one: Point, other: Point) -> bool:
 
 
 def _with_room(points: Sequence[Point]) -> tuple[float, float]:
-    low, high = min(p.accuracy.low for p in points), max(p.accuracy.high for p in points)
+    ends = [end for p in points for end in (p.accuracy[1:] if tells(p.accuracy) else p.accuracy[:1])]
+    low, high = min(ends), max(ends)
     room = 0.08 * max(high - low, 0.01)
     return 100 * (low - room), 100 * (high + room)
 
 
-def _labels(points: Sequence[Point]) -> list[tuple[float, Point]]:
-    """At which height the names stand: beside their points, moved up where another stands near."""
-    low, high = _with_room(points)
-    room, made = 0.045 * (high - low), []
-    # A long name takes a third of the axis, which is a third longer than they lie apart.
-    wide = max(0.5, 0.45 * math.log(max(p.latency for p in points) / min(p.latency for p in points)))
-    for point in sorted(points, key=lambda p: p.accuracy.value):
-        y = 100 * point.accuracy.value
-        for other, neighbour in sorted(made, key=lambda pair: pair[0]):
-            if abs(math.log(neighbour.latency / point.latency)) < wide and abs(other - y) < room:
-                y = other + room
-        made.append((y, point))
-    return made
+class Curve(NamedTuple):
+    """What a training logged, as it is drawn.
+
+    Attributes:
+        name: In the legend, where trainings of one name stand once.
+        log: The entries of the trainer's log.
+        colour: Of its line.
+        dashed: Whether its line is.
+    """
+
+    name: str
+    log: Sequence[Mapping[str, Any]]
+    colour: str
+    dashed: bool = False
 
 
-def learning_curves(trainings: Sequence[Training], measures: Sequence[str]) -> Figure:
+def curves_of(trainings: Sequence[Training]) -> list[Curve]:
+    """The curves of one run's trainings, each part in its colour."""
+    return [Curve(TRAINED.get(t.part, t.part), t.log, _MARKS[t.part][0]) for t in trainings]
+
+
+def learning_curves(curves: Sequence[Curve], measures: Sequence[str], *, narrow: bool = False) -> Figure:
     """How the trainings went, a panel for each measure and a line per training.
 
     Args:
-        trainings: Of student, baseline and the student of one teacher.
+        curves: Of student, baseline and the student of one teacher.
         measures: What to draw of their logs, see `measures_of`.
+        narrow: Whether it is for a phone: the panels stand below each other.
 
     Example:
         >>> log = ({"step": 1, "loss_task": 1.0}, {"step": 2, "loss_task": 0.5, "eval_nll": 0.7})
-        >>> len(learning_curves([Training("student", 0, 2, 1.0, None, log)], ["loss_task", "eval_nll"]).axes)
+        >>> len(learning_curves([Curve("distilled", log, ORANGE)], ["loss_task", "eval_nll"]).axes)
         2
     """
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    titles = {"loss_task": "cross-entropy with the training labels, nats", "eval_nll": "validation NLL, nats"}
-    panels = [(name, titles.get(name, name.replace("eval_", "validation "))) for name in measures]
-    figure = empty_figure(3.5 * len(panels) + 0.4, 3.2)
-    for axes, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        named = set()
-        for training in trainings:
-            line = _line(training, key)
-            if not line:
-                continue
-            label = TRAINED.get(training.part, training.part)
-            axes.plot(
-                *zip(*line, strict=True),
-                color=_MARKS[training.part][0],
-                linewidth=1.3,
-                alpha=0.85,
-                marker="." if len(line) < 3 else "",
-                label="" if label in named else label,
-            )
-            named.add(label)
+    panels, count = [(name, measure_name(name)) for name in measures], len(measures)
+    figure = empty_figure(NARROW, 2.7 * count + 0.2) if narrow else empty_figure(3.5 * count + 0.4, 3.4)
+    grid = figure.subplots(*((count, 1) if narrow else (1, count)), squeeze=False).flatten()
+    for axes, (key, title) in zip(grid, panels, strict=True):
+        for curve in curves:
+            line = _line(curve.log, key)
+            if line:
+                axes.plot(
+                    *zip(*line, strict=True),
+                    color=curve.colour,
+                    linewidth=1.3,
+                    linestyle="--" if curve.dashed else "-",
+                    alpha=0.85,
+                    marker="." if len(line) < 3 else "",
+                )
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("optimizer step", fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         _tidy(axes)
-        axes.legend(fontsize=8, frameon=False)
+    named = {curve.name: curve for curve in curves if any(_line(curve.log, key) for key in measures)}
+    lines = [
+        Line2D([], [], color=own.colour, linewidth=1.3, linestyle="--" if own.dashed else "-")
+        for own in named.values()
+    ]
+    names = [shortened(name, 30 if narrow else 40) for name in named]
+    # Above the panels, where it hides no line.
+    columns = 1 if narrow and max(map(len, names)) > 16 else 2 if narrow else 3
+    figure.legend(lines, names, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
     return figure
 
 
-def _line(training: Training, key: str) -> list[tuple[float, float]]:
-    return [(entry["step"], entry[key]) for entry in training.log if math.isfinite(entry.get(key, math.nan))]
+def measure_name(key: str) -> str:
+    """What a figure calls an entry of a trainer's log.
+
+    Example:
+        >>> measure_name("eval_nll"), measure_name("eval_accuracy")
+        ('validation NLL, nats', 'validation accuracy, %')
+    """
+    titles = {
+        "loss_task": "cross-entropy with the training labels, nats",
+        "eval_nll": "validation NLL, nats",
+        "eval_accuracy": "validation accuracy, %",
+    }
+    return titles.get(key, key.replace("eval_", "validation "))
 
 
-def class_gains(groups: Sequence[Group], what: str = "distilled minus fine-tuned") -> Figure:
+def _line(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    scale = 100 if key == "eval_accuracy" else 1
+    return [(entry["step"], scale * entry[key]) for entry in log if math.isfinite(entry.get(key, math.nan))]
+
+
+def class_gains(
+    groups: Sequence[Group], what: str = "distilled minus fine-tuned", *, narrow: bool = False
+) -> Figure:
     """What each class gains in the share of its rows that is right, with its interval, largest gain on top.
+
+    An interval that says nothing is not drawn.
 
     Args:
         groups: Classes with a gain; of many, those that gain and lose most.
         what: Which student minus which.
+        narrow: Whether it is for a phone.
 
     Example:
         >>> figure = class_gains([Group("good", 30, {}, Interval(0.1, 0.0, 0.2), {})])
@@ -242,18 +407,27 @@ def class_gains(groups: Sequence[Group], what: str = "distilled minus fine-tuned
     order = sorted(groups, key=lambda group: group.gain.value if group.gain else 0.0)
     if len(order) > _MOST_GROUPS:
         order = [*order[: _MOST_GROUPS // 2], *order[-_MOST_GROUPS // 2 :]]
-    figure = empty_figure(7.2, 1.2 + 0.3 * len(order))
+    figure = empty_figure(NARROW if narrow else WIDE, 1.3 + 0.3 * len(order))
     axes = figure.subplots()
     for y, group in enumerate(order):
         assert group.gain is not None
         value, low, high = (100 * part for part in group.gain)
         colour = GREY if not group.beyond_chance else ORANGE if value > 0 else BLUE
-        axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
+        if tells(group.gain):
+            axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
         axes.plot(value, y, color=colour, marker="o", markersize=5)
     axes.axvline(0, color="#000000", linewidth=0.8)
-    axes.set_yticks(range(len(order)), [f"{shortened(g.name, 32)} ({g.rows})" for g in order], fontsize=8)
+    most = 16 if narrow else 32
+    axes.set_yticks(range(len(order)), [f"{shortened(g.name, most)} ({g.rows})" for g in order], fontsize=8)
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlabel(f"points: share of the class's rows that is right, {what}; 95 % interval", fontsize=9)
+    said = (
+        "points more of the rows right; 95 % interval"
+        if narrow
+        else "points: share of the class's rows that is right"
+    )
+    axes.set_xlabel(
+        f"{said}\n{what}" if narrow else f"{said}, {what}; 95 % interval", fontsize=8 if narrow else 9
+    )
     _tidy(axes)
     return figure
 
@@ -274,7 +448,7 @@ def measures_of(trainings: Sequence[Training]) -> list[str]:
     there = [
         name
         for name in ("loss_task", "eval_nll", "eval_accuracy", "eval_loss")
-        if any(_line(training, name) for training in trainings)
+        if any(_line(training.log, name) for training in trainings)
     ]
     # The loss of an evaluation is made of several terms, and says less than a metric.
     metrics = {"eval_nll", "eval_accuracy"} & set(there)

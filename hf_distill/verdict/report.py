@@ -12,16 +12,17 @@ from typing import Any
 from ..durations import duration
 from ..evaluation.cost import Cost
 from ..evaluation.document import Document, Picture, Section, write_files
-from ..evaluation.formats import as_json, grouped, number, share, signed_points
+from ..evaluation.formats import as_json, faster, grouped, number, percent, signed_points, tells
 from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
 from ..evaluation.results import EvaluationReport
 from ..evaluation.statistics import SHARES, Difference, Interval, spread
 from ..tasks import known_family
 from ..tasks.row_scores import ReliabilityBin
-from .numbers import TRAINED, Claim, Disagreement, Export, Group, Training
+from .numbers import TRAINED, About, Claim, Disagreement, Export, Group, Training
 from .pictures import Point, pictures
-from .sentences import p_values
+from .sentences import advice, p_values
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Role
+from .wording import metric_name, metric_value, system_name
 
 VERSION = 2
 """Of report.json; raised whenever a key changes its meaning or goes away."""
@@ -53,6 +54,7 @@ class VerdictReport:
         accuracies: With intervals over rows and seeds, by system.
         disagreements: The rows where the first seed's student is furthest from the ensemble.
         exports: What was said later of exported students, by system.
+        about: What was run; None where nobody says.
     """
 
     key: str
@@ -77,6 +79,7 @@ class VerdictReport:
     accuracies: Mapping[str, Interval]
     disagreements: tuple[Disagreement, ...]
     exports: Mapping[str, Export] = field(default_factory=dict)
+    about: About | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in report.json; a number that is not finite is None."""
@@ -91,7 +94,9 @@ class VerdictReport:
                 "key": self.key,
                 **content,
                 "left_out": self.left_out,
+                "about": self.about,
                 "verdict": self.sentences[0],
+                "advice": self.advice,
                 "outcome": self.claim.outcome,
                 "sentences": self.sentences,
                 "seeds": self.seeds,
@@ -111,7 +116,7 @@ class VerdictReport:
         )
 
     def __str__(self) -> str:
-        """The tables, shortened where they are long, and the verdict last, where a terminal ends."""
+        """What a terminal shows: the verdict first, with few columns; the files have the rest."""
         return self.document().text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -131,8 +136,17 @@ class VerdictReport:
         return self.document().files(JSON, MARKDOWN, self.to_dict())
 
     def without_texts(self) -> VerdictReport:
-        """The report as it may be published: no row's text, which may be private, only what was answered to it."""
-        return replace(self, disagreements=tuple(row._replace(text="") for row in self.disagreements))
+        """The report as it may be published: no row's text and no path, which may be private, only what was answered to it."""
+        about = self.about
+        if about is not None and about.command:
+            about = about._replace(command=f"hf-distill train {RECIPE}")
+        texts = tuple(row._replace(text="") for row in self.disagreements)
+        return replace(self, disagreements=texts, about=about)
+
+    @property
+    def advice(self) -> str:
+        """What to do, in one sentence for whoever was not there."""
+        return advice(self.claim, {name: own.value for name, own in self.accuracies.items()})
 
     def document(self) -> Document:
         """What it says, with what was said later of exported students."""
@@ -145,6 +159,8 @@ class VerdictReport:
             window=f"Verdict: {report.dataset}, {self.claim.outcome}",
             head=f"{report.task} on {report.dataset}: {report.rows:,} rows, {len(report.labels)} classes, {seeds}",
             outcome=self.claim.outcome.split()[0],
+            advice=self.advice,
+            about=self._about(),
             sentences=[*self.sentences, *(export.sentence for export in exports)],
             sections=self.sections(),
             pictures=self.pictures(),
@@ -158,16 +174,19 @@ class VerdictReport:
 
     def pictures(self) -> list[Picture]:
         """The figures that there are numbers for."""
+        names = self._names()
         points = [
-            Point(name, 1000 * cost.p50, accuracy, self.roles[name].kind)
+            Point(names[name], 1000 * cost.p50, accuracy, self.roles[name].kind)
             for name, accuracy in self.accuracies.items()
             if (cost := self.costs.get(self.roles[name].costs)) is not None and cost.p50 is not None
         ]
-        return pictures(points, self.reliability, self.trainings, self.per_class)
+        bins = {names.get(name, name): own for name, own in self.reliability.items()}
+        return pictures(points, bins, self.trainings, self.per_class)
 
     def sections(self) -> list[Section]:
         """The tables; texts of rows come last."""
         return [
+            self._glance(),
             self._systems(),
             *([self._differences()] if self.differences else []),
             *([self._costs()] if self.costs else []),
@@ -177,17 +196,82 @@ class VerdictReport:
             *([self._disagreements()] if self.disagreements else []),
         ]
 
+    def _about(self) -> list[tuple[str, str]]:
+        """What was run, as terms and texts."""
+        task = ("Task", f"{self.evaluation.task}, {len(self.evaluation.labels)} classes")
+        fusion = [("Fusion", self.evaluation.fusion)] if self.evaluation.fusion else []
+        about = self.about
+        if about is None:
+            return [task, *fusion]
+        base = f", started from {about.base}" if about.base else ", from scratch"
+        return [
+            ("Run", about.run),
+            task,
+            (
+                "Data",
+                f"{about.data}: {about.trained_rows:,} rows to train on, {about.labelled_rows:,} of them with a label; "
+                f"{self.evaluation.rows:,} to judge by ({self.evaluation.dataset})",
+            ),
+            ("Student", f"{about.student}, {about.parameters:,} parameters{base}"),
+            ("Teachers", ", ".join(f"{name} ({kind})" if kind else name for name, kind in about.teachers)),
+            *fusion,
+            ("Date", about.date),
+            ("Made by", f"hf_distill {about.version}"),
+            *([("Command", about.command)] if about.command else []),
+        ]
+
+    def _names(self) -> dict[str, str]:
+        """What people read of each system."""
+        return {name: system_name(role) for name, role in self.roles.items()}
+
+    def _cost(self, name: str) -> Cost:
+        return self.costs.get(self.roles[name].costs, Cost())
+
+    def _glance(self) -> Section:
+        """Few systems and few columns: the student, who it is compared with, and what they cost."""
+        alone = [
+            d.second for d in self.differences if self.roles[d.second].kind in ("teacher", "given", "single")
+        ]
+        shown = [STUDENT, *([self.claim.baseline] if self.claim.baseline else []), ENSEMBLE, *alone]
+        exported = [name for name, role in self.roles.items() if role.kind == "exported"]
+        names, base = self._names(), self.costs.get(ENSEMBLE, Cost()).p50
+        rows = []
+        for name in dict.fromkeys([shown[0], *exported, *shown[1:]]):
+            if name not in self.evaluation.systems:
+                continue
+            found, cost = self.evaluation.systems[name], self._cost(name)
+            accuracy = metric_value(
+                "accuracy", found.metrics.get("accuracy"), self.spread[name].get("accuracy")
+            )
+            ratio = cost.p50 / base if cost.p50 and base and name != ENSEMBLE else None
+            nll = metric_value("nll", found.metrics.get("nll"))
+            rows.append([names[name], accuracy, nll, faster(ratio), _millions(found.parameters)])
+        header = ["system", metric_name("accuracy"), metric_name("nll"), "speed", "size"]
+        kept = [i for i in range(len(header)) if i < 3 or any(row[i] != "–" for row in rows)]
+        note = (
+            "NLL: how far the probabilities are from the labels; less is better. Speed: of one row, against the ensemble. Size: "
+            "parameters."
+        )
+        return Section(
+            "At a glance",
+            [header[i] for i in kept],
+            [[row[i] for i in kept] for row in rows],
+            note,
+            marked=names[STUDENT],
+        )
+
     def _systems(self) -> Section:
-        systems = self.evaluation.systems
+        systems, called = self.evaluation.systems, self._names()
         names = list(dict.fromkeys(metric for system in systems.values() for metric in system.metrics))
         rows = []
         for name, system in systems.items():
             cells = [
-                with_spread(system.metrics.get(metric), self.spread[name].get(metric)) for metric in names
+                metric_value(metric, system.metrics.get(metric), self.spread[name].get(metric))
+                for metric in names
             ]
             temperatures = self.temperatures.get(name, ())
             mean = sum(temperatures) / len(temperatures) if temperatures else None
-            rows.append([name, *cells, with_spread(mean, spread(temperatures), 2)])
+            rows.append([called[name], *cells, with_spread(mean, spread(temperatures), 2)])
         seeds = "" if len(self.seeds) == 1 else f"Mean ± standard deviation over {len(self.seeds)} seeds. "
         family = known_family(self.evaluation.task)
         explained = "" if family is None else family.explained
@@ -196,7 +280,9 @@ class VerdictReport:
             f"start, as many optimizer steps on the labelled rows, no teachers. {CALIBRATED!r}: divided by the "
             "temperature T that fits the validation rows."
         )
-        return Section("Systems", ["system", *names, "T"], rows, seeds + explained, marked=STUDENT)
+        header = ["system", *map(metric_name, names), "T"]
+        meaning = "every system by every measure"
+        return Section("Systems", header, rows, seeds + explained, marked=called[STUDENT], meaning=meaning)
 
     def _differences(self) -> Section:
         over = (
@@ -210,13 +296,17 @@ class VerdictReport:
             "The verdict's claim is the first line; each line is judged by itself, of calibrated and exported students too: not "
             "corrected for their number, so that of twenty between equals one is called different."
         )
-        return differences_section([(d, d.second) for d in self.differences], note)
+        names = self._names()
+        return differences_section(
+            [(d, names.get(d.first, d.first), names.get(d.second, d.second)) for d in self.differences], note
+        )
 
     def _costs(self) -> Section:
-        base = self.costs.get(ENSEMBLE, Cost()).p50
-        rows = [[name, *cost_cells(cost, base)] for name, cost in self.costs.items()]
+        base, names = self.costs.get(ENSEMBLE, Cost()).p50, self._names()
+        rows = [[names.get(name, name), *cost_cells(cost, base)] for name, cost in self.costs.items()]
         note = "\n".join([self.conditions, *(export.conditions for export in self.exports.values())])
-        return Section("Cost", ["system", *COSTS, "latency / ensemble"], rows, note, marked=STUDENT)
+        header, meaning = ["system", *COSTS, "than ensemble"], "size and speed, each model alone"
+        return Section("Cost", header, rows, note, marked=names[STUDENT], meaning=meaning)
 
     def _trainings(self) -> Section:
         rows = [
@@ -231,14 +321,16 @@ class VerdictReport:
         ]
         header = ["student", "seed", "steps", "best validation step", "time"]
         shared = "Trainings after the first may have run side by side, each on its share of the machine. "
-        return Section("Trainings", header, rows, shared * (len(rows) > 1) + self.teachers_share)
+        note = shared * (len(rows) > 1) + self.teachers_share
+        return Section("Trainings", header, rows, note, meaning="how long each took")
 
     def _groups(self, title: str, what: str, groups: Sequence[Group]) -> Section:
         note = (
             "Gain: distilled minus fine-tuned, with the 95 % interval of each by itself; p is corrected for how many there are "
             "(Holm), and a gain below 0.05 is beyond chance."
         )
-        return groups_section(title, what, groups, note)
+        names = {name: system_name(role) for name, role in self.roles.items()}
+        return groups_section(title, what, groups, note, names)
 
     def _disagreements(self) -> Section:
         texts = any(row.text for row in self.disagreements)
@@ -257,10 +349,12 @@ class VerdictReport:
         hidden = " Texts of rows are not published: the report in the run's own folder shows them."
         note += hidden * (not texts)
         header = [*(["text"] if texts else []), "label", "ensemble", "student", "KL"]
-        return Section(title, header, rows, note, words=len(header) - 1, in_files=texts)
+        meaning = "the rows to read first"
+        return Section(title, header, rows, note, words=len(header) - 1, in_files=texts, meaning=meaning)
 
 
-_MEASURES = {"f1": "macro-F1"}
+RECIPE = "recipe.yaml"
+"""Of a run's folder: what repeats it."""
 
 COSTS = ("parameters", "MB", "latency p50, ms", "latency p95, ms", "rows/s")
 """The columns of `cost_cells`, but for the last, which says whose latency is one."""
@@ -271,7 +365,7 @@ def cost_cells(cost: Cost, base: float | None) -> list[str]:
 
     Args:
         cost: The system's.
-        base: The latency that its own is a share of; None where nobody knows.
+        base: The latency that its own is compared with; None where nobody knows.
     """
     return [
         grouped(cost.parameters),
@@ -279,29 +373,31 @@ def cost_cells(cost: Cost, base: float | None) -> list[str]:
         _milliseconds(cost.p50),
         _milliseconds(cost.p95),
         grouped(cost.throughput, 0 if (cost.throughput or 0) >= 10 else 2),
-        "–" if base is None or cost.p50 is None else f"{share(cost.p50 / base)}×",
+        "–" if base is None or cost.p50 is None or cost.p50 == base else faster(cost.p50 / base),
     ]
 
 
-def differences_section(differences: Sequence[tuple[Difference, str]], note: str) -> Section:
+def differences_section(differences: Sequence[tuple[Difference, str, str]], note: str) -> Section:
     """Differences as a table.
 
     Args:
-        differences: Each with what its second system is called there.
+        differences: Each with what its two systems are called there.
         note: How they were made.
     """
     rows = []
-    for d, second in differences:
+    for d, first, second in differences:
         points = d.measure in SHARES
         value = signed_points(d.value) if points else [number(part, sign="+") for part in d.value]
         in_points = points and math.isfinite(d.detectable)
+        mute = points and math.isfinite(d.value.high - d.value.low) and not tells(d.value)
+        name, unit = metric_name(d.measure).partition(",")[::2]
         rows.append(
             [
-                _MEASURES.get(d.measure, d.measure) + (", points" if points else ""),
-                d.first,
+                f"{name}, {'points' if points else unit.strip()}".rstrip(", "),
+                first,
                 second,
                 value[0],
-                f"{value[1]} to {value[2]}",
+                "says nothing" if mute else f"{value[1]} to {value[2]}",
                 f"{100 * d.detectable:.1f}" if in_points else number(d.detectable),
                 p_values(d),
                 "better" if d.better else "worse" if d.worse else "no different",
@@ -310,10 +406,13 @@ def differences_section(differences: Sequence[tuple[Difference, str]], note: str
     header = [
         "measure", "of", "minus", "difference", "95 % interval", "detectable from", "McNemar p", "the first is",
     ]  # fmt: skip
-    return Section("Differences", header, rows, note, words=3)
+    meaning = "with what chance may do"
+    return Section("Differences", header, rows, note, words=3, meaning=meaning)
 
 
-def groups_section(title: str, what: str, groups: Sequence[Group], note: str) -> Section:
+def groups_section(
+    title: str, what: str, groups: Sequence[Group], note: str, names: Mapping[str, str]
+) -> Section:
     """Some of the rows after others: what systems get right of them, and what one gains over another.
 
     Args:
@@ -321,6 +420,7 @@ def groups_section(title: str, what: str, groups: Sequence[Group], note: str) ->
         what: What tells the rows apart.
         groups: All with the same systems.
         note: What the gain is.
+        names: What people read of the systems.
     """
     systems = list(groups[0].accuracy) if groups else []
     f1 = systems if groups and groups[0].f1 else []
@@ -328,15 +428,30 @@ def groups_section(title: str, what: str, groups: Sequence[Group], note: str) ->
         [
             group.name,
             f"{group.rows:,}",
-            *(f"{100 * group.accuracy[name]:.1f}" if group.rows else "–" for name in systems),
-            "–" if group.gain is None else "{} ({} to {})".format(*signed_points(group.gain)),
+            *(percent(group.accuracy[name]) if group.rows else "–" for name in systems),
+            _gain(group.gain),
             "–" if group.p is None or math.isnan(group.p) else f"{group.p:.2g}",
-            *(f"{100 * group.f1[name]:.1f}" for name in f1),
+            *(percent(group.f1[name]) for name in f1),
         ]
         for group in groups
     ]
-    heads = [f"{name}, right %" for name in systems], [f"{name}, F1 %" for name in f1]
-    return Section(title, [what, "rows", *heads[0], "gain, points", "p", *heads[1]], rows, note)
+    called = [names.get(name, name) for name in systems]
+    heads = [f"{name}, right, %" for name in called], [f"{name}, F1, %" for name in called if f1]
+    header = [what, "rows", *heads[0], "gain, points", "p", *heads[1]]
+    return Section(
+        title,
+        header,
+        rows,
+        note,
+        meaning=f"the same for each {what}" if what == "class" else "by tokens of the row",
+    )
+
+
+def _gain(gain: Interval | None) -> str:
+    if gain is None:
+        return "–"
+    value, low, high = signed_points(gain)
+    return f"{value} ({low} to {high})" if tells(gain) else f"{value} (interval says nothing)"
 
 
 def teacher_share(costs: Mapping[str, Cost], rows_seen: int, cached_rows: int | None, seconds: float) -> str:
@@ -377,3 +492,7 @@ def with_spread(value: float | None, deviation: float | None, digits: int = 3) -
 
 def _milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{1000 * seconds:,.{2 if seconds < 0.1 else 0}f}"
+
+
+def _millions(count: int | None) -> str:
+    return "–" if count is None else f"{count / 1e6:.1f} M" if count >= 1e5 else grouped(count)

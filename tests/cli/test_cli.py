@@ -95,7 +95,7 @@ def test_validate_load_prints_how_labels_are_matched(run, recipe):
     done = run("validate", recipe, "--load")
     assert done.exit_code == 0, done.output
     assert "64 train, 33 test" in done.stdout
-    assert "| 0 negative | 0 'negative' | 1 'NEGATIVE' |" in done.stdout
+    assert "0 negative  0 'negative'  1 'NEGATIVE'" in done.stdout
     assert not Path("runs").exists()
 
 
@@ -206,7 +206,7 @@ def test_train_then_evaluate(run, recipe, bert_tokenizer):
         "teacher:roberta",
     }
     assert set(report["systems"]["student"]["metrics"]) == {"accuracy", "nll"}
-    assert "| student" in done.stdout
+    assert "\nstudent  " in done.stdout
     for name in ("recipe.yaml", "model.safetensors", "tokenizer.json", "trainer_state.json", "report.md"):
         assert (folder / name).is_file(), name
     assert pipeline("text-classification", str(folder))("a good film")[0]["label"] in ("negative", "positive")
@@ -403,7 +403,7 @@ def test_two_processes_train_one_student(run, recipe):
     code, output, errors = launched("train", recipe, "training.per_device_train_batch_size=4")
     assert code == 0, errors[-3000:]
     assert output.count("The report is in runs/tiny/report.md") == 1
-    assert output.count("| student ") == 2  # the head of the label plan, and the student's line of the table
+    assert output.count("\nstudent  ") == 2  # the head of the label plan, and the student's line of the table
     together = json.loads(Path("runs/tiny/trainer_state.json").read_text())
     assert together["train_batch_size"] == 4
     assert json.loads(Path("runs/tiny/report.json").read_text())["rows"] == 33
@@ -436,7 +436,7 @@ def test_cache_is_built_once_listed_and_trained_from(run, recipe):
     again = run("cache", recipe, *there)
     assert "train: 64 rows; 0 outputs computed" in again.stdout and "test: 33 rows; 0 outputs" in again.stdout
     listed = run("cache", "--info", "cache")
-    assert "| bert (bert)" in listed.stdout and "float32" in listed.stdout and "0.0 h" in listed.stdout
+    assert "bert (bert)" in listed.stdout and "float32" in listed.stdout and "0.0 h" in listed.stdout
     assert run("train", recipe, *there, "training.output_dir=cached").exit_code == 0
     assert run("train", recipe, "training.output_dir=live").exit_code == 0
     cached, live = (

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 
 from hf_distill.evaluation.plots import (
+    AttentionRow,
     agreement_heat_map,
+    attention_grid,
+    empty_figure,
+    log_ticks,
     reliability_diagram,
     rule_scores,
     save_figure,
-    shortened,
 )
 from hf_distill.evaluation.statistics import Interval
+from hf_distill.markdown import shortened
 from hf_distill.tasks.row_scores import ReliabilityBin
 
 HOSTILE = [
@@ -120,3 +124,36 @@ def test_names_that_differ_at_the_end_stay_apart_when_shortened():
     names = [shortened("organisation/some-long-model-name-seed-" + seed, 20) for seed in ("1", "2")]
     assert len(set(names)) == 2 and all(len(name) == 20 for name in names)
     assert shortened("short", 20) == "short"
+
+
+@pytest.mark.parametrize(
+    "limits", [(1e-5, 1e-3), (3e-4, 8e-4), (0.9, 1.1), (2, 5000), (1e-9, 1e6), (4.9, 5.1)]
+)
+@pytest.mark.parametrize("most", [3, 6])
+def test_ticks_of_a_logarithmic_axis_do_not_touch(limits, most):
+    figure = empty_figure(2.6, 2.0)
+    axes = figure.subplots()
+    axes.set(xscale="log", xlim=limits)
+    log_ticks(axes.xaxis, most=most)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels(which="both") if label.get_text()]
+    assert 1 <= len(boxes) <= most
+    boxes.sort(key=lambda box: box.x0)
+    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
+
+
+def test_a_column_that_no_model_has_anything_in_is_left_out():
+    weights = np.eye(2)
+
+    def row(name, middle):
+        return AttentionRow(
+            name, ["a", "b"], [("layer 1 of 2", weights), ("", middle), ("layer 2 of 2", weights)]
+        )
+
+    def titles(models):
+        return [axes.get_title() for axes in attention_grid(models).axes[:-1]]
+
+    assert titles([row("student", None), row("bert", None)]) == ["layer 1 of 2", "layer 2 of 2"] * 2
+    assert len(titles([row("student", None), row("bert", weights)])) == 5  # the middle of one of them
+    said = AttentionRow("student", ["a", "b"], [("layer 1 of 1", weights), ("no layer 9: it has 1", None)])
+    assert len(titles([said])) == 2  # why there is none is something

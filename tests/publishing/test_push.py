@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,8 @@ from hf_distill.publishing.facts import (
     report_digest,
     save_facts,
 )
-from hf_distill.publishing.push import push_command, reason, without_tokens, write_card
-from hf_distill.publishing.pushed_files import STALE, documents_to_push, files_to_push
+from hf_distill.publishing.push import _edited, push_command, reason, without_tokens, write_card
+from hf_distill.publishing.pushed_files import PUBLISH, STALE, documents_to_push, files_to_push, laid_out
 from hf_distill.runs.attention import _SECTION
 from hf_distill.teachers.hub_ids import data_commit, loaded_commit, only_commit
 from hf_distill.training.pushes import create_card
@@ -471,13 +472,101 @@ def test_only_listed_files_are_pushed(run, tmp_path):
         f"![f]({tmp_path}/outside.png) ![g](checkpoint-3/a.png) [no picture](secret.png)"
     )
     student = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    documents = {"report.json", "report.md", "fusion.json", "recipe.yaml", "shown.png", "plots/roc.png"}
-    assert set(files_to_push(run)) == student | documents
+    # A picture that somebody put into report.md is no field of the report: nobody knows what it shows.
+    documents = {"report.json", "report.md", "fusion.json", "recipe.yaml"}
+    files = files_to_push(run)
+    assert set(files) == student | documents
     assert set(documents_to_push(run)) == documents
     assert set(files_to_push(run, reports=False)) == student | {"fusion.json", "recipe.yaml"}
-    (run / "outside.png").symlink_to(tmp_path / "outside.png")
-    (run / "report.md").write_text("![a](outside.png)")
-    assert "outside.png" not in files_to_push(run)
+    assert b"shown.png" not in files["report.md"] and b"| student  | 0.5000" in files["report.md"]
+
+
+def test_what_is_for_people_is_laid_out_to_be_looked_at(run):
+    for name in ("fusion.json", "recipe.yaml", "README.md"):
+        (run / name).write_text(name)
+    (run / "report.json").write_text(json.dumps({**report(), "disagreements": [{"text": "a private row"}]}))
+    old = run / PUBLISH / "figures" / "old.png"
+    old.parent.mkdir(parents=True)
+    old.write_text("of an earlier report")
+    files = files_to_push(run)
+    places = laid_out(run, files)
+    assert set(places) == set(files) and not old.parent.exists()
+    people = {"README.md", "fusion.json", "recipe.yaml", "report.json", "report.md"}
+    shown = {
+        path.relative_to(run / PUBLISH).as_posix() for path in (run / PUBLISH).rglob("*") if path.is_file()
+    }
+    assert shown == people == {name for name, path in places.items() if path.is_relative_to(run / PUBLISH)}
+    assert places["model.safetensors"] == run / "model.safetensors"
+    assert not any(b"a private row" in path.read_bytes() for path in places.values())
+    assert "a private row" in (run / "report.json").read_text()
+    before = (run / PUBLISH / "README.md").stat().st_mtime_ns
+    laid_out(run, files)
+    assert (run / PUBLISH / "README.md").stat().st_mtime_ns == before
+
+
+def test_a_dry_run_lists_what_would_leave_and_asks_nobody(run, monkeypatch):
+    from typer.testing import CliRunner
+
+    from hf_distill.cli import app
+
+    monkeypatch.setattr("hf_distill.publishing.push._api", lambda token: pytest.fail("it asked the Hub"))
+    save_facts(facts(), run)
+    (run / "report.json").write_text(json.dumps(report()))
+    (run / "notes.txt").write_text("mine")
+    done = CliRunner().invoke(app, ["push", str(run), "--dry-run"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    for name in ("README.md", "model.safetensors", "config.json", "report.md"):
+        assert re.search(rf"^{re.escape(name)} +[\d,]+", done.stdout, flags=re.MULTILINE), name
+    assert "notes.txt" not in done.stdout and "Nothing was pushed" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert (run / PUBLISH / "README.md").read_bytes() == (run / "README.md").read_bytes()
+    missing = CliRunner().invoke(app, ["push", str(run)])
+    assert (
+        missing.exit_code == 2 and "name user/name, or list what would leave with --dry-run" in missing.stderr
+    )
+    (run / "recipe.yaml").write_text("token: hf_" + "aB" * 17)
+    held = CliRunner().invoke(app, ["push", str(run), "--dry-run"])
+    assert held.exit_code == 6 and "recipe.yaml holds a token" in held.stderr
+
+
+def test_the_card_command_writes_the_card_and_shows_it(run):
+    from typer.testing import CliRunner
+
+    from hf_distill.cli import app
+
+    save_facts(facts(), run)
+    (run / "report.json").write_text(json.dumps(report()))
+    done = CliRunner().invoke(app, ["card", str(run), "--repo", "me/small"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    text = (run / "README.md").read_text()
+    assert text in done.stdout and 'model="me/small"' in text and "## Results" in text
+    (run / "README.md").write_text(text + "\nMy own words.\n")
+    again = CliRunner().invoke(app, ["card", str(run)])
+    assert "was edited, so it stays as it is" in again.stdout and "My own words." in again.stdout
+
+
+def test_a_card_of_ours_is_known_by_a_field_of_its_metadata(tmp_path):
+    save_facts(facts(), tmp_path)
+    text = write_card(tmp_path, repo="x").read_text()
+    card = ModelCard(text)
+    assert len(card.data["hf_distill_card"]) == 32 and "<!--" not in text
+    assert not _edited(text) and not _edited(str(card)) and not _edited(text.replace("\n", "\r\n"))
+    # However its metadata are written: order and quotation are no words of somebody's.
+    lines = text.split("---\n")[1].splitlines()
+    language = [line for line in lines if line.startswith("library_name")]
+    moved = "\n".join([*language, *(line for line in lines if line not in language)])
+    assert not _edited(text.replace("\n".join(lines), moved))
+    assert _edited(text + "mine") and _edited(
+        text.replace("library_name: transformers", "library_name: mine")
+    )
+    assert _edited(re.sub(r"hf_distill_card: .*\n", "", text)) and _edited("# Mine\n")
+    assert _edited("---\nbroken: [\n---\n# x") and _edited(
+        text.replace(card.data["hf_distill_card"], "0" * 32)
+    )
+    assert (
+        write_card(tmp_path, repo="y", keep_edits=True)
+        and 'model="y"' in (tmp_path / "README.md").read_text()
+    )
 
 
 def test_a_report_that_nobody_can_read_stays_here(run):
@@ -489,9 +578,8 @@ def test_a_report_that_nobody_can_read_stays_here(run):
         (run / name).write_text("# Verdict\n\na row")
     assert reports() == set()  # nothing says what they are
     (run / "report.json").write_text(json.dumps(report()))
-    assert reports() == {"report.json"}  # of an evaluation, unlike the two beside it
-    (run / "report.md").write_text("# Evaluation\n")
-    assert reports() == {"report.json", "report.md"}
+    assert reports() == {"report.json", "report.md"}  # of an evaluation, unlike the two beside it
+    assert b"a row" not in files_to_push(run)["report.md"]
     for damaged in ("{", json.dumps({"version": 1, **report()}), json.dumps({"version": 2})):
         (run / "report.json").write_text(damaged)
         for listed in (files_to_push, documents_to_push):
@@ -506,11 +594,9 @@ def test_pictures_of_a_row_stay_here(run):
     section = f"{_SECTION}\n\nWhat.\n\n![a](attention.png)\n\n![b](similarity.png)\n"
     (run / "report.md").write_text(f"# Evaluation\n\nbest\n\n{section}\n## Later\n\n![c](roc.png)\n")
     files = files_to_push(run)
-    assert files["report.md"] == b"# Evaluation\n\nbest\n\n## Later\n\n![c](roc.png)\n"
-    assert {name for name in files if name.endswith(".png")} == {"roc.png"}
-    assert list(documents_to_push(run)) == ["report.json", "report.md", "roc.png"]
-    (run / "report.md").write_text(f"# Evaluation\n\nbest\n\n{section}")
-    assert files_to_push(run)["report.md"] == b"# Evaluation\n\nbest\n"
+    assert files["report.md"].startswith(b"# Evaluation\n") and b"png" not in files["report.md"]
+    assert not {name for name in files if name.endswith(".png")}
+    assert list(documents_to_push(run)) == ["report.json", "report.md"]
 
 
 def test_a_repository_keeps_no_figure_of_an_earlier_verdict():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -191,27 +192,30 @@ def test_one_library_is_not_enough(tmp_path):
         build_demo_corpus(folders={"torch": tmp_path})
 
 
-def _report(**metrics):
-    from hf_distill.evaluation.results import EvaluationReport, SystemResult
-
-    systems = {name: SystemResult({"accuracy": a, "nll": n}, 1) for name, (a, n) in metrics.items()}
-    return EvaluationReport("text-classification", "test", 10, systems)
+@pytest.fixture
+def small(libraries):
+    return build_demo_corpus(folders=libraries, rows_per_class=80)
 
 
-@pytest.mark.parametrize(
-    ("student", "claim"),
-    [
-        ((0.7, 0.9), "The student beats the baseline in accuracy and in NLL:"),
-        ((0.7, 1.1), "The student beats the baseline in accuracy, but not in NLL:"),
-        ((0.5, 0.9), "The student beats the baseline in NLL, but not in accuracy:"),
-        ((0.6, 1.0), "The student does not beat the baseline, neither in accuracy nor in NLL:"),
-        ((0.7, float("nan")), "The student beats the baseline in accuracy, but not in NLL:"),
-    ],
-)
-def test_the_verdict_claims_only_what_is_so(student, claim):
-    from hf_distill.runs.demo.run import verdict
+def test_the_demo_writes_a_recipe_that_runs(small, tmp_path, monkeypatch):
+    from hf_distill.recipe import Setup, load_recipe
+    from hf_distill.runs.demo.run import write_demo_recipe
 
-    assert verdict(_report(student=student, baseline=(0.6, 1.0))).startswith(claim)
+    monkeypatch.chdir(tmp_path)
+    path = write_demo_recipe(Path("demo"), small, seed=3, vocabulary=300, epochs=2, seeds=1)
+    for name in ("bert", "roberta", "deberta"):
+        Path("demo/teachers", name).mkdir(parents=True)
+    recipe = load_recipe(path)
+    assert recipe.fusion == "auto" and recipe.evaluation.verdict and recipe.evaluation.split == "test"
+    assert recipe.training["output_dir"] == "demo/student" and recipe.training["seed"] == 3
+    assert recipe.data.label_names == small.label_names
+    assert "hf-distill train demo/recipe.yaml" in path.read_text()
+    assert max(map(len, path.read_text().splitlines())) <= 120
+    rows = Setup(recipe).rows
+    assert {split: len(own) for split, own in rows.items()} == {"train": 77, "validation": 5, "test": 20}
+    labels = rows["train"].with_format(None)["label"][:]
+    assert sum(label is None for label in labels) == 57
+    assert Setup(recipe).student(3)[0].config.n_layers == 1
 
 
 def test_the_demo_refuses_several_processes(monkeypatch, tmp_path):
@@ -237,10 +241,16 @@ def test_the_student_beats_the_baseline(tmp_path, capsys):
     from hf_distill.runs.demo.run import run_demo
 
     report = run_demo(tmp_path)
-    systems = report.systems
-    assert {"student", "baseline", "ensemble", "student+teachers"} < set(systems)
-    student, baseline = systems["student"], systems["baseline"]
-    assert report.rows >= 2_000
+    systems = report.evaluation.systems
+    assert {
+        "student",
+        "fine-tuned, last step",
+        "fine-tuned, best step",
+        "ensemble",
+        "student+teachers",
+    } < set(systems)
+    student, baseline = systems["student"], systems[report.claim.baseline]
+    assert report.evaluation.rows >= 2_000
     assert student.metrics["accuracy"] > baseline.metrics["accuracy"] + 0.03
     assert student.metrics["nll"] < baseline.metrics["nll"]
     assert student.parameters < min(s.parameters for n, s in systems.items() if n.startswith("teacher:"))
@@ -251,8 +261,15 @@ def test_the_student_beats_the_baseline(tmp_path, capsys):
     assert len({teacher.view.key for teacher in teachers}) == 3
 
     printed = capsys.readouterr().out
-    assert "The student beats the baseline in accuracy and in NLL" in printed
+    assert "Verdict: This student is better than the same one trained without teachers" in " ".join(
+        printed.split()
+    )
+    commands = [line.split() for line in printed.splitlines() if line.startswith("    hf-distill ")]
+    assert [command[1] for command in commands] == ["train", "train", "compare"]
+    assert commands[1][2] == str(tmp_path / "recipe.yaml")
     assert (
-        printed.rstrip().splitlines()[-1].startswith(f"The report is in {tmp_path / 'student' / 'report.md'}")
+        printed.rstrip()
+        .splitlines()[-1]
+        .startswith(f"The page to look at is {tmp_path / 'student' / 'report.html'}")
     )
     assert (tmp_path / "student" / "report.json").is_file()

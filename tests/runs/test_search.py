@@ -17,7 +17,7 @@ from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, CorruptStateError, DataError
 from hf_distill.recipe import Recipe, Setup, load_recipe
 from hf_distill.recipe.search_section import Knob, search_fusions, search_knobs
-from hf_distill.runs.search.report import SearchReport, Trial
+from hf_distill.runs.search.report import SearchReport, Trial, draw_search
 from hf_distill.runs.search.searching import search_recipe
 
 BASE = {
@@ -488,9 +488,29 @@ def test_a_report_of_more_is_better_with_a_diverged_trial(tmp_path):
     ]
     report = SearchReport("accuracy", False, knobs, tuple(trials), own=2, on_report=True)
     lines = str(report).splitlines()
-    assert [cell.strip() for cell in lines[3].split("|")][1:-1] == ["2 *", "7.65", "log_pool(weights=[1, 2])", "0.9000", "59"]  # fmt: skip
-    assert "| diverged | 2 " in lines[4]
+    assert [cell.strip() for cell in lines[3].split("|")][1:-1] == ["2 *", "0.9000", "7.65", "log_pool(weights=[1, 2])", "59"]  # fmt: skip
+    assert "| diverged | 1 " in lines[4]
     assert "accuracy 0.9000 on the validation rows, the recipe's own values." in str(report)
     assert "the final report is made on these rows too" in str(report)
     report.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["search.md", "search.png"]
+
+
+def test_ticks_of_the_figure_do_not_touch():
+    knobs = (
+        Knob("temperature", 1, 8),
+        Knob("learning_rate", 3e-4, 4e-3, log=True),
+        Knob("task_weight", 1e-3, 1, log=True),
+        Knob(
+            "fusion",
+            choices=("auto", "linear_pool", "log_pool", "pool_then_temper", "log_pool(weights=[1, 2, 3])"),
+        ),
+    )
+    values = {"temperature": 2.0, "learning_rate": 1e-3, "task_weight": 0.3, "fusion": "auto"}
+    figure = draw_search(SearchReport("nll", True, knobs, (Trial(0, values, 0.5, 1.0),)))
+    figure.draw_without_rendering()
+    for axes in figure.axes[1:4]:
+        labels = [label for label in axes.get_xticklabels(which="both") if label.get_text()]
+        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+        assert len(boxes) >= 2
+        assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))

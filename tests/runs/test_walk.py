@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_distill.cli import app
+from hf_distill.runs.verdict import judgement
+from hf_distill.runs.verdict.jobs import Place
 
 PAGE = Path(__file__).parents[2] / "docs" / "quickstart.md"
 
@@ -33,6 +35,10 @@ def test_the_walk_arrives(tmp_path, checkpoints, rows, held_out, monkeypatch):
     rows.to_json(tmp_path / "train.jsonl")
     held_out.to_json(tmp_path / "test.jsonl")
     monkeypatch.chdir(tmp_path)
+    # In this process, and timed shortly: an import of torch costs seconds.
+    monkeypatch.setattr(judgement, "places", lambda device: [Place()])
+    timed = judgement.time_model
+    monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     said = []
     for words in walk():
         done = CliRunner().invoke(app, words)

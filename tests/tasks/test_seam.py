@@ -27,7 +27,11 @@ def branches(source: str) -> list[int]:
         elif isinstance(node, ast.Subscript):
             asked = [node.slice]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            asked = node.args[:1] if node.func.attr in ("startswith", "endswith", "get", "__eq__") else []
+            asked = (
+                [one for one in node.args[:1] if isinstance(one, ast.Constant)]
+                if node.func.attr in ("startswith", "endswith", "get", "__eq__")
+                else []
+            )
         elif isinstance(node, ast.Dict):  # a table by task is a branch too, written sideways
             asked = [key for key in node.keys if key is not None]
         inside = [part for one in asked for part in ast.walk(one)]

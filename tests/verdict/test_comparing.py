@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -29,6 +30,7 @@ from hf_distill.evaluation.variances import half_width, variance_apart
 from hf_distill.verdict import SavedRows, compare_runs
 from hf_distill.verdict.answers import in_order
 from hf_distill.verdict.reading import load_report
+from hf_distill.verdict.wording import system_name
 
 HOSTILE_NAME = '<img src=x onerror=alert(1)>|`b` "$x$'
 
@@ -220,8 +222,8 @@ def test_a_shared_baseline_has_no_agreement_with_two_ensembles(run, tmp_path):  
     assert all(s.runs == ("a", "b", "c") and "agreement" not in s.metrics for s in baselines)
     assert "kl_to_ensemble" in system(found, "student", "b").metrics
     assert found.per_class == () and "beyond chance on these 299 rows: c; worse: none" in found.sentences[0]
-    table = found.sections()[0]
-    assert table.rows[-1][:2] == [found.systems[-1].system, "a, c"]  # b has no single teachers
+    table = next(section for section in found.sections() if section.title == "Systems")
+    assert table.rows[-1][:2] == [system_name(found.systems[-1].role), "a, c"]  # b has no single teachers
     assert [d.first for d in found.differences[:8:4]] == ["b: student", "c: student"]
 
 
@@ -325,7 +327,7 @@ def test_costs_come_from_the_reports_of_these_answers(pair, found, run, tmp_path
     costs = load_report(pair.a).costs
     assert found.runs["a"].costs["student"] == costs["student"] and found.runs["a"].conditions == "On cpu."
     section = next(s for s in found.sections() if s.title == "Cost")
-    assert section.rows[0] == ["student", "a", "10", "0.0", "2.00", "2.90", "900", "0.25×"]
+    assert section.rows[0] == ["distilled student", "a", "10", "0.0", "2.00", "2.90", "900", "4.0× faster"]
     assert section.note.startswith("As each run measured them when it was judged. On cpu.")
     save(tmp_path / "b", better(run), report=True, conditions="On cuda.")
     (tmp_path / "c").mkdir()
@@ -337,7 +339,7 @@ def test_costs_come_from_the_reports_of_these_answers(pair, found, run, tmp_path
     section = next(s for s in other.sections() if s.title == "Cost")
     assert {row[1] for row in section.rows} == {"a", "b"}
     assert "different conditions" in section.note and "b: On cuda. A" in section.note
-    (quality,) = other.pictures()
+    quality = other.pictures()[0]
     points = {point.name: point for point in quality.arguments[0]}
     assert points["a: student"].latency == points["fine-tuned"].latency == pytest.approx(2.0)
     assert "c: student" not in points and "not under the same conditions" in quality.caption
@@ -357,6 +359,33 @@ def test_a_system_that_runs_timed_differently_is_told(run, pair, tmp_path):  # n
     assert [p.latency for p in points if p.name == "ensemble"] == [pytest.approx(8.0)]
 
 
+def test_recipes_are_told_apart_and_learning_curves_are_in_one_picture(run, tmp_path):  # noqa: F811
+    for name, own in (("a", run), ("b", better(run))):
+        save(tmp_path / name, own, report=True)
+        temperature = {"a": 2, "b": 4}[name]
+        (tmp_path / name / "recipe.yaml").write_text(
+            f"losses: {{temperature: {temperature}}}\nfusion: auto\n"
+        )
+    found = compare_runs([tmp_path / "a", tmp_path / "b"])
+    table = next(section for section in found.sections() if section.title == "How the recipes differ")
+    assert (table.header, table.rows) == (["key", "a", "b"], [["losses.temperature", "2", "4"]])
+    picture = next(picture for picture in found.pictures() if picture.title == "Learning curves")
+    curves = picture.arguments[0]
+    assert [(curve.name, curve.dashed) for curve in curves] == [
+        *[("a: distilled", False)] * 3, *[("b: distilled", False)] * 3,
+        *[("a: fine-tuned", True)] * 3, *[("b: fine-tuned", True)] * 3,
+    ]  # fmt: skip
+    assert len({curve.colour for curve in curves}) == 2
+    content = found.to_dict()
+    assert content["recipes"] == [{"key": "losses.temperature", "values": {"a": "2", "b": "4"}}]
+    assert "trainings" not in content["runs"]["a"]
+    alike = dataclasses.replace(found, recipes=())
+    assert next(s for s in alike.sections() if "recipes" in s.title).rows == [
+        ["nothing but its folder", "–", "–"]
+    ]
+    assert not any("recipes" in s.title for s in dataclasses.replace(found, recipes=None).sections())
+
+
 # ---- Files ----
 
 
@@ -373,7 +402,7 @@ def test_comparison_json_keeps_what_readers_know(folder, found):
     assert content["version"] == 2
     assert content.keys() == {
         "version", "split", "rows", "left_out", "labels", "runs", "systems", "differences", "per_class", "notes", "verdict",
-        "sentences",
+        "sentences", "recipes",
     }  # fmt: skip
     assert content["runs"]["a"].keys() == {"folder", "seeds", "baseline", "costs", "conditions"}
     assert content["systems"][0]["metrics"] == pytest.approx(found.systems[0].metrics)
@@ -389,10 +418,10 @@ def test_comparison_md_is_inert(folder):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_page_needs_nothing_else(folder):
+def test_the_page_needs_nothing_else(folder, found):
     text = (folder / "comparison.html").read_text()
     page = Page(text)
-    assert page.open == [] and page.tags.count("svg") == 2
+    assert page.open == [] and page.tags.count("svg") == 2 * len(found.pictures()) > 0
     assert not {"script", "img", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
     assert all(reference.startswith("#") for reference in page.references)
     assert HOSTILE_NAME in "".join(page.texts) and " ".join(HOSTILE.split("\x00")[0].split()) in "".join(
@@ -428,7 +457,7 @@ def test_one_run_shows_its_own_verdict_again(pair, tmp_path):
     assert done.exit_code == 0
     assert (
         unstyle(str(load_report(pair.a))) in done.stdout
-        and f"The page is {tmp_path / 'out' / 'report.html'}" in done.stdout
+        and f"It is {tmp_path / 'out' / 'report.html'}" in done.stdout
     )
     for name in ("report.json", "report.md", "report.html", "figures/reliability.png"):
         assert (tmp_path / "out" / name).read_bytes() == (pair.a / name).read_bytes()

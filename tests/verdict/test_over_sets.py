@@ -65,7 +65,7 @@ def test_from_the_command_line(sets, tmp_path):
         content["wins"] == 2 and len(content["sets"]) == 2 and content["verdict"] == content["sentences"][0]
     )
     assert "Over 2 data sets" in (tmp_path / "comparison.md").read_text()
-    assert "Over 2 data sets" in (tmp_path / "comparison.html").read_text()
+    assert "Over 2 data sets" in (tmp_path / "comparison.html").read_text().replace("\u00a0", " ")
 
 
 def test_one_data_set_is_no_sample_of_sets(run, sets, tmp_path):  # noqa: F811

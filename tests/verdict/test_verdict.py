@@ -69,18 +69,18 @@ def claim(value, low, high, few=False, p=None, **changes):
         (
             claim(0.011, 0.006, 0.016),
             "distilled student: accuracy 91.2 ± 0.2, +1.1 over fine-tuning (95 % interval +0.6 to +1.6), keeps 98.6 % of "
-            "the ensemble at 0.21× its latency",
+            "the ensemble, 4.8× faster",
         ),
         (
             claim(0.003, -0.009, 0.015),
             "distilled student: accuracy 91.2 ± 0.2, +0.3 over fine-tuning (95 % interval −0.9 to +1.5): no gain beyond "
-            "chance on these 500 rows; detectable from 2.4 points; keeps 98.6 % of the ensemble at 0.21× its latency",
+            "chance on these 500 rows; detectable from 2.4 points; keeps 98.6 % of the ensemble, 4.8× faster",
         ),
         (
             claim(0.008, 0.002, 0.016, few=True),
             "distilled student: accuracy 91.2 ± 0.2, +0.8 over fine-tuning (95 % interval +0.2 to +1.6): no gain beyond "
             "chance on these 500 rows, on too few of which the answers differ; detectable from 2.4 points; keeps 98.6 % of "
-            "the ensemble at 0.21× its latency",
+            "the ensemble, 4.8× faster",
         ),
         (
             claim(-0.011, -0.016, -0.006, latency=None),
@@ -91,18 +91,18 @@ def claim(value, low, high, few=False, p=None, **changes):
             claim(0.011, 0.006, 0.016, spread=None, seeds=1, p=0.012),
             "this student: accuracy 91.2 (one seed), +1.1 over this baseline (95 % interval +0.6 to +1.6): it is better "
             "(McNemar p = 0.012) on rows like these 500; one training says nothing of what distillation gains; keeps 98.6 % of "
-            "the ensemble at 0.21× its latency",
+            "the ensemble, 4.8× faster",
         ),
         (
             claim(-0.003, -0.015, 0.009, spread=None, seeds=1, p=0.7),
             "this student: accuracy 91.2 (one seed), −0.3 against this baseline (95 % interval −1.5 to +0.9): it is no different "
             "beyond chance (McNemar p = 0.7) on rows like these 500; one training says nothing of what distillation gains; keeps "
-            "98.6 % of the ensemble at 0.21× its latency",
+            "98.6 % of the ensemble, 4.8× faster",
         ),
         (
             claim(0, 0, 0, gain=None, baseline=None, spread=None, teachers=1),
-            "distilled student: accuracy 91.2 (one seed) on 500 rows, compared with no fine-tuning, keeps 98.6 % of its teacher at "
-            "0.21× its latency",
+            "distilled student: accuracy 91.2 (one seed) on 500 rows, compared with no fine-tuning, keeps 98.6 % of its teacher, "
+            "4.8× faster",
         ),
     ],
 )
@@ -437,9 +437,19 @@ def test_report_json_keeps_what_readers_know(folder):
 
 def test_report_md_is_inert(folder):
     text = (folder / "report.md").read_text()
-    assert text.startswith("# Verdict\n\n**distilled student: accuracy")
+    assert text.startswith("# Verdict\n\n**Use the distilled student: it is right on ")
+    assert "\n\ndistilled student: accuracy" in text
     assert not re.search(r"<img|</script|(?<!\\)\]\(http|[\x00-\x08\x1b]", text)
-    for title in ("Systems", "Differences", "Cost", "Trainings", "By class", "By length", "Where student"):
+    for title in (
+        "At a glance",
+        "Systems",
+        "Differences",
+        "Cost",
+        "Trainings",
+        "By class",
+        "By length",
+        "Where student",
+    ):
         assert f"\n## {title}" in text
     widths = {
         line.count(" | ") for line in text.split("## Where student")[1].splitlines() if line.startswith("| ")
@@ -492,8 +502,8 @@ def test_the_page_needs_nothing_else(folder):
     assert not re.findall(r"(?:https?:)?//(?!evil\.example)[a-z]", rest)
     assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)'\"]+)", rest))
     assert "@import" not in text
-    assert page.tags.count("svg") == 4
-    shown = "".join(page.texts)
+    assert page.tags.count("svg") == 8
+    shown = "".join(page.texts).replace("\u00a0", " ")
     assert '</script><img src=x onerror=alert(1)> & "quoted"' in shown
     assert "default-src 'none'" in text and "prefers-color-scheme: dark" in text and "@media print" in text
     # No colour of a figure is left that does not follow the page.
@@ -743,6 +753,9 @@ def test_one_seed_then_two_and_what_has_no_verdict(recipe, monkeypatch):
     content = json.loads(Path("out/report.json").read_text())
     assert seen.is_file() and content["outcome"] == "one seed"
     assert content["verdict"].startswith("this student: accuracy ") and "this baseline" in content["verdict"]
+    assert max(map(len, printed.rpartition("\nVerdict: ")[2].splitlines())) <= 80
+    printed = " ".join(printed.split())
+    assert "Verdict: This student is " in printed and "One training of each does not say" in printed
     assert "One seed: the intervals are over rows only" in printed
     assert "evaluation.seeds=3 keeps what is trained and adds 4 trainings, about 0:" in printed
     assert "The teachers are the same in all of this" in printed and "2 classes, 1 seed (3)" in printed

@@ -1,9 +1,11 @@
-"""The whole job offline on real text: three teachers, one student, one baseline, one table, in a few minutes."""
+"""The whole job offline on real text: three teachers made, a recipe written, run and judged, in a few minutes."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +14,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 from transformers import (
     DataCollatorWithPadding,
-    DistilBertConfig,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
     Trainer,
@@ -24,24 +24,17 @@ from transformers import (
 from ...errors import ConfigurationError
 from ...evaluation.evaluating import compute_metrics_from
 from ...evaluation.results import EvaluationReport
-from ...teachers.teacher import Teacher
-from ...training.arguments import DistillationArguments
+from ...files import write_text
+from ...recipe import Setup, load_recipe
 from ...training.progress import LossTable
-from ...training.trainer import MultiTeacherDistillationTrainer
+from ...verdict import VerdictReport
+from ..train import train_recipe
 from .corpus import DemoCorpus, build_demo_corpus
 from .small_models import fresh_classifier, small_teachers, wordpiece
 
 # Docstrings' first paragraphs have 19 tokens on average; 40 cut 7 in 100.
 _MAX_LENGTH = 40
 
-_STUDENT_SIZE: dict[str, Any] = {
-    "dim": 128,
-    "n_layers": 1,
-    "n_heads": 4,
-    "hidden_dim": 128,
-    "dropout": 0.2,
-    "seq_classif_dropout": 0.2,
-}
 _TRAINING: dict[str, Any] = {
     "learning_rate": 1.5e-3,
     "warmup_steps": 0.1,
@@ -56,6 +49,52 @@ _TRAINING: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 
+_RECIPE = """\
+# The demo of hf_distill: which library does a docstring come from?
+# teachers  three small models that the demo made from {teacher:,} labelled rows, each with its own architecture, tokenizer
+#           and label order
+# student   a DistilBERT of one layer, from scratch
+# data      docstrings of the installed libraries: {labelled:,} rows with a label, {unlabelled:,} without, {test:,} for the verdict
+# run       hf-distill train {recipe}
+data:
+  files:
+    train: {folder}/data/train.jsonl
+    validation: {folder}/data/validation.jsonl
+    test: {folder}/data/test.jsonl
+  label_names: {labels}
+
+teachers:
+  models: [{folder}/teachers/bert, {folder}/teachers/roberta, {folder}/teachers/deberta]
+  cache_dir: {folder}/cache  # each teacher reads each row once, whatever is trained later
+
+student:
+  config: {{model_type: distilbert, dim: 128, n_layers: 1, n_heads: 4, hidden_dim: 128, dropout: 0.2,
+           seq_classif_dropout: 0.2, max_position_embeddings: {max_length}}}
+  tokenizer: {folder}/tokenizer
+  max_length: {max_length}
+
+fusion: auto  # fitted on the validation rows, and used where it beats the plain mean of the teachers there
+
+losses: {{temperature: 2, task_weight: 0.3, distill_weight: 0.7}}
+
+training:
+  output_dir: {folder}/student
+  num_train_epochs: {epochs:g}
+  learning_rate: 0.0015
+  warmup_steps: 0.1
+  per_device_train_batch_size: 64
+  # The student without teachers is looked at as often, and judged at its best step too.
+  eval_strategy: steps
+  eval_steps: 94
+  logging_steps: 47
+  save_strategy: "no"
+  report_to: none
+  dataloader_pin_memory: false
+  seed: {seed}
+
+evaluation: {{split: test, batch_size: 128, seeds: {seeds}}}
+"""
+
 
 def run_demo(
     output_dir: str | os.PathLike[str] = "hf-distill-demo",
@@ -64,23 +103,25 @@ def run_demo(
     vocabulary: int = 8_000,
     teacher_epochs: float = 3,
     student_epochs: float = 4,
+    seeds: int = 1,
     corpus: DemoCorpus | None = None,
-) -> EvaluationReport:
-    """Make three teachers, distil them into a smaller student, and compare it with the same student without them.
+) -> VerdictReport | EvaluationReport | None:
+    """Make three teachers, write a recipe that distils them into a smaller student, and run it, with its verdict.
 
     The setting is a usual one: the teachers were made elsewhere on more labelled rows than the user has, and differ in
-    architecture, tokenizer and label order. Prints what it does, the table, and a verdict.
+    architecture, tokenizer and label order. What follows is what a user does: `hf-distill train recipe.yaml`.
 
     Args:
-        output_dir: Gets ``teachers/NAME``, ``student`` (with the report) and ``baseline``.
+        output_dir: Gets ``data``, ``teachers/NAME``, ``tokenizer``, ``recipe.yaml``, ``cache`` and ``student``, the run.
         seed: Of data, weights and training.
         vocabulary: Pieces per tokenizer, at most.
         teacher_epochs: Epochs over the teachers' rows.
-        student_epochs: Epochs over the user's rows; the baseline gets as many steps.
+        student_epochs: Epochs over the user's rows; the student without teachers gets as many steps.
+        seeds: Of the verdict.
         corpus: The rows; None: the installed libraries' docstrings.
 
     Returns:
-        The `EvaluationReport` on the test rows.
+        The verdict on the test rows.
 
     Raises:
         ConfigurationError: Started in several processes.
@@ -97,88 +138,74 @@ def run_demo(
         corpus = build_demo_corpus(seed=seed)
     _say(f"{_rows(corpus)}, {len(corpus.label_names)} classes: {', '.join(corpus.label_names)}", since=began)
 
-    teachers = []
     for name, config, tokenizer in small_teachers(
         corpus.teacher["text"], vocabulary=vocabulary, max_length=_MAX_LENGTH
     ):
         _make_teacher(folder / "teachers" / name, config, tokenizer, corpus, seed=seed, epochs=teacher_epochs)
-        teachers.append(Teacher.from_pretrained(str(folder / "teachers" / name)))
 
-    # What a user would write, were the three folders above ids on the Hub.
-    started = time.perf_counter()
-    user_rows = concatenate_datasets([corpus.labelled, corpus.unlabelled])
-    tokenizer = wordpiece(user_rows["text"], vocabulary, _MAX_LENGTH)
-    trainer = MultiTeacherDistillationTrainer(
-        model=_student(tokenizer, corpus.label_names, seed),
-        teachers=teachers,
-        args=DistillationArguments(
-            output_dir=str(folder / "student"),
-            temperature=2.0,
-            task_weight=0.3,
-            distill_weight=0.7,
-            num_train_epochs=student_epochs,
-            seed=seed,
-            **_TRAINING,
-        ),
-        train_dataset=user_rows,
-        processing_class=tokenizer,
+    recipe = write_demo_recipe(
+        folder, corpus, seed=seed, vocabulary=vocabulary, epochs=student_epochs, seeds=seeds
     )
-    _train(trainer, "student")
-    trainer.save_model()
-    _say(_trained("Student", trainer, user_rows, f"{len(corpus.labelled):,} of them labelled"), since=started)
-
-    started = time.perf_counter()
-    without_teachers = MultiTeacherDistillationTrainer(
-        model=_student(tokenizer, corpus.label_names, seed),
-        teachers=[],
-        args=DistillationArguments(
-            output_dir=str(folder / "baseline"),
-            task_weight=1.0,
-            distill_weight=0.0,
-            max_steps=trainer.state.global_step,
-            seed=seed,
-            **_TRAINING,
-        ),
-        train_dataset=corpus.labelled,
-        processing_class=tokenizer,
-    )
-    _train(without_teachers, "baseline")
-    without_teachers.save_model()
+    _say(f"\nThe rest is what you would do with checkpoints of your own:\n\n    hf-distill train {recipe}\n")
+    report = train_recipe(Setup(load_recipe(recipe)))
+    run, other = folder / "student", folder / "temperature-4"
+    changed = ["losses.temperature=4", f"training.output_dir={other}"]
     _say(
-        _trained("Baseline", without_teachers, corpus.labelled, "the same student without teachers"),
-        since=started,
+        "\nNext: another temperature, with what the teachers said read from the cache, and both on one page:\n"
     )
-
-    report = trainer.evaluate_ensemble(
-        corpus.test, baseline=without_teachers.model, dataset_name="docstrings nobody has seen"
+    _say(f"    {shlex.join(['hf-distill', 'train', str(recipe), *changed])}")
+    _say(
+        f"    {shlex.join(['hf-distill', 'compare', str(run), str(other), '--output', str(folder / 'compared')])}\n"
     )
-    print(f"\n{report}\n\n{verdict(report)}", flush=True)
-    _say(f"The report is in {folder / 'student' / 'report.md'}", since=began)
+    _say(f"The page to look at is {run / 'report.html'}", since=began)
     return report
 
 
-def verdict(report: EvaluationReport) -> str:
-    """Say whether the student beats the baseline, in accuracy and in NLL, and no more than that.
+def write_demo_recipe(
+    folder: Path, corpus: DemoCorpus, *, seed: int, vocabulary: int, epochs: float, seeds: int
+) -> Path:
+    """Write what a user has, apart from the teachers: rows as files, the student's tokenizer, and the recipe.
 
     Args:
-        report: A report with ``student`` and ``baseline``.
+        folder: Of the demo.
+        corpus: The rows.
+        seed: Of the training.
+        vocabulary: Pieces of the student's tokenizer, at most.
+        epochs: Over the user's rows.
+        seeds: Of the verdict.
 
     Returns:
-        One sentence.
+        The recipe's path.
     """
-    student, baseline = report.systems["student"].metrics, report.systems["baseline"].metrics
-    accuracy, nll = student["accuracy"] > baseline["accuracy"], student["nll"] < baseline["nll"]
-    if accuracy and nll:
-        claim = "The student beats the baseline in accuracy and in NLL"
-    elif accuracy or nll:
-        better, worse = ("accuracy", "NLL") if accuracy else ("NLL", "accuracy")
-        claim = f"The student beats the baseline in {better}, but not in {worse}"
-    else:
-        claim = "The student does not beat the baseline, neither in accuracy nor in NLL"
-    return (
-        f"{claim}: accuracy {student['accuracy']:.3f} against {baseline['accuracy']:.3f}, "
-        f"NLL {student['nll']:.3f} against {baseline['nll']:.3f}."
+    rows = {
+        "train": concatenate_datasets([corpus.labelled, corpus.unlabelled]),
+        "validation": corpus.validation,
+        "test": corpus.test,
+    }
+    for split, own in rows.items():
+        names = [None if i is None else corpus.label_names[i] for i in own["label"]]
+        lines = [
+            json.dumps({"text": text, "label": name}, ensure_ascii=False)
+            for text, name in zip(own["text"], names, strict=True)
+        ]
+        write_text(folder / "data" / f"{split}.jsonl", "\n".join(lines) + "\n")
+    wordpiece(rows["train"]["text"], vocabulary, _MAX_LENGTH).save_pretrained(str(folder / "tokenizer"))
+    recipe = folder / "recipe.yaml"
+    text = _RECIPE.format(
+        teacher=len(corpus.teacher),
+        labelled=len(corpus.labelled),
+        unlabelled=len(corpus.unlabelled),
+        test=len(corpus.test),
+        folder=folder.as_posix(),
+        recipe=recipe.as_posix(),
+        labels=json.dumps(corpus.label_names),
+        max_length=_MAX_LENGTH,
+        epochs=epochs,
+        seed=seed,
+        seeds=seeds,
     )
+    write_text(recipe, text)
+    return recipe
 
 
 class _Bar(LossTable):
@@ -231,16 +258,6 @@ def _tokenized(
         return {**tokenizer(batch["text"], truncation=True), "labels": [number[i] for i in batch["label"]]}
 
     return rows.map(prepare, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
-
-
-def _student(tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str], seed: int) -> PreTrainedModel:
-    """A DistilBERT from scratch; the same weights whenever it is made with the same seed."""
-    config = DistilBertConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=_MAX_LENGTH,
-        **_STUDENT_SIZE,
-    )
-    return fresh_classifier(config, tokenizer, label_names, seed)
 
 
 def _train(trainer: Trainer, name: str) -> None:

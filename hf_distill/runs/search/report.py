@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...evaluation.plots import BLUE, GREY, ORANGE, empty_figure, save_figure
+from ...evaluation.plots import BLUE, GREY, ORANGE, empty_figure, log_ticks, save_figure
 from ...files import write_text
-from ...markdown import markdown_table
+from ...markdown import markdown_table, shortened
 from ...recipe.search_section import Knob
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class SearchReport:
         >>> knobs = (Knob("temperature", 1.0, 8.0),)
         >>> trials = (Trial(0, {"temperature": 2.0}, 0.5, 3.0), Trial(1, {"temperature": 4.5}, 0.4, 3.0))
         >>> print(SearchReport("nll", True, knobs, trials, own=0))
-        | trial | temperature | nll    | seconds |
-        |-------|-------------|--------|---------|
-        | 0     | 2           | 0.5000 | 3       |
-        | 1 *   | 4.5         | 0.4000 | 3       |
+        | trial | nll    | temperature | seconds |
+        |-------|--------|-------------|---------|
+        | 0     | 0.5000 | 2           | 3       |
+        | 1 *   | 0.4000 | 4.5         | 3       |
         <BLANKLINE>
         * Trial 1 is the best of 2: nll 0.4000 on the validation rows, where the recipe's own values have 0.5000 (trial 0).
         The best of many trials looks better on the rows that chose it than it is: the test rows are for the verdict.
@@ -84,13 +84,13 @@ class SearchReport:
         rows = [
             [
                 f"{trial.number} *" if trial is self.best else str(trial.number),
-                *(_shown(trial.values.get(name)) for name in names),
                 f"{trial.objective:.4f}" if math.isfinite(trial.objective) else "diverged",
+                *(_shown(trial.values.get(name)) for name in names),
                 f"{trial.seconds:.0f}",
             ]
             for trial in self.trials
         ]
-        return markdown_table(["trial", *names, self.metric, "seconds"], rows)
+        return markdown_table(["trial", self.metric, *names, "seconds"], rows)
 
     def __str__(self) -> str:
         best, own = self.best, next((trial for trial in self.trials if trial.number == self.own), None)
@@ -173,8 +173,9 @@ def draw_search(report: SearchReport) -> Figure:
 def _slice(axes: Any, knob: Knob, trials: list[Trial], best: Trial) -> None:
     if knob.choices:
         # Names may hold $ or _, which matplotlib would read as mathematics.
-        axes.set_xticks(range(len(knob.choices)), [name.replace("$", r"\$") for name in knob.choices])
-        axes.tick_params(axis="x", labelrotation=20, labelsize=7)
+        names = [shortened(name, 22).replace("$", r"\$") for name in knob.choices]
+        turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), names, fontsize=7, **turned)
         axes.set_xlim(-0.5, len(knob.choices) - 0.5)
     elif knob.log:
         axes.set_xscale("log")
@@ -186,6 +187,8 @@ def _slice(axes: Any, knob: Knob, trials: list[Trial], best: Trial) -> None:
     axes.plot([place(t) for t in trials], [t.objective for t in trials], "o", color=BLUE, alpha=0.7)
     if best in trials:
         axes.plot(place(best), best.objective, "*", color=ORANGE, markersize=14, zorder=3)
+    if not knob.choices and knob.log:
+        log_ticks(axes.xaxis, most=3)
 
 
 def _shown(value: Any) -> str:

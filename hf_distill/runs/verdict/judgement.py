@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from ...verdict import SavedRows, VerdictReport, best_teacher, judge
 from ...verdict.answers import finished_rows, load_rows, rows_file
 from ...verdict.report import teacher_share
 from ...verdict.systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
+from .about import about_run
 from .digests import module_digests, rows_digest, weights_digest
 from .jobs import Job, places, run_jobs
 from .trainings import (
@@ -223,7 +225,7 @@ class Verdict:
             cached_rows=None if recipe.teachers.cache_dir is None else len(train),
             seconds=float(own.facts.get("seconds") or 0),
         )
-        return judge(
+        report = judge(
             [found["student", seed] for seed in self.seeds],
             baselines,
             teachers,
@@ -244,6 +246,7 @@ class Verdict:
                 *report_notes(choice, teachers.rows.labels, trainer.student_labels, trainer.family),
             ],
         )
+        return dataclasses.replace(report, about=about_run(setup, trainer))
 
     def _costs(
         self, trainer: MultiTeacherDistillationTrainer, texts: Mapping[int, tuple[str, ...]]

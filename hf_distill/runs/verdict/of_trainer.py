@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ...evaluation.evaluating import (
     refuse_spoilt,
     report_notes,
 )
+from ...evaluation.metrics import load_metric
 from ...fusion import LinearPool, summary
 from ...fusion.alignment import labelled as with_label
 from ...processes import say
@@ -45,6 +46,7 @@ from ...verdict.answers import finished_rows
 from ...verdict.report import teacher_share
 from ...verdict.systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
 from ..train import train_recipe
+from .about import about_trainer
 from .digests import weights_digest
 from .tracking import BestWeights
 from .trainings import _eval_steps, _lengths, _merged
@@ -164,6 +166,8 @@ class _Judged:
         metrics: Sequence[Any] | None,
     ) -> _Judged:
         note = ""
+        for metric in metrics or ():
+            load_metric(metric)  # now: a name that nobody knows is not worth any training
         model_init = model_init or trainer.model_init
         source = student or trainer.student_source
         if model_init is not None:
@@ -389,7 +393,7 @@ class _Judged:
             * trainer.args.gradient_accumulation_steps
         )
         rows = len(trainer.train_dataset) if isinstance(trainer.train_dataset, datasets.Dataset) else seen
-        return judge(
+        report = judge(
             [found["student", seed] for seed in seeds],
             baselines,
             fixed,
@@ -414,6 +418,7 @@ class _Judged:
                 ),
             ],
         )
+        return replace(report, about=about_trainer(trainer))
 
     def _costs(self, rows: Sequence[Any]) -> tuple[dict[str, Cost], list[str]]:
         """Student and live teachers timed alone; those of a cache are loaded for it, one at a time."""

@@ -490,3 +490,19 @@ def test_cached_teachers_that_nobody_says_how_to_load_are_not_timed(teachers, ro
     report = audit_teachers(cached, rows, fusions=FEW)
     assert report.teachers[0].cost == Cost(teachers[0].num_parameters)
     assert "have no MB and no rows/s" in report.conditions
+
+
+def test_a_teacher_that_was_never_trained_is_not_sure_of_itself():
+    """The temperature that calibrates answers that say nothing is endless too."""
+    held = drawn([2.6, 0.0])
+    logits = held.logits.clone()
+    logits[1] *= 0.05
+    text = "\n".join(
+        audit_held_out(held._replace(logits=logits), maps("good", "untrained"), rules=FEW).warnings
+    )
+    assert "Teacher 'untrained' answers no better than guessing would" in text
+    assert (
+        "Teacher 'untrained' gives all classes nearly the same probability, so its head looks untrained"
+        in text
+    )
+    assert "over-confident" not in text
