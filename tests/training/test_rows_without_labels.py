@@ -91,9 +91,9 @@ def test_the_best_checkpoint_is_not_chosen_by_rows_without_labels(make, rows, ch
 @pytest.mark.parametrize("schedule", ["linear", "reduce_lr_on_plateau"])
 def test_a_metric_that_no_evaluation_has_is_named_with_those_it_has(make, rows, schedule):
     by = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "acuracy", "lr_scheduler_type": schedule}  # fmt: skip
-    with pytest.raises(ConfigurationError, match="metric_for_best_model is 'acuracy'") as refused:
+    with pytest.raises(ConfigurationError, match="metric_for_best_model.*'acuracy'") as refused:
         make(rows, compute_metrics=counts, args=by).train()
-    assert "accuracy" in str(refused.value) or schedule != "linear"
+    assert "accuracy" in str(refused.value)
     stream = make(rows.remove_columns("label").to_iterable_dataset(), args={**by, "metric_for_best_model": "loss"})  # fmt: skip
     with pytest.raises(ConfigurationError, match="metric_for_best_model is 'loss'"):
         stream.train()
