@@ -39,7 +39,7 @@ def files(cache: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(cache)): path.read_bytes()
         for path in sorted(cache.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(cache).parts)
     }
 
 

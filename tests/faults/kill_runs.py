@@ -170,7 +170,7 @@ def left(out: Path, phase: str) -> dict[str, Any]:
     """What a finished run leaves and must not differ, by name."""
     found: dict[str, Any] = {}
     for path in sorted(out.glob("cache/**/*")):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(out).parts):
             found[str(path.relative_to(out))] = _digest(path.read_bytes())
     if phase == "search":
         import sqlite3

@@ -84,7 +84,7 @@ def test_a_cache_is_listed(strange):
         Path(f"cache/folder-{'1' * 32}.json").write_text(json.dumps(CODE))
         done = CliRunner().invoke(app, ["cache", "--info", "cache"])
         assert done.exit_code == 0, done.output
-        assert "strange:Mean" in done.stdout
+        assert "strange" in done.stdout
 
 
 def test_a_card_is_made(strange):
