@@ -255,7 +255,7 @@ def _cache_bytes(
     if given.cache_dir is None or not rows:
         return None
     columns = setup.recipe.data.text_columns
-    count = len({row for part in rows.values() for row in distinct_rows(part, columns)})
+    count = len({row for part in rows.values() for row in distinct_rows(part, columns).ids.tolist()})
     number = STORED_AS[given.cache_dtype]().itemsize
     total = 0
     for spec in setup.teachers:

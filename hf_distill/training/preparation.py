@@ -16,6 +16,7 @@ from ..rows.labels import LabelReader, count_labelled
 from ..rows.preparing import is_prepared, prepare_dataset
 from ..rows.views import TokenView
 from ..tasks.family import Family
+from ..tasks.task import Task
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.reading import CachedView
 from ..teachers.pool import TeacherPool
@@ -65,14 +66,19 @@ class RowPreparation:
             else self(given, what)
         )
 
-    def of_student(self, label_names: Sequence[str]) -> RowPreparation:
+    def of_student(self, label_names: Sequence[str], task: Task) -> RowPreparation:
         """The same for the student alone: no teacher's tokens are made, and no cache is completed.
 
         Args:
             label_names: The student's.
+            task: The task.
         """
         return RowPreparation(
-            self.args, self.text_columns, self.labels, self.student_view, TeacherPool([], label_names)
+            self.args,
+            self.text_columns,
+            self.labels,
+            self.student_view,
+            TeacherPool([], label_names, task=task),
         )
 
     def __call__(self, dataset: Any, what: str) -> Any:

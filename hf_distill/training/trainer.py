@@ -299,7 +299,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
     def student_alone(self) -> Iterator[None]:
         """While it lasts, rows are prepared for the student alone: no teacher reads, runs or stores anything of them."""
         prepare, collator = self._prepare, self.data_collator
-        self._prepare = self._prepare.of_student(self.student_labels)
+        self._prepare = self._prepare.of_student(self.student_labels, self.task)
         self.data_collator = StudentCollator(getattr(collator, "student", collator))
         try:
             yield

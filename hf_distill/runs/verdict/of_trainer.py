@@ -367,7 +367,7 @@ class _Judged:
         self, seeds: Sequence[int], found: Mapping[tuple[str, int], SavedRows], fixed: SavedRows
     ) -> VerdictReport:
         trainer = self.trainer
-        texts = distinct_rows(self.test, trainer.text_columns)
+        texts = distinct_rows(self.test, trainer.text_columns).by_id()
         chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
         prepared = trainer.get_eval_dataloader(self.test).dataset.rows
         notes = overlap_notes(
