@@ -248,3 +248,12 @@ def test_live_teachers_run_in_the_precision_that_is_asked_for(teacher, capsys):
     with pytest.raises(ConfigurationError, match="Teacher precision is 'int8': choose None, 'bf16'"):
         TeacherPool([teacher], LABELS, precision="int8")
     assert precision.settled("auto", device) is None
+
+
+def test_a_compiled_teacher_has_its_key_and_its_answers(teacher):
+    """What the docs say of `torch.compile`; with a backend that compiles nothing, so that no compiler is needed."""
+    inputs = dict(teacher.view.tokenizer(["a good film"], return_tensors="pt"))
+    key, plain = teacher_key(teacher, CacheSettings()), teacher(inputs).logits
+    teacher.model.compile(backend="eager", dynamic=True)
+    assert teacher_key(teacher, CacheSettings()) == key
+    assert torch.allclose(teacher(inputs).logits, plain, atol=1e-6)
