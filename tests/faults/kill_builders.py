@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import kill_points
 import kill_runs
+from forking import forked, started
 
 SHARD_ROWS, KILLS = 4, 12
 
@@ -60,9 +59,9 @@ def killed_builders(
     from hf_distill.teachers.cache.store import cache_info
 
     given, drawn = folder / "given", random.Random(seed)
-    assert kill_points.forked(lambda: kill_runs.make_given(given, tokenizer)) == 0
+    assert forked(lambda: kill_runs.make_given(given, tokenizer)) == 0
     before = time.monotonic()
-    assert kill_points.forked(lambda: build(given, folder / "whole")) == 0
+    assert forked(lambda: build(given, folder / "whole")) == 0
     seconds, meant = time.monotonic() - before, files(folder / "whole")
     for number in range(rounds):
         cache, killed, wrong = folder / str(number), 0, []
@@ -70,7 +69,7 @@ def killed_builders(
         def work(cache: Path = cache) -> None:
             build(given, cache)
 
-        running = {_started(work): time.monotonic() + drawn.uniform(0, seconds) for _ in range(2)}
+        running = {started(work): time.monotonic() + drawn.uniform(0, seconds) for _ in range(2)}
         while running:
             time.sleep(0.001)
             for process, moment in list(running.items()):
@@ -85,7 +84,7 @@ def killed_builders(
                 code = os.waitstatus_to_exitcode(status)
                 if code == -signal.SIGKILL:
                     killed += 1
-                    running[_started(work)] = time.monotonic() + drawn.uniform(0, seconds)
+                    running[started(work)] = time.monotonic() + drawn.uniform(0, seconds)
                 elif code:
                     wrong.append(f"a builder ended with exit code {code}")
         found = files(cache)
@@ -94,22 +93,6 @@ def killed_builders(
         if any(store["damaged"] or store["rows"] != 40 for store in cache_info(cache)):
             wrong.append("the store is not whole")
         yield killed, sum(name.endswith(".ids.npy") for name in found), wrong
-
-
-def _started(work: Callable[[], Any]) -> int:
-    """Run in a forked process, and go on meanwhile; returns its number."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 
 if __name__ == "__main__":

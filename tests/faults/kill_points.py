@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import io
 import os
 import random
 import shutil
@@ -19,28 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forking import forked
 
 _OPEN, _SAVE = builtins.open, torch.save
 # What changes a disk. Each call is two points, before it and after it; a file that is written has one in the middle besides.
 _CALLS = ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync", "open")
-
-
-def forked(work: Callable[[], Any]) -> int:
-    """Run in a forked process; returns its exit code, negative after a signal."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                work()
-            code = 0
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @contextlib.contextmanager

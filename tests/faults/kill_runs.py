@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import kill_points
 import numpy as np
+from forking import forked
 
 PHASES = ("cache build", "training", "evaluation", "verdict", "search")
 """Where runs are killed; the first four are those of `hf-distill train`."""
@@ -221,7 +222,7 @@ def killed_runs(
     """
     warm()
     given = folder / "given"
-    if kill_points.forked(lambda: make_given(given, tokenizer)):
+    if forked(lambda: make_given(given, tokenizer)):
         raise RuntimeError("the teachers could not be made")
     undisturbed: dict[bool, Whole] = {}
     for phase in phases:
@@ -238,7 +239,7 @@ def killed_runs(
             tried[not by_clock] += 1
             if not killed:
                 wrong.append(f"{what}: not killed")
-            elif kill_points.forked(functools.partial(run, given, out, phase, again=True)) != 0:
+            elif forked(functools.partial(run, given, out, phase, again=True)) != 0:
                 wrong.append(f"{what}: did not go on")
             elif differing := _differing(_left(out, phase), whole.left):
                 wrong.append(f"{what}: {differing}")
@@ -270,11 +271,11 @@ def _killed(
         if by_clock:
             moment = drawn.uniform(0, whole.seconds[phase]) * 0.8**attempt
             what = f"{phase}, after {moment:.3f} of {whole.seconds[phase]:.3f} s"
-            code = kill_points.forked(functools.partial(_by_clock, given, out, phase, moment))
+            code = forked(functools.partial(_by_clock, given, out, phase, moment))
         else:
             point = drawn.randrange(whole.changes[phase])
             what = f"{phase}, change {point} of {whole.changes[phase]}"
-            code = kill_points.forked(functools.partial(_by_change, given, out, phase, point))
+            code = forked(functools.partial(_by_change, given, out, phase, point))
         if code:
             return what, code == (-signal.SIGALRM if by_clock else -signal.SIGKILL)
         shutil.rmtree(out)
@@ -324,7 +325,7 @@ def _undisturbed(given: Path, out: Path, phase: str) -> Whole:
             run(given, inside, phase)
         (out / "changes").write_text(json.dumps(changes))
 
-    if kill_points.forked(whole) or kill_points.forked(counted):
+    if forked(whole) or forked(counted):
         raise RuntimeError("the run that nothing disturbs did not end well")
     meant, again = _left(out, phase), _left(out / "counted", phase)
     if differing := _differing(again, meant):

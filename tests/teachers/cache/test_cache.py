@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -19,6 +18,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
+from forking import started
 from test_trainer import make_trainer
 from transformers import AutoTokenizer, BertTokenizer
 
@@ -50,19 +50,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def ids_of(dataset) -> torch.Tensor:
     return torch.tensor([example_id([text]) for text in dataset["text"]])
-
-
-def begun(work: Callable[[], object]) -> int:
-    """A process forked from this one, which needs no second to begin: its id."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 
 def ended(child: int) -> int:
@@ -302,7 +289,7 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(tmp_path, ch
     # Moments in the first shard, between its files, in the middle, and near the end: by the count of file operations.
     for moment in (3, 8, 11, 40, 90):
         folder = tmp_path / f"killed-{moment}"
-        assert ended(begun(functools.partial(killed, folder, moment))) == -signal.SIGKILL
+        assert ended(started(functools.partial(killed, folder, moment))) == -signal.SIGKILL
         whole = {name: data for name, data in files(folder).items() if "/." not in f"/{name}"}
         finished = [name for name in whole if re.fullmatch(r"\w+/[0-9a-f]{32}\.json", name)]
         assert all(expected[name] == data for name, data in whole.items())
@@ -359,7 +346,7 @@ def test_two_builders_compute_each_row_once(tmp_path, checkpoints, many):
         )
         (tmp_path / name).write_text(str(cache.add(many, ("text",))))
 
-    children = [begun(functools.partial(builds, name)) for name in ("first", "second")]
+    children = [started(functools.partial(builds, name)) for name in ("first", "second")]
     assert [ended(child) for child in children] == [0, 0]
     assert sum(int((tmp_path / name).read_text()) for name in ("first", "second")) == rows
     assert not list((tmp_path / "cache").rglob("*.lock"))
