@@ -138,6 +138,7 @@ def test_every_error_has_its_own_exit_code():
         "HfDistillError": 1,
         "ConfigurationError": 2,
         "DataError": 3,
+        "LabelNameError": 3,
         "UnsafeFileError": 4,
         "CorruptStateError": 5,
         "StorageError": 5,

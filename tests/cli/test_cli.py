@@ -353,7 +353,7 @@ def test_the_push_comes_last_so_that_the_report_is_pushed_too(run, recipe, monke
     assert {"README.md", "report.md", "report.json", "recipe.yaml", "model.safetensors"} <= set(pushed[0][2])
     done = run("train", recipe, *more, "training.seed=1", "--overwrite")
     assert done.exit_code == PushError.exit_code == 6 and "Traceback" not in done.output
-    assert run("train", recipe, "training.max_steps=1").exit_code == 0
+    assert run("train", recipe, "training.max_steps=1", "--overwrite").exit_code == 0
     assert len(pushed) == 2
 
 

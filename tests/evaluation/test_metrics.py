@@ -21,6 +21,7 @@ from hf_distill.evaluation.metrics import (
     load_metric,
     negative_log_likelihood,
 )
+from hf_distill.tasks import family_of, fits
 
 CLASSES = {"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}
 INF = math.inf
@@ -186,8 +187,17 @@ def test_the_table_names_each_class_by_its_result(name):
     assert type(module) is METRICS[name]
     assert module.name == name
     assert module.references_from in ("labels", "ensemble")
+    answers, ensemble, labels, task = (
+        SOFT_ROWS,
+        log([0.2, 0.8], [0.5, 0.5]),
+        SOFT_LABELS,
+        "text-classification",
+    )
+    if not fits(module, family_of(task)):
+        task = "regression" if fits(module, family_of("regression")) else "multi-label-classification"
+        labels = np.array([[0.0, 1.0], [1.0, 0.0]])
     result = compute_metric(
-        module, log_probs=SOFT_ROWS, labels=SOFT_LABELS, ensemble_log_probs=log([0.2, 0.8], [0.5, 0.5])
+        module, log_probs=answers, labels=labels, ensemble_log_probs=ensemble, family=family_of(task)
     )
     assert list(result) == [name]
     assert type(result[name]) is float

@@ -127,7 +127,7 @@ class TestBuildFusion:
             ({"use": "linear_pool", "fit": None}, "fit is true or false, found None"),
             (
                 {"use": "majority_vote", "fit": True},
-                "has nothing to fit; those that have: best_teacher, gate,",
+                "has nothing to fit; those that have: bernoulli_linear_pool, .*best_teacher, gate,",
             ),
             (
                 {"use": "log_pool", "fit": True, "weights": [1, 2]},

@@ -681,10 +681,10 @@ def defaults() -> list[tuple[str, object]]:
 def test_every_training_argument_is_taken_or_has_its_place():
     from transformers import TrainingArguments
 
-    from hf_distill.recipe.training_section import _BELONGS, check_training, training_keys
+    from hf_distill.recipe.training_section import _BELONGS, _STOPPING, check_training, training_keys
 
     names = {field.name for field in dataclasses.fields(TrainingArguments)}
-    assert {name for name, _ in defaults()} == set(training_keys()) | set(_BELONGS)
+    assert {name for name, _ in defaults()} == set(training_keys()) - set(_STOPPING) | set(_BELONGS)
     assert set(_BELONGS) & names == {"resume_from_checkpoint", "hub_token", "parallelism_config"}
     for name, value in defaults():
         if name not in _BELONGS and name != "output_dir":

@@ -76,10 +76,9 @@ def problem(file: str, error=ConfigurationError) -> str:
             "{from_teacher: bert, trust_remote_code: true}",
             "student.trust_remote_code: it is the teacher's own",
         ),
-        ("{model: a/b, layers: 2}", "student.layers: it is for a student that is made from_teacher; found 2"),
         (
             "{config: {model_type: bert}, tokenizer: a/b, hidden_size: 8}",
-            "student.hidden_size: it is for a student that is made from_teacher; found 8",
+            "student.hidden_size: it is for a student that is made of a model or from_teacher; found 8",
         ),
     ],
 )
@@ -163,9 +162,7 @@ def test_validate_and_train_say_what_the_student_is(write):
     done = run("train", file)
     assert done.exit_code == 0, done.output
     for name in ("student", "bert", "second"):
-        (row,) = re.findall(
-            rf"^\| {name} +\| [\d,]+ +\| [\d,]+ +\| [\d.]+ ms +\|.*\|$", done.stdout, re.MULTILINE
-        )
+        (row,) = re.findall(rf"^{name} +[\d,]+ +[\d,]+ +[\d.]+ ms .*$", done.stdout, re.MULTILINE)
         assert (" x " in row) == (name != "student")
     assert done.stdout.count("medians of 5 round(s) in turns") == 1
     model = AutoModelForSequenceClassification.from_pretrained("runs/mine")
@@ -179,7 +176,7 @@ def test_cached_teachers_are_listed_without_figures(write):
         "train", write("{from_teacher: bert, layers: 1}"), "teachers.cache_dir=cache", "evaluation.seeds=1"
     )
     assert done.exit_code == 0, done.output
-    assert re.search(r"^\| bert +\| [\d,]+ +\| – +\| – +\| – +\|$", done.stdout, re.MULTILINE)
+    assert re.search(r"^bert +[\d,]+ +– +– +–$", done.stdout, re.MULTILINE)
     assert "in turns" not in done.stdout
 
 

@@ -441,7 +441,7 @@ def test_what_a_search_cannot_work_with_is_said(folder, tmp_path, monkeypatch):
         with pytest.raises(ConfigurationError, match="one process, but 2 were launched"):
             search_recipe(Setup(recipe), output=tmp_path)
     monkeypatch.setattr(searching.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'hf-distill\[search\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[search\]'"):
         search_recipe(Setup(recipe), output=tmp_path)
 
 

@@ -328,7 +328,7 @@ def test_without_peft_the_error_says_what_to_install(folders, monkeypatch, bert_
         lambda: add_adapter(make_bert(bert_tokenizer, ["no", "yes"]), config, TASK),
         lambda: merge_adapter(None),
     ):
-        with pytest.raises(ConfigurationError, match="peft, which is not installed: pip install peft"):
+        with pytest.raises(ConfigurationError, match="peft, which is not installed: pip install 'peft"):
             call()
 
 

@@ -437,7 +437,7 @@ def test_report_is_written_and_agrees_with_the_trainer(tmp_path, teachers, bert_
         ),
         ({"fusion": LinearPool((1, 1))}, ConfigurationError, "2 weights for 3 teachers"),
         ({"fusion": "linear_pol"}, ConfigurationError, "did you mean 'linear_pool'"),
-        ({"distillation_loss": "kl"}, ConfigurationError, "no loss named 'kl'"),
+        ({"distillation_loss": "kl"}, ConfigurationError, "no distillation loss named 'kl'"),
         ({"processing_class": None}, ConfigurationError, "pass the student's tokenizer"),
         ({"max_length": 65}, ConfigurationError, "takes at most 64 tokens"),
         ({"teachers": [{"model": "x"}]}, ConfigurationError, "holds a dict, which is no teacher"),

@@ -374,7 +374,7 @@ def test_macro_f1_is_compared_with_the_baseline_of_most(run, report):
     # Three classes of as many rows: F1 varies nearly as accuracy does.
     right = report.claim.gain.value
     assert found.value.high - found.value.low == pytest.approx(right.high - right.low, rel=0.2)
-    row = next(row for row in report.sections()[1].rows if row[0] == "macro-F1, points")
+    row = next(row for row in report.sections()[1].rows if row[0] == "macro F1, points")
     assert row[1:3] == ["student", found.second] and row[-1] == "better"
 
 
@@ -729,7 +729,7 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     assert again.key == key and "log" in again.facts
 
     # Another recipe is another training, even if only the steps differ at which the best could be chosen.
-    printed = train(recipe, "training.eval_steps=3")
+    printed = train(recipe, "training.eval_steps=3", "--overwrite")
     assert trained[-3:] == [("baseline", 3), ("student", 4), ("baseline", 4)]
     assert "is not trained again" not in printed
     del trained[:]
@@ -737,8 +737,10 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     assert trained == []
 
     # A student that another training left in the folder is not the one that the rows are of.
-    train(recipe, "losses.temperature=7", "training.eval_steps=3", "evaluation={verdict: false}")
-    printed = train(recipe, "training.eval_steps=3")
+    train(
+        recipe, "losses.temperature=7", "training.eval_steps=3", "evaluation={verdict: false}", "--overwrite"
+    )
+    printed = train(recipe, "training.eval_steps=3", "--overwrite")
     assert "is not trained again" not in printed.partition("Finished before")[0]
 
 

@@ -129,7 +129,7 @@ def _open_study(folder: Path, base: Setup, knobs: list[Knob], metric: str) -> op
     content["search"] = {"metric": metric, "knobs": [repr(knob) for knob in knobs]}
     if before is None:
         study.set_user_attr("recipe", content)
-    elif differing := _differing(before, content):
+    elif differing := _differing(_as_now(before), content):
         raise ConfigurationError(
             f"{folder} holds a search of another recipe (they differ in {', '.join(differing[:4])}); name another "
             "folder with --output, or remove this one"
@@ -173,6 +173,16 @@ def _refuse_other_trials(study: optuna.Study, knobs: list[Knob], metric: str, fi
 def _stored(folder: Path) -> dict[str, Any]:
     """Where the state of a search is, as `optuna.create_study` takes it."""
     return {"storage": f"sqlite:///{folder / 'study.db'}", "study_name": "search", "load_if_exists": True}
+
+
+def _as_now(before: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored recipe with the fields of today: those that it does not name had their defaults."""
+    try:
+        content = written(Recipe.model_validate({key: part for key, part in before.items() if key != "search"}))
+    except ValueError:  # nobody's recipe; what differs is said
+        return dict(before)
+    content["training"].pop("output_dir", None), content["teachers"].pop("cache_dir", None)
+    return {**content, "search": before.get("search")}
 
 
 def _differing(before: Any, now: Any, path: str = "") -> list[str]:

@@ -202,10 +202,8 @@ def test_values_agree_with_a_naive_computation(make, rows, capsys):
     total += sum(value * (0.5 if "-2" not in name else 1.0) / 3 for name, value in expected.items())
     assert logged["loss"] == pytest.approx(total, rel=1e-4)
     printed = capsys.readouterr().out
-    assert re.search(
-        r"hidden_mse +\| 1 of 2 +\| bert +\| 2 of 4 +\| tokens +\| 24 → 32 +\| 0.0833 \| same", printed
-    )
-    assert re.search(r"hidden_mse +\| 2 of 2 +\| roberta +\| 3 of 3 +\| words +\| 24 → 16 ", printed)
+    assert re.search(r"hidden_mse +1 of 2 +bert +2 of 4 +tokens +24 → 32 +0.0833 +same", printed)
+    assert re.search(r"hidden_mse +2 of 2 +roberta +3 of 3 +words +24 → 16 ", printed)
 
 
 def states_and_terms(trainer, batch):
