@@ -11,40 +11,46 @@ from several_labels import label_dataset, score_dataset
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
 
-folder = Path(sys.argv[1])
-checkpoints = json.loads((folder / "checkpoints.json").read_text())
-processes, found = int(sys.argv[2]), {}
-for task, rows, column, metric in (
-    ("multi-label-classification", label_dataset, "label", "label_nll"),
-    ("regression", score_dataset, "score", "spearman"),
-):
-    own = checkpoints[task]
-    given = rows(16, 0).map(
-        lambda row, i, column=column: {column: None if i in (1, 2, 7) else row[column]}, with_indices=True
-    )
-    trainer = MultiTeacherDistillationTrainer(
-        model=own["student"],
-        teachers=[own["bert"], own["roberta"]],
-        args=DistillationArguments(
-            output_dir=str(folder / task), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
-            per_device_train_batch_size=8 // processes, learning_rate=0.05, optim="sgd", max_grad_norm=0.0, logging_steps=1,
-            train_sampling_strategy="sequential", dataloader_pin_memory=False,
-        ),
-        train_dataset=given,
-        eval_dataset=rows(61, 1),
-        task=task,
-        label_column=column,
-    )  # fmt: skip
-    assert trainer.accelerator.num_processes == processes
-    trainer.train()
-    report = trainer.evaluate_ensemble(rows(21, 2), metrics=[metric])
-    found[task] = {
-        "weights": torch.cat([p.detach().flatten() for p in trainer.student.parameters()]).tolist(),
-        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-        "eval": trainer.evaluate()["eval_loss"],
-        "report": {name: system.metrics[metric] for name, system in report.systems.items()},
-        "fusion": trainer.fusion_choice.reason,
-        "thresholds": getattr(trainer.student.config, "thresholds", None),
-    }
-rank = trainer.args.process_index
-(folder / f"rank{rank}.json").write_text(json.dumps(found))
+
+def main(folder: Path, processes: int) -> None:
+    """Train and evaluate, and write what came of it."""
+    checkpoints = json.loads((folder / "checkpoints.json").read_text())
+    found = {}
+    for task, rows, column, metric in (
+        ("multi-label-classification", label_dataset, "label", "label_nll"),
+        ("regression", score_dataset, "score", "spearman"),
+    ):
+        own = checkpoints[task]
+        given = rows(16, 0).map(
+            lambda row, i, column=column: {column: None if i in (1, 2, 7) else row[column]}, with_indices=True
+        )
+        trainer = MultiTeacherDistillationTrainer(
+            model=own["student"],
+            teachers=[own["bert"], own["roberta"]],
+            args=DistillationArguments(
+                output_dir=str(folder / task), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
+                per_device_train_batch_size=8 // processes, learning_rate=0.05, optim="sgd", max_grad_norm=0.0, logging_steps=1,
+                train_sampling_strategy="sequential", dataloader_pin_memory=False,
+            ),
+            train_dataset=given,
+            eval_dataset=rows(61, 1),
+            task=task,
+            label_column=column,
+        )  # fmt: skip
+        assert trainer.accelerator.num_processes == processes
+        trainer.train()
+        report = trainer.evaluate_ensemble(rows(21, 2), metrics=[metric])
+        found[task] = {
+            "weights": torch.cat([p.detach().flatten() for p in trainer.student.parameters()]).tolist(),
+            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+            "eval": trainer.evaluate()["eval_loss"],
+            "report": {name: system.metrics[metric] for name, system in report.systems.items()},
+            "fusion": trainer.fusion_choice.reason,
+            "thresholds": getattr(trainer.student.config, "thresholds", None),
+        }
+    rank = trainer.args.process_index
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from collections.abc import Mapping
+
 from .families import BernoulliLinearPool, BernoulliLogPool, GaussianPool
 from .gate import Gate
 from .linear_pool import LinearPool
@@ -34,5 +37,5 @@ FAMILY_FUSIONS: dict[str, type] = {
 }
 """Of labels that each hold or not, and of numbers; each class says its ``family``."""
 
-ALL_FUSIONS: dict[str, type] = {**FUSIONS, **FAMILY_FUSIONS}
+ALL_FUSIONS: Mapping[str, type] = ChainMap(FUSIONS, FAMILY_FUSIONS)
 """What a name may mean; a task refuses those of another family."""

@@ -6,7 +6,8 @@ folder and one line in a table below.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -70,7 +71,7 @@ FAMILY_LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 """Those of labels that each hold or not, and of numbers."""
 
-ALL_LOSSES: dict[str, Callable[..., Tensor]] = {**LOSSES, **STRUCTURED_LOSSES, **FAMILY_LOSSES}
+ALL_LOSSES: Mapping[str, Callable[..., Tensor]] = ChainMap(LOSSES, STRUCTURED_LOSSES, FAMILY_LOSSES)
 """What a name may mean; a task refuses those of another family."""
 
 HIDDEN_LOSSES: dict[str, Callable[..., Tensor]] = {

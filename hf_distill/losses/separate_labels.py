@@ -33,6 +33,7 @@ def bernoulli_kl(student_logits: Tensor, target_logits: Tensor, *, temperature: 
         Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531, label by label.
 
     Example:
+        >>> import torch
         >>> student, target = torch.tensor([[0.7]]).logit(), torch.tensor([[0.8]]).logit()
         >>> round(bernoulli_kl(student, target).item(), 6)
         0.025732
@@ -64,6 +65,7 @@ def binary_cross_entropy(
         (N,) nats; exactly 0 where no label is known.
 
     Example:
+        >>> import torch
         >>> round(binary_cross_entropy(torch.tensor([[0.7]]).logit(), torch.tensor([[1.0]])).item(), 6)
         0.356675
     """
@@ -86,6 +88,7 @@ def gaussian_mse(student_numbers: Tensor, target_numbers: Tensor, *, temperature
         (N,) squared units of the label; exactly 0 where nothing is known.
 
     Example:
+        >>> import torch
         >>> gaussian_mse(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 5.0]]))
         tensor([2.])
     """
@@ -115,6 +118,7 @@ def huber(
         Huber: Robust Estimation of a Location Parameter, Annals of Mathematical Statistics 35(1), 1964.
 
     Example:
+        >>> import torch
         >>> huber(torch.tensor([[0.5, 3.0]]), torch.tensor([[0.0, 0.0]]))
         tensor([1.3125])
     """

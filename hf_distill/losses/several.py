@@ -29,8 +29,9 @@ class WeightedLosses:
         ConfigurationError: No loss, or not one such weight for each; losses of different families.
 
     Example:
-        >>> from hf_distill.losses import forward_kl, reverse_kl
-        >>> both = WeightedLosses((forward_kl, reverse_kl), (1.0, 0.5))
+        >>> import torch
+        >>> from hf_distill.losses import forward_kl, jsd
+        >>> both = WeightedLosses((forward_kl, jsd), (1.0, 0.5))
         >>> student, target = torch.tensor([[0.3, 0.7]]).log(), torch.tensor([[0.2, 0.8]]).log()
         >>> round(both(student, target, temperature=1.0).item(), 6)
         0.039816
@@ -113,7 +114,7 @@ def build_distillation_loss(spec: Any, table: Mapping[str, Callable[..., Tensor]
 
     Example:
         >>> from hf_distill.losses import LOSSES
-        >>> build_distillation_loss([{"use": "forward_kl", "weight": 2}, "reverse_kl"], LOSSES).weights
+        >>> build_distillation_loss([{"use": "forward_kl", "weight": 2}, "jsd"], LOSSES).weights
         (2.0, 1.0)
     """
     if not isinstance(spec, Sequence) or isinstance(spec, str):

@@ -66,7 +66,7 @@ def family_of(task: str | Task) -> Family:
 
     Example:
         >>> family_of("text-classification").measures
-        ('accuracy', 'nll', 'brier')
+        ('accuracy', 'f1', 'nll', 'brier')
     """
     found = build_task(task)
     if found.family not in FAMILIES:

@@ -39,7 +39,7 @@ def fitted_thresholds(said: np.ndarray, labels: np.ndarray) -> tuple[float, ...]
 
     Example:
         >>> fitted_thresholds(np.array([[-3.0], [-1.0], [-2.0]]), np.array([[0], [1], [0]]))
-        (0.194,)
+        (0.194072,)
     """
     found = []
     for z, truth in zip(np.asarray(said, np.float64).T, np.asarray(labels).T, strict=True):

@@ -229,8 +229,12 @@ class VerdictReport:
 
     def _glance(self) -> Section:
         """Few systems and few columns: the student, who it is compared with, and what they cost."""
+        kinds = ("teacher", "given", "single")
+        # An export is compared with the student of one seed, which is no system of the report.
         alone = [
-            d.second for d in self.differences if self.roles[d.second].kind in ("teacher", "given", "single")
+            d.second
+            for d in self.differences
+            if d.second in self.roles and self.roles[d.second].kind in kinds
         ]
         shown = [STUDENT, *([self.claim.baseline] if self.claim.baseline else []), ENSEMBLE, *alone]
         exported = [name for name, role in self.roles.items() if role.kind == "exported"]

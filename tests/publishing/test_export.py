@@ -24,7 +24,7 @@ from hf_distill.recipe.setup import write_recipe
 from hf_distill.rows.preparing import example_id
 from hf_distill.runs.export import export_run
 
-WHY = "the extra hf-distill[onnx] is not installed"
+WHY = "the extra [onnx] is not installed"
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ def test_what_is_missing_or_unknown_is_said(checkpoints, tmp_path, monkeypatch):
         OnnxStudent(checkpoints["bert"])
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name))
-    with pytest.raises(ConfigurationError, match=r"pip install 'hf-distill\[onnx\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[onnx\]'"):
         export_student(checkpoints["bert"])
 
 

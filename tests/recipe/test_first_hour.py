@@ -211,7 +211,7 @@ def test_a_student_by_an_adapter_is_a_plain_one_in_the_end(write, checkpoints):
     file = write(student=f"{{model: {checkpoints['student']}, {lora}}}", evaluation="{metrics: [accuracy]}")
     setup = Setup(load_recipe(file))
     report = train_recipe(setup)
-    assert {"student", "baseline"} <= set(report.evaluation.systems)
+    assert {"student", "fine-tuned, last step"} <= set(report.evaluation.systems)
     assert (setup.folder / "adapter" / "adapter_model.safetensors").is_file()
     stored = AutoModelForSequenceClassification.from_pretrained(setup.folder)
     assert type(stored).__name__ == "DistilBertForSequenceClassification" and not hasattr(
@@ -255,7 +255,7 @@ def test_a_stream_trains_and_is_judged(write):
     setup = Setup(load_recipe(write(data=data, evaluation="{metrics: [accuracy]}")))
     assert isinstance(setup.rows["train"], datasets.IterableDataset) and len(list(setup.rows["train"])) == 40
     report = train_recipe(setup)
-    assert {"student", "baseline"} <= set(report.evaluation.systems)
+    assert {"student", "fine-tuned, last step"} <= set(report.evaluation.systems)
 
 
 def test_layers_of_a_checkpoint_that_was_only_pretrained(tmp_path, bert_tokenizer, capsys):

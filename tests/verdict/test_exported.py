@@ -264,7 +264,7 @@ def recipe(checkpoints, held_out, tmp_path, monkeypatch):
     from hf_distill.runs.verdict import jobs, judgement
 
     for package in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(package, reason="the extra hf-distill[onnx] is not installed")
+        pytest.importorskip(package, reason="the extra [onnx] is not installed")
     monkeypatch.chdir(tmp_path)
     datasets.Dataset.from_list(made_rows(32, seed=7)).to_json("train.jsonl")
     datasets.Dataset.from_list(made_rows(24, seed=8)).to_json("validation.jsonl")
@@ -302,7 +302,7 @@ def run(*arguments):
 
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, (done.output[-2000:], done.exception)
-    return done.stdout
+    return " ".join(done.stdout.split())
 
 
 def test_two_exports_of_a_run_are_in_its_verdict(recipe):

@@ -178,7 +178,9 @@ def _stored(folder: Path) -> dict[str, Any]:
 def _as_now(before: Mapping[str, Any]) -> dict[str, Any]:
     """A stored recipe with the fields of today: those that it does not name had their defaults."""
     try:
-        content = written(Recipe.model_validate({key: part for key, part in before.items() if key != "search"}))
+        content = written(
+            Recipe.model_validate({key: part for key, part in before.items() if key != "search"})
+        )
     except ValueError:  # nobody's recipe; what differs is said
         return dict(before)
     content["training"].pop("output_dir", None), content["teachers"].pop("cache_dir", None)
