@@ -129,9 +129,10 @@ def test_a_recipe_takes_the_new_names(added, tmp_path):
 
 
 def test_one_run_uses_all_of_them_by_name(
-    added, tmp_path, rows, held_out, checkpoints, bert_tokenizer, capsys
+    added, tmp_path, rows, held_out, checkpoints, bert_tokenizer, capsys, monkeypatch
 ):
     """A training and its evaluation, with a teacher source of one's own beside a checkpoint."""
+    monkeypatch.setenv("COLUMNS", "160")
     known = {
         example_id([row["text"]]): [2.0, -2.0] if row["label"] else [-2.0, 2.0]  # its order: positive first
         for part in (rows, held_out)

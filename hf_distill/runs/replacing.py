@@ -36,7 +36,8 @@ _ALIKE = (
         for key in (
             "output_dir", "disable_tqdm", "log_level", "logging_first_step", "logging_steps", "logging_strategy", "report_to",
             "run_name", "save_steps", "save_total_limit", "save_strategy", "dataloader_num_workers", "push_to_hub",
-            "dataloader_pin_memory", "per_device_eval_batch_size",
+            "dataloader_pin_memory", "per_device_eval_batch_size", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push",
+            "hub_revision",
         )
     ),
 )  # fmt: skip

@@ -180,7 +180,8 @@ def naive_mse(trainer, texts, loss, teacher, pairs, units):
     return sum(values) / len(values)
 
 
-def test_values_agree_with_a_naive_computation(make, rows, capsys):
+def test_values_agree_with_a_naive_computation(make, rows, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     """Tokens for the teacher that shares the student's, words for the two others; the mean over two pairs of layers."""
     trainer = make([HiddenLoss(layers="uniform", weight=0.5), HiddenLoss(units="first")])
     trainer.train(), trainer.model.eval()
