@@ -7,10 +7,16 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm.std import tqdm
+
+
+def _all(kind: type) -> Iterator[type]:
+    yield kind
+    for own in kind.__subclasses__():
+        yield from _all(own)
 
 
 def started(work: Callable[[], Any]) -> int:
@@ -21,7 +27,9 @@ def started(work: Callable[[], Any]) -> int:
     if child == 0:
         code = 99
         # tqdm's lock is one for a process and all its children: who is killed while he holds it would stop all others.
-        tqdm.set_lock(threading.RLock())
+        lock = threading.RLock()
+        for bar in _all(tqdm):
+            bar.set_lock(lock)
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 work()
