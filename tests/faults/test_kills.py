@@ -29,6 +29,7 @@ def test_kills_at_a_hundred_points(tmp_path, bert_tokenizer):
     assert not [wrong for *_, wrong in results if wrong]
 
 
+@pytest.mark.slow
 def test_two_builders_of_one_cache_that_are_killed(tmp_path, bert_tokenizer):
     for killed, shards, wrong in kill_builders.killed_builders(bert_tokenizer, tmp_path, 2):
         assert killed > 1 and shards == 20
