@@ -7,6 +7,7 @@ the Hub: one that was written into the wrong place would otherwise be in every l
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 
@@ -141,6 +142,30 @@ class PushError(HfDistillError):
     """The push to the Hub failed; what was trained is complete on disk."""
 
     exit_code = 6
+
+
+def how_to_install(package: str, *, extra: str | None = None) -> str:
+    """Say how a missing package is installed; no index has hf-distill itself, so its extras come from the repository.
+
+    Args:
+        package: Its name, for what no extra brings.
+        extra: The extra that brings it, where one does; which versions, this package's own metadata says.
+
+    Example:
+        >>> how_to_install("peft", extra="peft")
+        "pip install 'peft>=0.21' (or, in the folder of the hf-distill repository, pip install '.[peft]')"
+        >>> how_to_install("wandb", extra="wandb")
+        'pip install wandb'
+    """
+    try:
+        listed = importlib.metadata.requires("hf-distill") or []
+    except importlib.metadata.PackageNotFoundError:  # used from its source
+        listed = []
+    needed = [line.partition(";")[0].strip() for line in listed if f'extra == "{extra}"' in line]
+    if not needed:
+        return f"pip install {package}"
+    quoted = " ".join(f"'{requirement}'" for requirement in needed)
+    return f"pip install {quoted} (or, in the folder of the hf-distill repository, pip install '.[{extra}]')"
 
 
 def in_a_line(error: BaseException, most: int = 400) -> str:

@@ -35,19 +35,7 @@ ORDER = [
     "runs",
     "cli",
 ]
-GROUND = {
-    "errors",
-    "trust",
-    "lookup",
-    "processes",
-    "durations",
-    "markdown",
-    "files",
-    "stopping",
-    "packages",
-    "ahead",
-    "terminal",
-}
+GROUND = {"errors", "lookup", "processes", "markdown", "files"}
 
 # The mathematics reads and tests without transformers; whole libraries, at module level and inside functions.
 LIBRARIES = {

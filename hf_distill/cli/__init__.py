@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from ..stopping import end_with_parent
+from ..processes import end_with_parent
 from .shared import reporting
 
 # Each is a function of its own name in a file of that name; in the order of `--help`.

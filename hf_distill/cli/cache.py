@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigurationError
+from ..evaluation.terminal import fitted
 from ..processes import say
-from ..terminal import fitted
 from .shared import Overrides, Trust, load
 
 

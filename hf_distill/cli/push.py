@@ -54,8 +54,8 @@ def push(
 
 def _listed(run: Path, places: dict[str, Path]) -> str:
     """What would leave, with its size and where it lies now."""
+    from ..evaluation.terminal import prose, table
     from ..publishing.pushed_files import PUBLISH
-    from ..terminal import prose, table
 
     rows = [
         [name, f"{path.stat().st_size:,}", f"{PUBLISH}/" if path.relative_to(run).parts[0] == PUBLISH else ""]

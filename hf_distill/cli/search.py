@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..evaluation.terminal import fitted
 from ..processes import say
-from ..terminal import fitted
 from .shared import Overrides, RecipeFile, Trust, load
 
 

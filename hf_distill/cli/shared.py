@@ -20,8 +20,7 @@ import typer
 
 from ..errors import StoppedError, StorageError, explained, hide_tokens
 from ..files import TROUBLE
-from ..processes import process
-from ..stopping import Terminated, terminated, told
+from ..processes import Terminated, process, terminated, told
 
 if TYPE_CHECKING:
     from ..recipe import Setup

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import whole
 from ..markdown import code, escaped, markdown_table, plain, unbroken
-from ..terminal import prose, table, width
 from .plots import BACK, BLUE, GREEN, GREY, GRID, ORANGE, PURPLE, STYLE, drawn, png
+from .terminal import prose, table, width
 
 if TYPE_CHECKING:
     from jinja2 import Environment

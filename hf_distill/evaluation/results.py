@@ -12,8 +12,8 @@ from typing import Any
 from ..errors import CorruptStateError
 from ..files import write_json, write_text
 from ..markdown import escaped, markdown_table
-from ..terminal import prose, table
 from .formats import as_json
+from .terminal import prose, table
 
 
 @dataclass(frozen=True)

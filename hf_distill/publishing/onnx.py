@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, how_to_install
 from ..evaluation.cost import weight_bytes
-from ..packages import install
 
 # Weights beyond this go into a file beside the graph: a protobuf message holds 2 GiB at most.
 _IN_ONE_FILE = 1_900_000_000
@@ -36,7 +35,7 @@ def refuse_missing(packages: Sequence[str]) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(
-            f"Exported students need {' and '.join(missing)}, not installed here: {install('onnx', extra='onnx')}."
+            f"Exported students need {' and '.join(missing)}, not installed here: {how_to_install('onnx', extra='onnx')}."
         )
 
 

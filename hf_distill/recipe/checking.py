@@ -14,13 +14,12 @@ from ..errors import ConfigurationError, DataError
 from ..evaluation.evaluating import computed_names
 from ..evaluation.metrics import METRICS, unknown_name
 from ..fusion import build_fusion
-from ..lookup import build, suggest
+from ..lookup import build, refuse_untrusted, suggest
 from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS, build_task, family_of, fits, refuse_other_family
 from ..training.arguments import MOST_SEED
 from ..training.objective import computable, unknown_metric
-from ..trust import refuse_untrusted
 from . import yaml12
 from .data_section import check_data, named_files
 from .hub_section import check_hub

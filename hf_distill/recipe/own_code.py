@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.metrics import METRICS
-from ..trust import own_path
+from ..lookup import own_path
 
 _SCHEDULED = ("temperature", "task_weight", "distill_weight", "label_share")
 _WRITTEN = b"# Written by hf_distill"

@@ -20,9 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..errors import ConfigurationError, DataError, in_a_line
+from ..errors import ConfigurationError, DataError, how_to_install, in_a_line
 from ..lookup import suggest
-from ..packages import install
 from ..students.building import build_student
 from ..tasks import build_task
 from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
@@ -76,7 +75,7 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> Iterat
 def _lora(student: Mapping[str, Any]) -> Iterator[Problem]:
     if student.get("lora") is not None and importlib.util.find_spec("peft") is None:
         yield Problem(
-            "student.lora", f"adapters need peft, not installed here: {install('peft', extra='peft')}"
+            "student.lora", f"adapters need peft, not installed here: {how_to_install('peft', extra='peft')}"
         )
 
 

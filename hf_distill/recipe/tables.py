@@ -560,8 +560,9 @@ def _array_items(name: str, text: _Text) -> Iterator[tuple[str, Any]]:
 
     def next_mark() -> str:
         nonlocal rest
-        while not (rest := rest.lstrip()) and at_least_one_more():
-            pass
+        rest = rest.lstrip()
+        while not rest and at_least_one_more():
+            rest = rest.lstrip()
         return rest[:1]
 
     while next_mark() != "]":

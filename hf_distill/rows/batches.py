@@ -17,7 +17,7 @@ import torch
 from accelerate.data_loader import DataLoaderShard
 from torch.utils.data import BatchSampler
 
-from ..ahead import SideThread
+from .ahead import SideThread
 from .collator import MultiTeacherCollator
 from .columns import Columns, IndexedRows
 from .moving import Moved, Mover

@@ -15,13 +15,13 @@ import torch
 from ..errors import DataError, HfDistillError
 from ..evaluation.cost import Cost
 from ..files import write_text
+from ..lookup import refuse_untrusted
 from ..publishing.export import ExportReport, export_student
 from ..publishing.pushed_files import section_of_one_row
 from ..recipe.checking import look_at_recipe
 from ..recipe.sections import Recipe
 from ..recipe.setup import Setup
 from ..rows.preparing import example_id
-from ..trust import refuse_untrusted
 from ..verdict import Answers
 from ..verdict.exported import Judged, open_judged, with_exported
 from ..verdict.systems import Role

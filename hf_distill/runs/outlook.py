@@ -18,8 +18,8 @@ import torch
 import transformers
 from transformers import AutoConfig, TrainerCallback
 
-from ..durations import duration
 from ..errors import LabelNameError
+from ..evaluation.formats import duration
 from ..processes import say
 from ..recipe.setup import Setup
 from ..recipe.student_section import label_names

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..evaluation.ensemble import Ensemble
+from ..lookup import refuse_untrusted
 from ..publishing.export import FILES, OnnxStudent
 from ..recipe.checking import look_at_recipe
 from ..recipe.setup import Setup
@@ -25,7 +26,6 @@ from ..tasks.task import output_names
 from ..teachers.checkpoints import load_tokenizer, load_with_head
 from ..teachers.fitting_parts import open_view
 from ..teachers.held_out import load_choice
-from ..trust import refuse_untrusted
 from .evaluate import refuse_untrained
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from ..evaluation.cost import describe_student
 from ..evaluation.results import EvaluationReport
+from ..evaluation.terminal import fitted
 from ..processes import process, say
 from ..recipe.hub_section import destination, pushes
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.fitting_parts import refuse_other_view
-from ..terminal import fitted
 from ..training.progress import show_losses
 from ..training.resuming import find_checkpoint
 from ..verdict import VerdictReport

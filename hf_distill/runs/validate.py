@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from ..evaluation.terminal import fitted
 from ..fusion.alignment import plan_table
+from ..lookup import refuse_untrusted
 from ..processes import say
 from ..recipe.sections import Losses
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.pool import TeacherPool
-from ..terminal import fitted
-from ..trust import refuse_untrusted
 from .outlook import announce, look_ahead
 
 

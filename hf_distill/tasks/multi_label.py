@@ -5,6 +5,7 @@ Shapes: N rows, C labels.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -188,10 +189,8 @@ def _parts(value: Any) -> list[Any]:
         return list(value)
     if isinstance(value, str):
         if value.strip()[:1] in ("[", "{"):
-            try:
+            with contextlib.suppress(ValueError):  # no JSON: text that begins with a bracket
                 return _parts(json.loads(value))
-            except ValueError:
-                pass
         return [part.strip() for part in _SEPARATORS.split(value) if part.strip()]
     return list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
 

@@ -20,9 +20,9 @@ from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
 from ..fusion.alignment import labelled as with_label
 from ..fusion.table import ALL_FUSIONS
+from ..lookup import own_path, refuse_untrusted
 from ..processes import once
 from ..rows.labels import count_labelled
-from ..trust import own_path, refuse_untrusted
 from .pool import TeacherPool
 
 FUSION_FILE = "fusion.json"

@@ -43,8 +43,8 @@ def missing_folder(source: str) -> str | None:
     Example:
         >>> missing_folder("org/model") is None
         True
-        >>> missing_folder(str(tmp_path / "bret")).endswith("it must hold the files of a checkpoint, config.json among them")
-        True
+        >>> missing_folder(str(tmp_path / "bret"))  # doctest: +ELLIPSIS
+        '...it must hold the files of a checkpoint, config.json among them'
     """
     path = Path(source)
     if not source or path.exists():

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigurationError, DataError, UnsafeFileError, in_a_line
-from ..packages import install
+from ..errors import ConfigurationError, DataError, UnsafeFileError, how_to_install, in_a_line
 from ..tasks.task import Task
 from .checkpoints import load_model, load_tokenizer, output_layer, refuse_other_task, refuse_untrained_head
 from .hub_ids import missing_folder
@@ -144,7 +143,7 @@ def require_peft() -> Any:
         import peft
     except ImportError as error:
         raise ConfigurationError(
-            f"Adapters need the package peft, which is not installed: {install('peft', extra='peft')}"
+            f"Adapters need the package peft, which is not installed: {how_to_install('peft', extra='peft')}"
         ) from error
     return peft
 

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion import Fusion
-from ..fusion.alignment import (
-    LabelMap,
-    TeacherBatch,
-    TeacherOutputs,
-    align,
-    not_finite,
-    refuse_misspelt,
-)
+from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, not_finite, refuse_misspelt
 from ..fusion.shares import constant
 from ..rows.views import VIEWS, WORD_MASK, TokenView, View
 from ..tasks import family_of

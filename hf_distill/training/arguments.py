@@ -10,9 +10,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.integrations import integration_utils
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, how_to_install
 from ..lookup import suggest
-from ..packages import install
 
 # How transformers calls the check for a tracker, and how its package is called, where that is not the tracker's name.
 _ASKED_BY = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}
@@ -162,7 +161,7 @@ def missing_trackers(report_to: Any) -> list[str]:
         if ask is not None and not ask():
             package = _PACKAGES.get(name, name.replace("_", "-"))
             sentences.append(
-                f"{name!r} needs a package that is not installed here: {install(package, extra=name)}, or write "
+                f"{name!r} needs a package that is not installed here: {how_to_install(package, extra=name)}, or write "
                 "report_to: none"
             )
     return sentences

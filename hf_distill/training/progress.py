@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..durations import duration
+from ..evaluation.formats import duration
 
 # Said once at the end of a training, or no loss.
 _LEFT_OUT = {"total_flos", "epoch", "step"}

@@ -25,12 +25,12 @@ from ..errors import (
 )
 from ..evaluation.results import EvaluationReport
 from ..lookup import suggest
+from ..processes import Request, noted
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.batches import ahead
 from ..rows.columns import indexed
 from ..rows.labels import count_labelled
 from ..rows.views import VIEWS, TokenView
-from ..stopping import Request, noted
 from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
 from .finite import FiniteUpdates, refuse_not_finite
 from .hidden import StudentWithProjections, bare

@@ -19,6 +19,7 @@ from ..errors import ConfigurationError
 from ..evaluation.evaluating import evaluate_loader, predict_rows
 from ..evaluation.metrics import load_metric
 from ..evaluation.results import EvaluationReport
+from ..evaluation.terminal import fitted
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..fusion.alignment import labelled as with_label
 from ..fusion.alignment import plan_table
@@ -42,7 +43,6 @@ from ..teachers.fitting_parts import refuse_other_view
 from ..teachers.held_out import choose_fusion, leave_out_fitted, save_choice
 from ..teachers.pool import TeacherPool
 from ..teachers.teacher import TeacherSource
-from ..terminal import fitted
 from .accounting import EvaluationRows, LossTerm, TrainingSums, count_units, over_labelled_rows, total_loss
 from .arguments import DistillationArguments, refuse_unclear
 from .callbacks import AdaptiveStrength, ScheduleCallback

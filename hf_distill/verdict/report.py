@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..durations import duration
 from ..evaluation.cost import Cost
 from ..evaluation.document import Document, Picture, Section, write_files
-from ..evaluation.formats import as_json, faster, grouped, number, percent, signed_points, tells
+from ..evaluation.formats import as_json, duration, faster, grouped, number, percent, signed_points, tells
 from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
 from ..evaluation.results import EvaluationReport
 from ..evaluation.statistics import SHARES, Difference, Interval, spread

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ..durations import duration
-from ..evaluation.formats import MUTE, faster, interval, minus, percent, signed_points
+from ..evaluation.formats import MUTE, duration, faster, interval, minus, percent, signed_points
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim, Training
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Measured, of_kind

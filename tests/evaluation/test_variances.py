@@ -8,13 +8,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from benchmarks.verdict_coverage import alone, cell, groups
-from hf_distill.evaluation.variances import (
-    detectable,
-    half_width,
-    p_values,
-    variance_apart,
-    variance_of_mean,
-)
+from hf_distill.evaluation.variances import detectable, half_width, p_values, variance_apart, variance_of_mean
 from hf_distill.tasks.row_scores import f1_values
 
 

@@ -14,7 +14,7 @@ from faulty import kept, run, weights
 from transformers import TrainerCallback
 
 from hf_distill.errors import StoppedError
-from hf_distill.stopping import PARENT, Terminated, noted, terminated
+from hf_distill.processes import PARENT, Terminated, noted, terminated
 from hf_distill.training.commits import checkpoints, problem
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_elsewhere_sigterm_is_an_exception():
 
 @pytest.mark.parametrize("ending", ["kill", "exit"])
 def test_a_child_ends_with_its_parent(tmp_path, ending):
-    child = "from hf_distill.stopping import end_with_parent; end_with_parent(); import time; print(1, flush=True); time.sleep(60)"
+    child = "from hf_distill.processes import end_with_parent; end_with_parent(); import time; print(1, flush=True); time.sleep(60)"
     parent = (
         "import os, subprocess, sys, time\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}], env={{**os.environ, {PARENT!r}: str(os.getpid())}},"

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ... import __version__
-from ...errors import ConfigurationError, CorruptStateError, DataError
+from ...errors import ConfigurationError, CorruptStateError, DataError, how_to_install
 from ...files import write_text
 from ...fusion import FusionChoice
-from ...packages import install
 from ...recipe import yaml12
 from ...recipe.search_section import Knob, fusion_name, search_fusions, search_knobs
 from ...recipe.sections import Hub, Losses, Recipe
@@ -62,7 +61,7 @@ def search_recipe(
     """
     if importlib.util.find_spec("optuna") is None:
         raise ConfigurationError(
-            f"a search needs Optuna, not installed here: {install('optuna', extra='search')}"
+            f"a search needs Optuna, not installed here: {how_to_install('optuna', extra='search')}"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(

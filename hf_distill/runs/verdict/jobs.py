@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ...errors import HfDistillError
-from ...stopping import PARENT, terminated
+from ...processes import PARENT, terminated
 
 STEPS_FILE = "steps_done"
 LOG_FILE = "log.txt"

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ...ahead import SideThread, made_ahead
 from ...errors import DataError
+from ...rows.ahead import SideThread, made_ahead
 from ...rows.columns import Ragged
 from ...rows.moving import Moved, Mover
 from ..precision import autocast

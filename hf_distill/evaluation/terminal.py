@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
-from .markdown import plain, shortened, unbroken
+from ..markdown import plain, shortened, unbroken
 
 _NARROWEST = 24
 """What is left of a column of words where the table would be wider than the terminal."""

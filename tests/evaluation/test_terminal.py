@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from hf_distill.evaluation.terminal import fitted, prose, table
 from hf_distill.markdown import markdown_table
-from hf_distill.terminal import fitted, prose, table
 
 HEADER = [
     "system",

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from hf_distill.ahead import SideThread, made_ahead
-from hf_distill.stopping import Terminated, terminated
+from hf_distill.processes import Terminated, terminated
+from hf_distill.rows.ahead import SideThread, made_ahead
 
 
 def threads(name: str) -> list[threading.Thread]:
