@@ -71,13 +71,51 @@ def table(
         student       71.8  17× faster
         ensemble      77.2           –
     """
+    room = width() if columns is None else columns
+    shown, kept = _fit(header, rows, words, room)
+    if kept == len(header):
+        return shown
+    left_out = "; ".join(plain(name) for name in header[kept:])
+    return shown + "\n\n" + prose(f"No room here for: {left_out}.", room)
+
+
+def in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], *, columns: int | None = None) -> str:
+    """All columns of a table that stands nowhere else: what has no room follows below, beside the first column again.
+
+    Args:
+        header, rows: The cells.
+        columns: How many there are; None: `width`.
+
+    Example:
+        >>> print(in_parts(["system", "accuracy, %", "NLL, nats"], [["student", "71.8", "0.888"]], columns=24))
+        system   accuracy, %
+        ─────────────────────
+        student         71.8
+        <BLANKLINE>
+        system   NLL, nats
+        ───────────────────
+        student      0.888
+    """
+    room = width() if columns is None else columns
+    header, rows, parts = list(header), [list(row) for row in rows], []
+    while True:
+        shown, kept = _fit(header, rows, None, room)
+        parts.append(shown)
+        if kept == len(header):
+            return "\n\n".join(parts)
+        header, rows = [header[0], *header[kept:]], [[row[0], *row[kept:]] for row in rows]
+
+
+def _fit(
+    header: Sequence[str], rows: Sequence[Sequence[str]], words: int | None, room: int
+) -> tuple[str, int]:
+    """As many columns from the left as there is room for, and how many those are."""
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    room = width() if columns is None else columns
     cells = [[plain(cell) for cell in row] for row in (header, *rows)]
     widths = [max(cell_len(row[i]) for row in cells) for i in range(len(header))]
     kept = len(header)
@@ -93,7 +131,7 @@ def table(
         over = needed() - room
         if over > 0 and widths[i] > _NARROWEST:
             widths[i] = max(_NARROWEST, widths[i] - over)
-    while needed() > room and kept > 1:
+    while needed() > room and kept > 2:  # names alone say nothing
         kept -= 1
     made = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(cells[0][:kept]):
@@ -114,14 +152,12 @@ def table(
     )
     console.print(made)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
-    left_out = cells[0][kept:]
-    if left_out:
-        lines += ["", prose(f"No room here for: {'; '.join(left_out)}.", room)]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines).rstrip(), kept
 
 
 def fitted(text: str, columns: int | None = None) -> str:
-    """Markdown as a terminal shows it: its tables fit the width, and its paragraphs and lists are wrapped between words.
+    """Markdown as a terminal shows it: its tables fit the width, in parts where they are wider, and its paragraphs and lists are
+    wrapped between words.
 
     Headings and blocks of code stay as they are.
 
@@ -146,7 +182,7 @@ def fitted(text: str, columns: int | None = None) -> str:
             continue
         if rows:
             header, _, *cells = rows
-            made.append(table(header, cells, columns=columns))
+            made.append(in_parts(header, cells, columns=columns))
             rows = []
         code ^= line.startswith("```")
         if code or line.startswith(("#", " ", "```")) or not line.strip():

@@ -67,6 +67,19 @@ def test_prose_does_not_break_inside_numbers(columns):
         assert before not in ("±", "=", "to") and (before, after) != ("%", "interval")
 
 
+@pytest.mark.parametrize("columns", [30, 40, 60, 80, 200])
+def test_markdown_loses_no_column(columns):
+    """What is printed stands nowhere else, such as which teacher's labels were matched how."""
+    header = ["student", *(f"teacher {i}" for i in range(7))]
+    rows = [[f"{c} class {c}", *(f"{i} 'Class {c} of {i}'" for i in range(7))] for c in range(3)]
+    shown = fitted(markdown_table(header, rows), columns)
+    assert max(map(len, shown.splitlines())) <= max(columns, 32)
+    parts = shown.split("\n\n")
+    assert all(part.startswith("student") for part in parts) and (len(parts) == 1) == (columns == 200)
+    assert [name for part in parts for name in re.findall(r"teacher \d", part)] == header[1:]
+    assert all(cell in shown for row in rows for cell in row)
+
+
 def test_markdown_is_shown_with_tables_that_fit():
     text = f"# Search\n\n{markdown_table(HEADER, ROWS)}\n\n- one point\n\n```\na | b   c\n```"
     shown = fitted(text, 80)
