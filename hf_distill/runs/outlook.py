@@ -8,7 +8,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run would take; None where that cannot be known without loading.
+    """What a run would take; None, or nothing, where that cannot be known without loading.
 
     Attributes:
         rows: By split.
@@ -69,15 +69,15 @@ class Outlook:
         measured: Whether models were really run for that.
     """
 
-    rows: Mapping[str, int]
-    labelled: Mapping[str, int]
-    labels: tuple[str, ...] | None
-    sizes: Mapping[str, Size]
-    steps: int
-    per_epoch: int | None
-    trainings: int
-    cache_bytes: int | None
-    seconds: tuple[float, float, float] | None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    labelled: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    steps: int = 0
+    per_epoch: int | None = None
+    trainings: int = 1
+    cache_bytes: int | None = None
+    seconds: tuple[float, float, float] | None = None
     measured: bool = False
 
     def __str__(self) -> str:
@@ -157,7 +157,8 @@ def look_ahead(setup: Setup, *, load: bool = False) -> Outlook:
 def _labels(setup: Setup, load: bool) -> tuple[str, ...] | None:
     """The student's labels, where nothing has to be fetched for them."""
     student = setup.recipe.student
-    local = student.model is None or Path(student.model).is_dir()
+    # The config of a model with code of its own is that code.
+    local = student.model is None or (Path(student.model).is_dir() and not student.trust_remote_code)
     if setup.recipe.data.label_names:
         return setup.recipe.data.label_names
     if not load and (not local or student.from_teacher is not None):

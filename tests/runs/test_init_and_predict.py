@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import datasets
@@ -201,6 +204,33 @@ def test_predict_says_what_cannot_be(here, arguments, code, said):
     done = run("predict", *arguments)
     assert done.exit_code == code, done.output
     assert said in done.stderr
+
+
+def test_a_run_that_was_moved_has_its_own_fusion(here, tmp_path, monkeypatch):
+    """And not the one of what lies now where it was trained."""
+    shutil.copytree("out", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    done = run("predict", "moved", "--text", "a fine film", "--with-teachers")
+    assert done.exit_code == 0, done.output
+    assert "ensemble" in json.loads(done.stdout)["teachers"]
+
+
+@pytest.mark.parametrize(
+    ("section", "more"),
+    [("task: strange:Own", ()), ("fusion: strange:Own", ("--with-teachers",))],
+    ids=["task", "fusion"],
+)
+def test_predict_imports_nothing_that_a_run_names(here, tmp_path, monkeypatch, section, more):
+    """A run may be somebody else's: what its recipe names is refused before it is imported."""
+    shutil.copytree("out", tmp_path / "out")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nOwn = None\n")
+    recipe = tmp_path / "out" / "recipe.yaml"
+    key = section.partition(":")[0]
+    recipe.write_text(re.sub(rf"^{key}:.*$", section, recipe.read_text(), flags=re.MULTILINE))
+    done = run("predict", tmp_path / "out", "--text", "a fine film", *more)
+    assert not (tmp_path / "RAN").exists() and "strange" not in sys.modules
+    assert done.exit_code == 4 and "--trust strange:Own" in done.stderr, done.output
 
 
 def test_a_pair_needs_both_its_texts():
