@@ -167,3 +167,10 @@ def test_what_is_replaced_leaves_nothing_that_would_be_taken_for_the_new(here, f
 def test_differences_go_by_keys():
     before = {"a": {"b": 1, "c": [1]}, "search": {"x": 1}}
     assert differences(before, {"a": {"b": 1, "c": [2], "d": None}}) == [("a.c", [1], [2])]
+
+
+def test_differences_say_which_teacher(here, finished):
+    """A list of teachers is compared entry by entry: cut to the table's width, two long lists look the same."""
+    other = ["training.max_steps=1", "training.output_dir=runs/done", "teachers.models.1.name=other"]
+    with pytest.raises(ConfigurationError, match=r"teachers.models.1.name +\| – +\| other"):
+        refuse_replacing(Setup(load_recipe("mine.yaml", other)))
