@@ -18,7 +18,7 @@ from ..lookup import refuse_untrusted
 from ..publishing.export import FILES, OnnxStudent
 from ..recipe.checking import look_at_recipe
 from ..recipe.setup import Setup
-from ..recipe.tables import FORMATS, Columns, format_of, stream_files
+from ..recipe.tables import Columns, known_format, stream_files
 from ..rows.views import named_inputs, text_batches
 from ..tasks import build_task, family_of
 from ..tasks.family import Family
@@ -161,10 +161,7 @@ def file_rows(path: str, columns: Columns) -> Iterator[tuple[str, ...]]:
     """
     if not Path(path).is_file():
         raise DataError(f"There is no file {Path(path).absolute()}.")
-    if format_of(path)[0] not in FORMATS:
-        raise DataError(
-            f"{path}: the format is known by the suffix, of csv, tsv, json, jsonl (each also .gz) and parquet."
-        )
+    known_format(path)
     for row in stream_files([path], columns, "given"):
         yield tuple(row[column] for column in columns.texts)
 
