@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from several_labels import LABELS, label_checkpoints, score_checkpoints
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from typer.testing import CliRunner
 
@@ -136,6 +137,31 @@ def test_init_says_what_cannot_be(here, tmp_path, checkpoints, bert_tokenizer):
         entry.labels == {"LABEL_0": "negative", "LABEL_1": "positive"}
         and "CHECK: it does not name" in out.read_text()
     )
+
+
+def test_init_writes_the_task_that_labels_and_teachers_are_of(
+    tmp_path, bert_tokenizer, roberta_tokenizer, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    several = [{"text": f"a text number {i}", "labels": list(LABELS[: i % 4])} for i in range(12)]
+    scores = [{"sentence1": f"a text {i}", "sentence2": "b", "score": 0.3 * i} for i in range(16)]
+    stars = [{"sentence1": f"a text {i}", "sentence2": "b", "score": i % 6} for i in range(16)]
+    labels = label_checkpoints(tmp_path / "labels", bert_tokenizer, roberta_tokenizer)
+    numbers = score_checkpoints(tmp_path / "scores", bert_tokenizer, roberta_tokenizer)
+    for name, rows, teachers, task, metric in (
+        ("several", several, labels, "multi-label-classification", "label_nll"),
+        ("scores", scores, numbers, "regression", "mse"),
+        ("stars", stars, numbers, "regression", "mse"),
+    ):
+        for split in ("train", "dev"):
+            Path(f"{name}-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files = [f"{name}-train.jsonl", f"{name}-dev.jsonl"]
+        done = run("init", *files, "--teacher", next(iter(teachers.values())), "--output", f"{name}.yaml")
+        assert done.exit_code == 0, done.output
+        recipe = load_recipe(f"{name}.yaml")
+        assert recipe.task == task and recipe.training["metric_for_best_model"] == metric
+        assert recipe.data.label_column == list(rows[0])[-1]
+        assert f"{len(rows)} train, {len(rows)} validation" in done.stdout
 
 
 # ---- predict ----
