@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         texts: Of the row, one or two.
-        probabilities: By label, in the order of the student's outputs.
+        probabilities: By label, in the order of the student's outputs; of scores the numbers themselves.
         teachers: The same of the ensemble, under ``ensemble``, and of each teacher; empty where they were not asked.
     """
 
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The most probable."""
+        """The most probable; of several scores the largest."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     def to_json(self) -> str:
