@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,4 +41,4 @@ def init(
 
     path = init_recipe(data, teacher or [], student=student, output=output, overwrite=overwrite)
     say(f"{path} is written:\n\n{path.read_text(encoding='utf-8')}")
-    validate_recipe(Setup(load_recipe(path)), command=f"hf-distill train {path}")
+    validate_recipe(Setup(load_recipe(path)), command=shlex.join(["hf-distill", "train", str(path)]))

@@ -450,10 +450,11 @@ def _metrics(raw: Mapping[str, Any]) -> Iterator[Problem]:
     for i, name in enumerate(named):
         if sentence := unknown_name(name):
             yield Problem(f"evaluation.metrics.{i}", sentence)
-    task, chosen = (
-        TASKS.get(raw.get("task", "text-classification")),
+    name, chosen = (
+        raw.get("task", "text-classification"),
         _part(raw, "training").get("metric_for_best_model"),
     )
+    task = TASKS.get(name) if isinstance(name, str) else None  # a list is no key
     if task is not None and isinstance(chosen, str):
         # What one's own metrics call their values, nobody knows before they are asked.
         known = computable(task) if computed_names(named) is not None else None

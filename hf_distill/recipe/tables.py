@@ -77,6 +77,20 @@ def format_of(name: str) -> tuple[str, bool]:
     return Path(plain.removesuffix(".gz")).suffix.removeprefix("."), plain.endswith(".gz")
 
 
+def known_format(name: str) -> str:
+    """The suffix that says how a file is read.
+
+    Raises:
+        DataError: It says nothing.
+    """
+    kind, _ = format_of(name)
+    if kind not in FORMATS:
+        raise DataError(
+            f"{name}: the format is known by the suffix, of csv, tsv, json, jsonl (each also .gz) and parquet."
+        )
+    return kind
+
+
 def read_files(
     names: Sequence[str], columns: Columns, split: str, joined: Sequence[str] = ()
 ) -> datasets.Dataset:
@@ -201,7 +215,7 @@ def _generate(
             kept = {column: _text(row.values.get(column), name, row, column) for column in columns.texts}
             if joined:
                 kept[columns.label] = {
-                    column: _label(row.values.get(column) or _zero(row.values.get(column)), name, row, column)
+                    column: _label(_blank_as_none(row.values.get(column)), name, row, column)
                     for column in joined
                 }
             elif items is not None:
@@ -249,8 +263,8 @@ def _label(value: Any, name: str, row: _Row, column: str) -> str | None:
     )
 
 
-def _zero(value: Any) -> Any:
-    """A value that is false and yet says something; an empty text says nothing."""
+def _blank_as_none(value: Any) -> Any:
+    """CSV's way to say nothing."""
     return None if value == "" else value
 
 
@@ -395,11 +409,7 @@ def beginning(name: str, count: int) -> Sample:
         >>> beginning(str(file), 10).rows
         [{'text': 'a fine film', 'label': 'good'}]
     """
-    kind, _ = format_of(name)
-    if kind not in FORMATS:
-        raise DataError(
-            f"{name}: the format is known by the suffix, of csv, tsv, json, jsonl (each also .gz) and parquet."
-        )
+    kind = known_format(name)
     names: dict[str, tuple[str, ...]] = {}
     if kind == "parquet":
         schema = _opened_parquet(name).schema_arrow
@@ -407,8 +417,12 @@ def beginning(name: str, count: int) -> Sample:
             feature = _parquet_label(schema, column)
             if isinstance(feature, datasets.ClassLabel):
                 names[column] = tuple(feature.names)
-    columns = Columns(tuple(columns_of(name, Columns((), ""))), "")
-    return Sample([dict(row.values) for row in itertools.islice(_rows(name, columns), count)], names)
+    # Of JSON all columns are kept anyway, and which there are only its last row says.
+    columns = () if kind in ("json", "jsonl") else columns_of(name, Columns((), ""))
+    rows = [dict(row.values) for row in itertools.islice(_rows(name, Columns(tuple(columns), "")), count)]
+    if not rows:
+        raise DataError(f"data.files: {name} has no rows.")
+    return Sample(rows, names)
 
 
 def _refuse_missing(found: Sequence[str], columns: Columns, split: str, name: str) -> None:

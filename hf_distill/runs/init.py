@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,31 @@ from datasets import ClassLabel, load_dataset
 
 from ..errors import ConfigurationError, DataError, LabelNameError, in_a_line
 from ..files import write_text
-from ..fusion.alignment import LabelMap, is_generic
+from ..fusion.alignment import is_generic
 from ..recipe import yaml12
 from ..recipe.sections import SPLITS
 from ..recipe.tables import FORMATS, beginning, format_of
+from ..tasks import family_of
+from ..tasks.telling import likely_task
 from ..teachers.hub_ids import missing_folder
 from ..teachers.teacher import TeacherSpec, stated_labels
 
 # How many rows are looked at, and how many values a column of labels has at most beside its rows.
 _LOOKED_AT, _MOST_CLASSES = 2_000, 200
-_LABELS = ("label", "labels", "class", "category", "intent", "sentiment", "target", "topic", "y", "gold")
+_LABELS = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "intent",
+    "sentiment",
+    "target",
+    "topic",
+    "y",
+    "gold",
+    "score",
+    "similarity_score",
+)
 _PAIRS = (
     ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2"),
     ("text_a", "text_b"), ("question", "sentence"), ("query", "passage"), ("text", "text_pair"), ("title", "text"),
@@ -45,9 +60,9 @@ class Found:
         source: The section `data` without columns: files, or a data set.
         texts: One column, or two of a pair.
         label: The column of labels; None where there is none.
+        labels: Some of them, as they are written.
         names: Of the classes, in the order of the ids; None where they are numbers without names.
-        numbers: Whether labels are numbers.
-        classes: How many different ones were seen.
+        numbers: Whether labels are whole numbers.
         length: Tokens that nearly all rows have at most, by their words.
         others: Columns that are not used.
         splits: Which there are.
@@ -57,9 +72,9 @@ class Found:
     source: dict[str, Any]
     texts: tuple[str, ...]
     label: str | None
+    labels: tuple[Any, ...]
     names: tuple[str, ...] | None
     numbers: bool
-    classes: int
     length: int
     others: tuple[str, ...]
     splits: tuple[str, ...]
@@ -101,8 +116,12 @@ def init_recipe(
             raise DataError(f"{source}: {sentence}.")
     found = look_at_data(list(data))
     specs = _named_apart(teachers)
-    names, notes = _label_names(found, specs)
-    text = _written(found, names, specs, student, notes)
+    heads = [_config(source).get("problem_type") for source in teachers]
+    task = likely_task(found.labels, heads)
+    if task != likely_task(found.labels):  # the teachers' word, so what stands in the column is no class
+        found = replace(found, names=None)
+    names, notes = _label_names(found, specs, task)
+    text = _written(found, names, specs, student, notes, task)
     write_text(output, text)
     return output
 
@@ -211,23 +230,29 @@ def _found(
     label = _label_column(rows, columns, names)
     texts, notes = _text_columns(rows, [column for column in columns if column != label])
     values = [] if label is None else [row.get(label) for row in rows]
-    seen = sorted({str(value) for value in values if value not in (None, "", -1)}, key=_in_order)
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    seen = sorted({str(item) for item in items if item not in (None, "", -1)}, key=_in_order)
     numbers = bool(seen) and all(re.fullmatch(r"\d+(\.0)?", value) for value in seen)
     given = names.get(label or "") or (listed if numbers else None)
+    named = tuple(seen) if not all(map(_is_number, seen)) else None
     words = [sum(len(str(row.get(column) or "").split()) for column in texts) for row in rows]
     tokens = float(np.percentile(words, 98)) * 1.4 + 2 if words else 32
     return Found(
         source,
         texts,
         label,
-        given or (None if numbers else tuple(seen) or None),
+        tuple(values),
+        given or named,
         numbers,
-        len(given or seen),
         next((length for length in _LENGTHS if length >= tokens), _LENGTHS[-1]),
         tuple(column for column in columns if column not in (*texts, label)),
         splits,
         notes,
     )
+
+
+def _is_number(value: str) -> bool:
+    return re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", value, re.IGNORECASE) is not None
 
 
 def _in_order(value: str) -> tuple[bool, float, str]:
@@ -243,7 +268,7 @@ def _label_column(
             return column
     by_name = {column.lower(): column for column in columns}
     for known in _LABELS:
-        if known in by_name and _few(rows, by_name[known]):
+        if known in by_name and (_few(rows, by_name[known]) or _spread(rows, by_name[known])):
             return by_name[known]
     few = [column for column in columns if _few(rows, column) and _words(rows, column) <= 4]
     return few[0] if len(few) == 1 else None
@@ -252,6 +277,14 @@ def _label_column(
 def _few(rows: list[dict[str, Any]], column: str) -> bool:
     values = [str(row.get(column)) for row in rows if row.get(column) not in (None, "")]
     return 1 <= len(set(values)) <= min(_MOST_CLASSES, max(2, len(values) // 2))
+
+
+def _spread(rows: list[dict[str, Any]], column: str) -> bool:
+    """Whether a column holds what is as good as never said twice, and may be labels all the same: lists, or numbers."""
+    values = [row.get(column) for row in rows if row.get(column) not in (None, "")]
+    return bool(values) and (
+        any(isinstance(value, list) for value in values) or all(_is_number(str(value)) for value in values)
+    )
 
 
 def _words(rows: list[dict[str, Any]], column: str) -> float:
@@ -304,10 +337,17 @@ def _named_apart(teachers: Sequence[str]) -> list[TeacherSpec]:
     return specs
 
 
-def _label_names(found: Found, specs: Sequence[TeacherSpec]) -> tuple[tuple[str, ...] | None, list[str]]:
+def _label_names(
+    found: Found, specs: Sequence[TeacherSpec], task: str
+) -> tuple[tuple[str, ...] | None, list[str]]:
     """The student's label names, and what of them is only assumed."""
     own = {spec.called: stated_labels(spec) for spec in specs}
-    known = {name: labels for name, labels in own.items() if labels and not any(map(is_generic, labels))}
+    known = {
+        # A single output is the label's, whatever it is called.
+        name: labels
+        for name, labels in own.items()
+        if labels and len(labels) > 1 and not any(map(is_generic, labels))
+    }
     names, notes = found.names, []
     if names is None and known:
         teacher, names = next(iter(known.items()))
@@ -320,7 +360,7 @@ def _label_names(found: Found, specs: Sequence[TeacherSpec]) -> tuple[tuple[str,
         if names is None or spec.called not in known:
             continue
         try:
-            LabelMap.match(known[spec.called], names, teacher=spec.called)
+            family_of(task).match(known[spec.called], names, spec.called)
         except LabelNameError as error:
             raise error.placed(spec.place) from None
     return names, notes
@@ -335,13 +375,20 @@ def _written(
     specs: Sequence[TeacherSpec],
     student: str | None,
     notes: Sequence[str],
+    task: str,
 ) -> str:
+    family = family_of(task)
     judged = "test" in found.splits or "validation" in found.splits
     lines = [
         "# Made by `hf-distill init`: what was found, and the usual for the rest. Next:",
         "#   hf-distill validate THIS_FILE       what it would take; --load also loads data and teachers",
-        "#   hf-distill audit THIS_FILE          what the teachers are worth, before any training",
+        *(
+            ["#   hf-distill audit THIS_FILE          what the teachers are worth, before any training"]
+            if family.has_classes
+            else []
+        ),
         "#   hf-distill train THIS_FILE          the student, its baseline, and whether it was worth it",
+        f"task: {task}",
         "data:",
         *_block(found.source, 2),
         f"  text_columns: {_flow(list(found.texts))}"
@@ -357,7 +404,7 @@ def _written(
         lines.append(f"  label_column: {_flow(found.label)}")
     lines += [f"  # {note}" for note in notes]
     if names is not None:
-        lines.append(f"  label_names: {_flow(list(names))}  # {len(names)} classes")
+        lines.append(f"  label_names: {_flow(list(names))}  # {len(names)}")
     if not judged:
         lines.append(
             "  # No rows to judge on: hold some out and name them under files, validation: or test:."
@@ -388,7 +435,8 @@ def _written(
         if found.label is not None
         else "task_weight: 0, distill_weight: 1"
     )
-    lines += [f"losses: {{temperature: 2, {weight}}}", "", "training:", "  num_train_epochs: 3"]
+    weight = f"temperature: 2, {weight}" if family.has_classes else weight
+    lines += [f"losses: {{{weight}}}", "", "training:", "  num_train_epochs: 3"]
     lines += ["  per_device_train_batch_size: 32", "  learning_rate: 5e-5"]
     if "validation" in found.splits and found.label is not None:
         lines += [
@@ -396,7 +444,7 @@ def _written(
             "  save_strategy: epoch",
             "  save_total_limit: 1",
             "  load_best_model_at_end: true",
-            "  metric_for_best_model: nll",
+            f"  metric_for_best_model: {family.searched}",
         ]
     lines += ["  report_to: none"]
     if found.label is None or not judged:

@@ -8,7 +8,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..recipe.student_section import label_names
 from ..rows.preparing import distinct_rows
 from ..tasks import family_of, known_family
 from ..teachers.cache.settings import STORED_AS
-from ..teachers.teacher import TeacherSpec, stated_labels
+from ..teachers.teacher import stated_labels
 from .verdict.jobs import places
 from .verdict.trainings import labelled_rows
 
@@ -37,6 +37,7 @@ _REACHED, _OVERHEAD = 0.4, 0.004
 # A backward pass is two forward ones.
 _TRAINED = 3
 _TRIED_ROWS, _TRIED_STEPS = 64, 3
+_WIDTHS, _USUAL_WIDTH = ("hidden_size", "dim", "d_model"), 768
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run would take; None where that cannot be known without loading.
+    """What a run would take; None, or nothing, where that cannot be known without loading.
 
     Attributes:
         rows: By split.
@@ -69,15 +70,15 @@ class Outlook:
         measured: Whether models were really run for that.
     """
 
-    rows: Mapping[str, int]
-    labelled: Mapping[str, int]
-    labels: tuple[str, ...] | None
-    sizes: Mapping[str, Size]
-    steps: int
-    per_epoch: int | None
-    trainings: int
-    cache_bytes: int | None
-    seconds: tuple[float, float, float] | None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    labelled: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    steps: int = 0
+    per_epoch: int | None = None
+    trainings: int = 1
+    cache_bytes: int | None = None
+    seconds: tuple[float, float, float] | None = None
     measured: bool = False
 
     def __str__(self) -> str:
@@ -157,7 +158,8 @@ def look_ahead(setup: Setup, *, load: bool = False) -> Outlook:
 def _labels(setup: Setup, load: bool) -> tuple[str, ...] | None:
     """The student's labels, where nothing has to be fetched for them."""
     student = setup.recipe.student
-    local = student.model is None or Path(student.model).is_dir()
+    # The config of a model with code of its own is that code.
+    local = student.model is None or (Path(student.model).is_dir() and not student.trust_remote_code)
     if setup.recipe.data.label_names:
         return setup.recipe.data.label_names
     if not load and (not local or student.from_teacher is not None):
@@ -218,16 +220,17 @@ def _student_size(setup: Setup, names: tuple[str, ...] | None) -> Size | None:
     specs = {spec.called: spec.id_or_path for spec in setup.teachers}
     source = student.model or specs.get(student.from_teacher or "", "")
     size = _on_disk(source)
-    if size is None or (student.from_teacher is None and student.layers is None):
+    whole = student.from_teacher is None and student.layers is None and student.hidden_size is None
+    if size is None or whole:
         return size
-    try:
-        config = json.loads(Path(source, "config.json").read_text(encoding="utf-8"))
-        total = int(config.get("num_hidden_layers") or config.get("n_layers") or config.get("num_layers"))
-    except (OSError, ValueError, TypeError):
+    total = _config_number(source, "num_hidden_layers", "n_layers", "num_layers")
+    width = _config_number(source, *_WIDTHS)
+    narrow = 1.0 if student.hidden_size is None else width and student.hidden_size / width
+    if total is None or narrow is None:
         return None
     kept = student.layers if isinstance(student.layers, int) else len(student.layers or range(min(6, total)))
-    body = round(size.body * min(kept / total, 1))
-    return Size(size.parameters - size.body + body, body)
+    body = round(size.body * min(kept / total, 1) * narrow**2)  # its matrices are narrower on both sides
+    return Size(round((size.parameters - size.body) * narrow) + body, body)
 
 
 def _steps(setup: Setup, rows: int | None) -> tuple[int, int | None]:
@@ -255,23 +258,23 @@ def _cache_bytes(
     if given.cache_dir is None or not rows:
         return None
     columns = setup.recipe.data.text_columns
-    count = len({row for part in rows.values() for row in distinct_rows(part, columns).ids.tolist()})
+    count = len(np.unique(np.concatenate([distinct_rows(part, columns).ids for part in rows.values()])))
     number = STORED_AS[given.cache_dtype]().itemsize
     total = 0
     for spec in setup.teachers:
         classes = len(stated_labels(spec) or names or ("", ""))
-        states = len(setup.hidden_losses) * _width(spec)
+        states = len(setup.hidden_losses) * (_config_number(spec.id_or_path, *_WIDTHS) or _USUAL_WIDTH)
         total += count * (8 + number * (classes + states))
     return total
 
 
-def _width(spec: TeacherSpec) -> int:
-    """The hidden size by a teacher's folder, 768 where that does not say."""
+def _config_number(source: str, *keys: str) -> int | None:
+    """The first of some numbers that a folder's config has."""
     try:
-        config = json.loads(Path(spec.id_or_path, "config.json").read_text(encoding="utf-8"))
-        return int(config.get("hidden_size") or config.get("dim") or 768)
+        config = json.loads(Path(source, "config.json").read_text(encoding="utf-8"))
+        return next((int(config[key]) for key in keys if config.get(key)), None)
     except (OSError, ValueError, TypeError, AttributeError):
-        return 768
+        return None
 
 
 def _tokens(setup: Setup, rows: datasets.Dataset, most: int | None) -> float:
@@ -321,7 +324,10 @@ def _evaluations(setup: Setup, steps: int) -> float:
     args = setup.arguments
     if args.eval_strategy == "epoch":
         return math.ceil(args.num_train_epochs) if args.max_steps <= 0 else 1
-    return steps / (args.eval_steps or 500) if args.eval_strategy == "steps" else 0
+    if args.eval_strategy != "steps":
+        return 0
+    # As Trainer takes it: below 1 it is a share of the steps.
+    return steps / max(args.eval_steps if args.eval_steps >= 1 else steps * args.eval_steps, 1)
 
 
 def _flops(device: torch.device) -> float:
@@ -346,6 +352,13 @@ def _bytes(count: int) -> str:
 # ---- A dry run ----
 
 
+def _now(device: torch.device) -> float:
+    """Seconds, when the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 class _Clock(TrainerCallback):
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -353,11 +366,11 @@ class _Clock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin."""
-        self._begun = time.perf_counter()
+        self._begun = _now(args.device)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End."""
-        self.seconds.append(time.perf_counter() - self._begun)
+        self.seconds.append(_now(args.device) - self._begun)
 
 
 def try_out(setup: Setup) -> Outlook:
@@ -384,7 +397,8 @@ def try_out(setup: Setup) -> Outlook:
             **recipe.training, "output_dir": folder, "max_steps": _TRIED_STEPS, "save_strategy": "no",
             "load_best_model_at_end": False, "report_to": "none", "push_to_hub": False, "disable_tqdm": True,
         }  # fmt: skip
-        training.pop("run_name", None)
+        for key in ("run_name", "early_stopping_patience", "early_stopping_threshold"):
+            training.pop(key, None)
         tried = Setup(
             recipe.model_copy(
                 update={
@@ -399,16 +413,17 @@ def try_out(setup: Setup) -> Outlook:
         )
         trainer = tried.trainer(callbacks=[clock])
         trainer.train()
-        begun = time.perf_counter()
+        device = trainer.args.device
+        begun = _now(device)
         if "validation" in few:
             trainer.evaluate()
-        evaluated = time.perf_counter() - begun
+        evaluated = _now(device) - begun
         batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-        begun = time.perf_counter()
+        begun = _now(device)
         if trainer.teachers:
             trainer.model.eval()
             trainer.teacher_targets(batch)
-        heard = time.perf_counter() - begun
+        heard = _now(device) - begun
         labels = tuple(trainer.student_labels)
         sizes = {"student": Size(trainer.student.num_parameters(), 0)}
         sizes |= {
@@ -421,20 +436,12 @@ def try_out(setup: Setup) -> Outlook:
     alone = max(step - turns * heard, step * 0.1)
     per_row = heard / setup.arguments.train_batch_size
     validation = ahead.rows.get("validation", 0) * _evaluations(setup, ahead.steps)
-    own = ahead.steps * alone + evaluated / _TRIED_ROWS * validation
+    own = ahead.steps * alone + evaluated / max(len(few.get("validation", ())), 1) * validation
     cached = setup.recipe.teachers.cache_dir is not None
     asked = sum(ahead.rows.values()) if cached else ahead.steps * turns * setup.arguments.train_batch_size
     teachers = per_row * asked
     seconds = (teachers, own, _others(setup, own, 0.0 if cached else teachers, ahead.trainings))
-    return Outlook(
-        **{
-            **vars(ahead),
-            "labels": labels,
-            "sizes": sizes,
-            "seconds": seconds if ahead.steps else None,
-            "measured": True,
-        }
-    )
+    return replace(ahead, labels=labels, sizes=sizes, seconds=seconds if ahead.steps else None, measured=True)
 
 
 def announce(outlook: Outlook, command: str) -> None:
@@ -444,7 +451,5 @@ def announce(outlook: Outlook, command: str) -> None:
         outlook: Of a recipe.
         command: What runs it.
     """
-    said = str(outlook)
-    say(
-        f"{said}{chr(10) if said else ''}\nNothing is wrong with it, as far as this shows. It runs by: {command}"
-    )
+    said = f"Nothing is wrong with it, as far as this shows. It runs by: {command}"
+    say("\n".join([*str(outlook).splitlines(), "", said]))

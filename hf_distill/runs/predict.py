@@ -18,7 +18,7 @@ from ..lookup import refuse_untrusted
 from ..publishing.export import FILES, OnnxStudent
 from ..recipe.checking import look_at_recipe
 from ..recipe.setup import Setup
-from ..recipe.tables import Columns, format_of, stream_files
+from ..recipe.tables import Columns, known_format, stream_files
 from ..rows.views import named_inputs, text_batches
 from ..tasks import build_task, family_of
 from ..tasks.family import Family
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         texts: Of the row, one or two.
-        probabilities: By label, in the order of the student's outputs.
+        probabilities: By label, in the order of the student's outputs; of scores the numbers themselves.
         teachers: The same of the ensemble, under ``ensemble``, and of each teacher; empty where they were not asked.
     """
 
@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The most probable."""
+        """The most probable; of several scores the largest."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
     def to_json(self) -> str:
@@ -80,6 +80,7 @@ class Predictor:
 
     Raises:
         DataError: There is no student, or its teachers are not there.
+        UnsafeFileError: The run's recipe names code that nobody trusted, and that would be asked.
         CorruptStateError: There is no export of that format.
     """
 
@@ -93,7 +94,7 @@ class Predictor:
     ) -> None:
         self.folder = Path(run)
         refuse_untrained(self.folder, "config.json")
-        setup = _setup(self.folder, frozenset(trust))
+        setup = _setup(self.folder, frozenset(trust), with_teachers)
         if with_teachers and setup is None:
             raise ConfigurationError(
                 f"{self.folder} has no recipe.yaml, so nothing says who its teachers are: leave --with-teachers out."
@@ -109,7 +110,9 @@ class Predictor:
         self._ask, self.label_names = (
             _student(self.folder, task, length) if format is None else _exported(self.folder, format, task)
         )
-        self._ensemble = None if setup is None or not with_teachers else _ensemble(setup, self.label_names)
+        self._ensemble = (
+            None if setup is None or not with_teachers else _ensemble(setup, self.folder, self.label_names)
+        )
 
     def __call__(self, rows: Iterable[Sequence[str]], *, batch_size: int = 32) -> Iterator[Prediction]:
         """Answer rows as they come, in their order; no more of them are held than a batch has.
@@ -158,10 +161,7 @@ def file_rows(path: str, columns: Columns) -> Iterator[tuple[str, ...]]:
     """
     if not Path(path).is_file():
         raise DataError(f"There is no file {Path(path).absolute()}.")
-    if format_of(path)[0] not in ("csv", "tsv", "json", "jsonl", "parquet"):
-        raise DataError(
-            f"{path}: the format is known by the suffix, of csv, tsv, json, jsonl (each also .gz) and parquet."
-        )
+    known_format(path)
     for row in stream_files([path], columns, "given"):
         yield tuple(row[column] for column in columns.texts)
 
@@ -200,11 +200,15 @@ def line_rows(lines: Iterable[str], columns: Columns) -> Iterator[tuple[str, ...
         yield tuple(row[name] for name in columns.texts)
 
 
-def _setup(folder: Path, trust: frozenset[str]) -> Setup | None:
+def _setup(folder: Path, trust: frozenset[str], with_teachers: bool) -> Setup | None:
+    """What the run's recipe means; None where it has none. Nothing that it names is imported unless it is trusted."""
     path = folder / "recipe.yaml"
     if not path.is_file():
         return None
-    return Setup(look_at_recipe(path, check_files=False, trust=trust).recipe, trust=trust)
+    looked = look_at_recipe(path, check_files=False, trust=trust)
+    used = ("task", "fusion", "teachers") if with_teachers else ("task",)
+    refuse_untrusted([found for found in looked.unchecked if found[0].partition(".")[0] in used], (), path)
+    return Setup(looked.recipe, trust=trust)
 
 
 _Asked = Callable[[Sequence[Sequence[str]], int], Tensor]
@@ -246,17 +250,11 @@ def _exported(folder: Path, format: str, task: Any) -> tuple[_Asked, tuple[str, 
     return ask, tuple(student.label_names)
 
 
-def _ensemble(setup: Setup, label_names: Sequence[str]) -> Ensemble:
+def _ensemble(setup: Setup, folder: Path, label_names: Sequence[str]) -> Ensemble:
     recipe = setup.recipe
-    place = [
-        (f"teachers.models.{i}.trust_remote_code", entry.model)
-        for i, entry in enumerate(recipe.teachers.models)
-        if entry.trust_remote_code
-    ]
-    refuse_untrusted(place, setup.trust, setup.folder / "recipe.yaml")
     teachers = [spec.load(recipe.task) for spec in setup.teachers]
     fusion = (
-        load_choice(setup.folder, [teacher.name for teacher in teachers], trust=setup.trust)
+        load_choice(folder, [teacher.name for teacher in teachers], trust=setup.trust)
         if setup.fits
         else setup.fusion
     )

@@ -16,6 +16,7 @@ from ..processes import once
 from ..recipe import yaml12
 from ..recipe.sections import Recipe
 from ..recipe.setup import Setup, written
+from ..verdict.recipes_apart import apart
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 # What a run leaves that is of its student, and would be taken to be the next one's.
@@ -80,14 +81,11 @@ def has_run(folder: Path) -> bool:
     )
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
-) -> list[tuple[str, Any, Any]]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """What two recipes say differently, of all that makes another student.
 
     Args:
         before, now: Recipes as mappings.
-        path: Of the section.
 
     Returns:
         Key, value before, value now; None where there is none.
@@ -96,17 +94,11 @@ def differences(
         >>> differences({"losses": {"temperature": 2}}, {"losses": {"temperature": 4}, "hub": {"push": True}})
         [('losses.temperature', 2, 4)]
     """
-    found = []
-    for key in dict.fromkeys([*before, *now]):
-        where = f"{path}.{key}".lstrip(".")
-        one, other = before.get(key), now.get(key)
-        if where in _ALIKE or one == other:
-            continue
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += differences(one, other, where)
-        else:
-            found.append((where, one, other))
-    return found
+    return [
+        (key, *values)
+        for key, values in apart(before, now)
+        if not any(f"{key}.".startswith(f"{alike}.") for alike in _ALIKE)
+    ]
 
 
 def _stored(folder: Path) -> dict[str, Any]:

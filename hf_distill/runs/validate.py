@@ -13,7 +13,7 @@ from ..recipe.sections import Losses
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
 from ..teachers.pool import TeacherPool
-from .outlook import announce, look_ahead
+from .outlook import Outlook, announce, look_ahead
 
 
 def validate_recipe(
@@ -41,20 +41,30 @@ def validate_recipe(
         refuse_untrusted(loaded, setup.trust, "The recipe")
         if any(place == "fusion" for place, _ in unchecked):
             setup = setup.varied(fusion="auto")  # which labels are matched does not depend on it
-    own = {place.partition(".")[0] for place, _ in unchecked}
-    outlook = look_ahead(setup.varied(**_without(setup, own)), load=load)
+    places = {place for place, _ in unchecked}
+    # Of one's own task nobody knows what its rows and labels are without running it.
+    outlook = (
+        Outlook() if "task" in places else look_ahead(setup.varied(**_without(setup, places)), load=load)
+    )
     if load:
         say(f"\n{fitted(_label_plan(setup))}\n")
     announce(outlook, command or "hf-distill train")
 
 
-def _without(setup: Setup, sections: Collection[str]) -> dict[str, Any]:
+def _without(setup: Setup, places: Collection[str]) -> dict[str, Any]:
     """Sections that name code of nobody's trust, without it: what a run takes does not depend on it."""
+    sections = {place.partition(".")[0] for place in places}
     kept: dict[str, Any] = {}
     if "losses" in sections:
         kept["losses"] = Losses(hidden=())
     if "fusion" in sections:
         kept["fusion"] = "linear_pool"
+    student = setup.recipe.student
+    if student.config is not None and "student" in sections:
+        config = {
+            key: value for key, value in student.config.items() if f"student.config.{key}" not in places
+        }
+        kept["student"] = student.model_copy(update={"config": config})
     return kept
 
 

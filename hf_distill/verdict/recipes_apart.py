@@ -38,25 +38,50 @@ def recipe_differences(folders: Mapping[str, Path]) -> tuple[RecipeDifference, .
     recipes = {run: found for run, folder in folders.items() if (found := _read(folder)) is not None}
     if len(recipes) < 2:
         return None
-    keys = dict.fromkeys(key for recipe in recipes.values() for key in recipe)
     return tuple(
-        RecipeDifference(key, {run: recipe.get(key) for run, recipe in recipes.items()})
-        for key in keys
-        if key not in _ALWAYS_APART and len({recipe.get(key) for recipe in recipes.values()}) > 1
+        RecipeDifference(key, dict(zip(recipes, map(_shown, values), strict=True)))
+        for key, values in apart(*recipes.values())
+        if key not in _ALWAYS_APART
     )
 
 
-def _read(folder: Path) -> dict[str, str] | None:
-    """A run's recipe, flat; None where there is none that can be read."""
+def apart(*recipes: Mapping[str, Any]) -> list[tuple[str, tuple[Any, ...]]]:
+    """What recipes say differently.
+
+    Args:
+        recipes: As mappings and lists.
+
+    Returns:
+        Each key, with dots, and what each recipe has there; None where it has none.
+
+    Example:
+        >>> apart({"losses": {"temperature": 2}, "task": "x"}, {"losses": {"temperature": 4}, "task": "x"})
+        [('losses.temperature', (2, 4))]
+    """
+    flat = [dict(_flat(recipe)) for recipe in recipes]
+    found = []
+    for key in dict.fromkeys(key for recipe in flat for key in recipe):
+        values = tuple(recipe.get(key) for recipe in flat)
+        if any(value != values[0] for value in values):
+            found.append((key, values))
+    return found
+
+
+def _shown(value: Any) -> str | None:
+    return None if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """A run's recipe, all its values texts; None where there is none that can be read."""
     try:
         text = (folder / "recipe.yaml").read_text(encoding="utf-8")
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    return dict(_flat(content)) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, own in value.items():
             yield from _flat(own, f"{path}.{key}" if path else str(key))
@@ -64,4 +89,4 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         for i, own in enumerate(value):
             yield from _flat(own, f"{path}.{i}")
     else:
-        yield path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        yield path, value

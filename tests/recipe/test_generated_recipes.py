@@ -15,6 +15,7 @@ from hf_distill.recipe import load_recipe
 from hf_distill.recipe.training_section import training_keys
 
 GOOD = {
+    "task": "text-classification",
     "data": {"dataset": "org/data"},
     "teachers": {"models": ["org/a", {"model": "org/b", "name": "b"}]},
     "student": {"config": {"model_type": "distilbert", "n_layers": 2, "dim": 24, "n_heads": 2}, "tokenizer": "org/a"},

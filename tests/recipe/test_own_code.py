@@ -38,6 +38,7 @@ def schedule(progress):
 
 # Every place of a recipe that names code.
 PLACES = [
+    {"task": "strange:Own"},
     {"fusion": "strange:Mean"},
     {"fusion": {"use": "strange:Mean", "weights": [1, 1]}},
     {"fusion": {"use": "subprocess:Popen", "args": ["touch", "RAN"]}},
@@ -90,6 +91,21 @@ def test_looking_runs_nothing_and_lists_it(write, place):
     for where, name in looked.unchecked:
         assert f"unchecked   {where}: {name} is not built in" in done.stdout
     assert not Path("RAN").exists() and "strange" not in sys.modules
+
+
+def test_looking_runs_no_code_of_a_models_folder(write):
+    """The labels are the student's own, whose config is code of its folder."""
+    Path("small").mkdir()
+    Path("small/config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}, "id2label": {"0": "x", "1": "y"}})
+    )  # fmt: skip
+    Path("small/code.py").write_text("open('RAN', 'w')\n")
+    path = write(
+        student={"model": "./small", "trust_remote_code": True}, data={"files": {"train": "d.jsonl"}}
+    )
+    done = CliRunner().invoke(app, ["validate", path])
+    assert done.exit_code == 0, done.output
+    assert "student.trust_remote_code: ./small is not built in" in done.stdout and not Path("RAN").exists()
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)

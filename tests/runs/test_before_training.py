@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.recipe import Setup, load_recipe
+from hf_distill.runs import outlook
 from hf_distill.runs.outlook import look_ahead
 from hf_distill.runs.replacing import differences, refuse_replacing
 from hf_distill.runs.train import train_recipe
@@ -86,6 +87,34 @@ def test_a_dry_run_runs_all_and_writes_nothing(here):
     assert not Path("runs/dry").exists() and not Path("drycache").exists()
 
 
+def test_a_dry_run_of_a_training_that_stops_early(here):
+    more = [
+        "early_stopping_patience=3",
+        "load_best_model_at_end=true",
+        "eval_strategy=epoch",
+        "save_strategy=epoch",
+    ]
+    more = ["data.files.validation=test.jsonl", *(f"training.{one}" for one in [*more, "output_dir=runs/early"])]  # fmt: skip
+    done = run("train", "mine.yaml", "--dry-run", *more)
+    assert done.exit_code == 0, done.output
+    assert "measured on a few rows" in done.stdout
+
+
+def test_evaluations_are_counted_as_the_trainer_counts_them(here):
+    more = ["data.files.validation=test.jsonl", "training.eval_strategy=steps"]
+    for given, evaluations in (("4", 4), ("0.25", 4), ("0.01", 16)):
+        setup = Setup(load_recipe("mine.yaml", [*more, f"training.eval_steps={given}"]))
+        assert outlook._evaluations(setup, 16) == evaluations
+
+
+def test_a_narrower_student_is_a_smaller_one(here, checkpoints):
+    student = f"student={{model: {checkpoints['student']}, layers: 1}}"
+    whole = look_ahead(Setup(load_recipe("mine.yaml", [student]))).sizes["student"]
+    narrow = look_ahead(Setup(load_recipe("mine.yaml", [student, "student.hidden_size=8"])))
+    assert narrow.sizes["student"].parameters < 0.8 * whole.parameters
+    assert narrow.sizes["student"].body < 0.8**2 * whole.body
+
+
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -138,3 +167,10 @@ def test_what_is_replaced_leaves_nothing_that_would_be_taken_for_the_new(here, f
 def test_differences_go_by_keys():
     before = {"a": {"b": 1, "c": [1]}, "search": {"x": 1}}
     assert differences(before, {"a": {"b": 1, "c": [2], "d": None}}) == [("a.c", [1], [2])]
+
+
+def test_differences_say_which_teacher(here, finished):
+    """A list of teachers is compared entry by entry: cut to the table's width, two long lists look the same."""
+    other = ["training.max_steps=1", "training.output_dir=runs/done", "teachers.models.1.name=other"]
+    with pytest.raises(ConfigurationError, match=r"teachers.models.1.name +\| – +\| other"):
+        refuse_replacing(Setup(load_recipe("mine.yaml", other)))

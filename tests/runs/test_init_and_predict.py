@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from several_labels import LABELS, label_checkpoints, score_checkpoints
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from typer.testing import CliRunner
 
@@ -135,6 +139,31 @@ def test_init_says_what_cannot_be(here, tmp_path, checkpoints, bert_tokenizer):
     )
 
 
+def test_init_writes_the_task_that_labels_and_teachers_are_of(
+    tmp_path, bert_tokenizer, roberta_tokenizer, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    several = [{"text": f"a text number {i}", "labels": list(LABELS[: i % 4])} for i in range(12)]
+    scores = [{"sentence1": f"a text {i}", "sentence2": "b", "score": 0.3 * i} for i in range(16)]
+    stars = [{"sentence1": f"a text {i}", "sentence2": "b", "score": i % 6} for i in range(16)]
+    labels = label_checkpoints(tmp_path / "labels", bert_tokenizer, roberta_tokenizer)
+    numbers = score_checkpoints(tmp_path / "scores", bert_tokenizer, roberta_tokenizer)
+    for name, rows, teachers, task, metric in (
+        ("several", several, labels, "multi-label-classification", "label_nll"),
+        ("scores", scores, numbers, "regression", "mse"),
+        ("stars", stars, numbers, "regression", "mse"),
+    ):
+        for split in ("train", "dev"):
+            Path(f"{name}-{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files = [f"{name}-train.jsonl", f"{name}-dev.jsonl"]
+        done = run("init", *files, "--teacher", next(iter(teachers.values())), "--output", f"{name}.yaml")
+        assert done.exit_code == 0, done.output
+        recipe = load_recipe(f"{name}.yaml")
+        assert recipe.task == task and recipe.training["metric_for_best_model"] == metric
+        assert recipe.data.label_column == list(rows[0])[-1]
+        assert f"{len(rows)} train, {len(rows)} validation" in done.stdout
+
+
 # ---- predict ----
 
 
@@ -201,6 +230,33 @@ def test_predict_says_what_cannot_be(here, arguments, code, said):
     done = run("predict", *arguments)
     assert done.exit_code == code, done.output
     assert said in done.stderr
+
+
+def test_a_run_that_was_moved_has_its_own_fusion(here, tmp_path, monkeypatch):
+    """And not the one of what lies now where it was trained."""
+    shutil.copytree("out", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    done = run("predict", "moved", "--text", "a fine film", "--with-teachers")
+    assert done.exit_code == 0, done.output
+    assert "ensemble" in json.loads(done.stdout)["teachers"]
+
+
+@pytest.mark.parametrize(
+    ("section", "more"),
+    [("task: strange:Own", ()), ("fusion: strange:Own", ("--with-teachers",))],
+    ids=["task", "fusion"],
+)
+def test_predict_imports_nothing_that_a_run_names(here, tmp_path, monkeypatch, section, more):
+    """A run may be somebody else's: what its recipe names is refused before it is imported."""
+    shutil.copytree("out", tmp_path / "out")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nOwn = None\n")
+    recipe = tmp_path / "out" / "recipe.yaml"
+    key = section.partition(":")[0]
+    recipe.write_text(re.sub(rf"^{key}:.*$", section, recipe.read_text(), flags=re.MULTILINE))
+    done = run("predict", tmp_path / "out", "--text", "a fine film", *more)
+    assert not (tmp_path / "RAN").exists() and "strange" not in sys.modules
+    assert done.exit_code == 4 and "--trust strange:Own" in done.stderr, done.output
 
 
 def test_a_pair_needs_both_its_texts():

@@ -25,6 +25,7 @@ from ...rows.labels import count_labelled
 from ...tasks import family_of
 from ...teachers.held_out import choose_fusion
 from ...training.trainer import MultiTeacherDistillationTrainer
+from ...verdict.recipes_apart import apart
 from .progress import TrialBar
 from .report import BASELINE_SHARES, SearchReport, Trial
 
@@ -128,7 +129,7 @@ def _open_study(folder: Path, base: Setup, knobs: list[Knob], metric: str) -> op
     content["search"] = {"metric": metric, "knobs": [repr(knob) for knob in knobs]}
     if before is None:
         study.set_user_attr("recipe", content)
-    elif differing := _differing(_as_now(before), content):
+    elif differing := [key for key, _ in apart(_as_now(before), content)]:
         raise ConfigurationError(
             f"{folder} holds a search of another recipe (they differ in {', '.join(differing[:4])}); name another "
             "folder with --output, or remove this one"
@@ -184,18 +185,6 @@ def _as_now(before: Mapping[str, Any]) -> dict[str, Any]:
         return dict(before)
     content["training"].pop("output_dir", None), content["teachers"].pop("cache_dir", None)
     return {**content, "search": before.get("search")}
-
-
-def _differing(before: Any, now: Any, path: str = "") -> list[str]:
-    """Paths of what two recipes say differently."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = [*before, *(key for key in now if key not in before)]
-        return [
-            found
-            for key in keys
-            for found in _differing(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if before == now else [path]
 
 
 def _own_values(setup: Setup, knobs: list[Knob]) -> dict[str, Any] | None:
