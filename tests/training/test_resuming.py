@@ -18,7 +18,7 @@ from hf_distill.errors import ConfigurationError, CorruptStateError
 from hf_distill.teachers.held_out import load_choice
 from hf_distill.training.callbacks import ScheduleCallback
 from hf_distill.training.hidden import HiddenLoss
-from hf_distill.training.resuming import RUN_FILE, described
+from hf_distill.training.resuming import RUN_FILE, described, seconds_behind
 from hf_distill.training.schedules import Linear
 
 STEPS = 24
@@ -129,6 +129,24 @@ def checkpoint_state(folder):
         "fusion": json.loads((folder / "fusion.json").read_text()),
         "best": best,
     }
+
+
+def test_the_time_of_a_resumed_training_counts_what_was_before(build, tmp_path):
+    options = {"hidden_losses": [], "fusion": "linear_pool", "max_steps": 3}
+    stop = StopAt()
+    stop.step = 2
+    first = build(tmp_path / "cut", callbacks=[stop], **options)
+    assert first.training_seconds is None
+    first.train()
+    behind = seconds_behind(tmp_path / "cut" / "checkpoint-2")
+    assert behind > 0
+    second = build(tmp_path / "cut", **options)
+    second.train(resume_from_checkpoint=True)
+    last = second.state.log_history[-1]["train_runtime"]
+    assert second.training_seconds == pytest.approx(behind + last)
+    assert seconds_behind(tmp_path / "cut" / "checkpoint-3") > behind
+    second.train()  # from the start
+    assert second.training_seconds == second.state.log_history[-1]["train_runtime"]
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])

@@ -492,7 +492,6 @@ def _saved(
             trainer.student.load_state_dict(best.weights)
         pairs = zip(answers, _answers(trainer, test, "best"), strict=True)
         answers = [_merged(*pair) for pair in pairs]
-    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     return SavedRows(
         part=part,
         seed=trainer.args.seed,
@@ -503,7 +502,7 @@ def _saved(
         lengths=_lengths(trainer, test, answers[0].example_ids),
         facts={
             "steps": state.global_step,
-            "seconds": runtimes[-1] if runtimes else None,
+            "seconds": trainer.training_seconds,
             "best_step": step,
             "eval_steps": _eval_steps(trainer),
             "weights": weights_digest(trainer.student),

@@ -312,7 +312,6 @@ def _saved(
     best_step: int | None,
 ) -> SavedRows:
     state = trainer.state
-    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
     kept = [{k: v for k, v in e.items() if k != "total_flos"} for e in state.log_history]
     return SavedRows(
         part=part,
@@ -324,7 +323,7 @@ def _saved(
         lengths=_lengths(trainer, setup.rows[setup.split], answers[0].example_ids),
         facts={
             "steps": state.global_step,
-            "seconds": runtimes[-1] if runtimes else None,
+            "seconds": trainer.training_seconds,
             "best_step": best_step,
             "eval_steps": _eval_steps(trainer),
             # Of weights that are spread over processes no process has all.
