@@ -67,6 +67,7 @@ def build(two_teachers, bert_tokenizer, rows, held_out):
             "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "max_steps": STEPS, "logging_steps": 1,
             "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
             "load_best_model_at_end": True, "metric_for_best_model": "eval_loss_task", "learning_rate": 1e-2,
+            "greater_is_better": True,  # the worst one, which comes neither first nor last
             "lr_scheduler_type": "linear", "warmup_steps": 5, "dataloader_pin_memory": False,
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
         }  # fmt: skip
