@@ -90,13 +90,16 @@ def direction_of(metric: str | None, greater_is_better: bool | None) -> str | No
     Example:
         >>> direction_of("accuracy", None), direction_of("eval_nll", None), direction_of("loss", None)
         ('maximize', 'minimize', None)
+        >>> direction_of("eval_loss_task", None)  # a part of the loss
+        'minimize'
     """
     if is_loss(metric):
         return None
     name = str(metric).removeprefix("eval_")
     if name in METRICS:
         return "minimize" if name in BETTER_WHEN_LOWER else "maximize"
-    greater = not name.endswith("loss") if greater_is_better is None else greater_is_better
+    loss = name.endswith("loss") or "loss" in name.split("_")
+    greater = not loss if greater_is_better is None else greater_is_better
     return "maximize" if greater else "minimize"
 
 

@@ -42,6 +42,8 @@ RUN_FILE = "run_state.json"
 FORMAT = 2
 """Of `RUN_FILE`; the first, which had no number, named built-ins by the paths of their modules."""
 
+_SECONDS = "seconds"
+
 _TABLES = (ALL_LOSSES, HIDDEN_LOSSES, ROW_WEIGHTS, SCHEDULES, ALL_FUSIONS)
 
 # How the first format called what is in the tables: functions by the names they still have.
@@ -275,9 +277,16 @@ def resume(
     return kept or choice
 
 
-def save_run(run: Mapping[str, Any], folder: Path) -> None:
-    """Write what a run is into a checkpoint."""
-    write_json(folder / RUN_FILE, {"format": FORMAT, **run}, indent=1)
+def save_run(run: Mapping[str, Any], folder: Path, seconds: float = 0.0) -> None:
+    """Write what a run is into a checkpoint, and how many seconds of training are behind it, which tell no runs apart."""
+    write_json(folder / RUN_FILE, {"format": FORMAT, **run, _SECONDS: seconds}, indent=1)
+
+
+def seconds_behind(checkpoint: Path) -> float:
+    """How long the training was that led to a checkpoint, in all its parts; 0 where it does not say so."""
+    path = checkpoint / RUN_FILE
+    said = _read_run(path)[0].get(_SECONDS) if path.is_file() else None
+    return float(said) if isinstance(said, (int, float)) else 0.0
 
 
 def load_run(path: Path) -> dict[str, Any]:
@@ -286,14 +295,19 @@ def load_run(path: Path) -> dict[str, Any]:
     Raises:
         CorruptStateError: It cannot be read.
     """
+    run, found = _read_run(path)
+    run.pop(_SECONDS, None)
+    return _renamed(run) if found == 1 else run
+
+
+def _read_run(path: Path) -> tuple[dict[str, Any], int]:
     try:
-        run, found = read_json(path, FORMAT)
+        return read_json(path, FORMAT)
     except (OSError, ValueError) as error:
         raise CorruptStateError(
             f"{path} cannot be read ({error}), so nothing says whether the checkpoint is of this run: resume from another "
             "one."
         ) from error
-    return _renamed(run) if found == 1 else run
 
 
 def described(value: Any) -> Any:

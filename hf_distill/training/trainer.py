@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ from .objective import direction_of, metrics_for, objective, refuse_unnamed_metr
 from .opening import open_teachers_for
 from .preparation import RowPreparation, one_class_note, one_dataset, overlap_notes, refuse_unlabelled
 from .pushes import check_for_all
-from .resuming import describe_run, find_checkpoint, resume, save_run
+from .resuming import describe_run, find_checkpoint, resume, save_run, seconds_behind
 from .run_facts import run_facts
 from .student_trainer import StudentTrainer
 
@@ -211,6 +212,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._drawn: set[str] = set()
         self.numbers = FiniteUpdates(self.teachers, self._prepare.row_of, opened.view.tokenizer.decode)
         self._run: dict[str, Any] | None = None
+        self._began: float | None = None
+        self._seconds_before = 0.0
         super().__init__(
             model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
             args=args,
@@ -248,6 +251,12 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
     def fusion(self) -> Fusion:
         """From the teachers' logits to the target: as given, or as fitted on held-out rows (``fusion_choice``)."""
         return self.fusion_choice.fusion
+
+    @property
+    def training_seconds(self) -> float | None:
+        """How long the last training took, with those parts of it that were interrupted before; None where there was none."""
+        took = [entry["train_runtime"] for entry in self.state.log_history if "train_runtime" in entry]
+        return self._seconds_before + took[-1] if took else None
 
     @property
     def training_notes(self) -> list[str]:
@@ -552,7 +561,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._unverified = unverified
         # Whatever is saved when, since a signal asks for it too; a trial of a search has no student yet.
         self._run = None if self.model is None else describe_run(self, self._asked_fusion)
+        self._seconds_before = 0.0
         if checkpoint is not None:
+            self._seconds_before = seconds_behind(checkpoint)
             self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes, trust)
             self.teacher_pool.listen(self.fusion)
         if (
@@ -567,6 +578,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             if self.hidden:
                 table = self.hidden.table(getattr(self.fusion, "weights", None))
                 print(f"What the hidden losses compare:\n{fitted(table)}")
+        self._began = time.monotonic()
         output = super().train(None if checkpoint is None else str(checkpoint), *args, **options)
         self._keep_held_out_config()
         return output
@@ -594,7 +606,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if self.args.should_save and self.teachers and dataclasses.is_dataclass(self.fusion):
             save_choice(self.fusion_choice, folder, [teacher.name for teacher in self.teachers])
         if self.args.should_save and is_checkpoint(folder):
-            save_run(self._run or describe_run(self, self._asked_fusion), folder)
+            now = 0.0 if self._began is None else time.monotonic() - self._began
+            run = self._run or describe_run(self, self._asked_fusion)
+            save_run(run, folder, self._seconds_before + now)
         if self.args.should_save:
             save_facts(run_facts(self), folder)
 

@@ -13,6 +13,7 @@ from conftest import make_bert
 from hf_distill import Teacher, build_student
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.fusion.alignment import LabelMap
+from hf_distill.publishing.push import prepare_push
 from hf_distill.recipe import Setup, load_recipe
 from hf_distill.runs.train import train_recipe
 
@@ -223,6 +224,9 @@ def test_a_student_by_an_adapter_is_a_plain_one_in_the_end(write, checkpoints):
     assert not torch.equal(
         stored.get_parameter(name.format("q_lin")), start.get_parameter(name.format("q_lin"))
     )
+    places = prepare_push(setup.folder)  # and so it is pushed
+    assert "model.safetensors" in places and not any(name.startswith("adapter") for name in places)
+    assert "library_name: transformers" in places["README.md"].read_text()
 
 
 def test_layers_of_any_checkpoint_and_its_type(write, checkpoints):

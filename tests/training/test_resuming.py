@@ -18,7 +18,7 @@ from hf_distill.errors import ConfigurationError, CorruptStateError
 from hf_distill.teachers.held_out import load_choice
 from hf_distill.training.callbacks import ScheduleCallback
 from hf_distill.training.hidden import HiddenLoss
-from hf_distill.training.resuming import RUN_FILE, described
+from hf_distill.training.resuming import RUN_FILE, described, seconds_behind
 from hf_distill.training.schedules import Linear
 
 STEPS = 24
@@ -67,6 +67,7 @@ def build(two_teachers, bert_tokenizer, rows, held_out):
             "output_dir": str(folder), "use_cpu": True, "disable_tqdm": True, "max_steps": STEPS, "logging_steps": 1,
             "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
             "load_best_model_at_end": True, "metric_for_best_model": "eval_loss_task", "learning_rate": 1e-2,
+            "greater_is_better": True,  # the worst one, which comes neither first nor last
             "lr_scheduler_type": "linear", "warmup_steps": 5, "dataloader_pin_memory": False,
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
         }  # fmt: skip
@@ -129,6 +130,24 @@ def checkpoint_state(folder):
         "fusion": json.loads((folder / "fusion.json").read_text()),
         "best": best,
     }
+
+
+def test_the_time_of_a_resumed_training_counts_what_was_before(build, tmp_path):
+    options = {"hidden_losses": [], "fusion": "linear_pool", "max_steps": 3}
+    stop = StopAt()
+    stop.step = 2
+    first = build(tmp_path / "cut", callbacks=[stop], **options)
+    assert first.training_seconds is None
+    first.train()
+    behind = seconds_behind(tmp_path / "cut" / "checkpoint-2")
+    assert behind > 0
+    second = build(tmp_path / "cut", **options)
+    second.train(resume_from_checkpoint=True)
+    last = second.state.log_history[-1]["train_runtime"]
+    assert second.training_seconds == pytest.approx(behind + last)
+    assert seconds_behind(tmp_path / "cut" / "checkpoint-3") > behind
+    second.train()  # from the start
+    assert second.training_seconds == second.state.log_history[-1]["train_runtime"]
 
 
 @pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])

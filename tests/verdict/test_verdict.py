@@ -865,7 +865,9 @@ def test_a_teacher_that_is_gone_costs_a_note(recipe, checkpoints, tmp_path, monk
     from hf_distill.runs.verdict import judgement as recipe_side
 
     answered = recipe_side.answers_of_all
-    monkeypatch.setattr(recipe_side, "answers_of_all", lambda *a: (answered(*a), shutil.rmtree("gone"))[0])
+    monkeypatch.setattr(
+        recipe_side, "answers_of_all", lambda *a, **k: (answered(*a, **k), shutil.rmtree("gone"))[0]
+    )
     train(
         recipe,
         "evaluation={seeds: 1}",
@@ -875,6 +877,20 @@ def test_a_teacher_that_is_gone_costs_a_note(recipe, checkpoints, tmp_path, monk
     assert set(content["cost"]["systems"]) == {"student", "teacher:bert"}
     assert any("Teacher 'gone' could not be timed on this machine" in note for note in content["notes"])
     assert content["systems"]["ensemble"]["metrics"]["accuracy"] > 0 and content["claim"]["latency"] is None
+
+
+def test_a_stream_from_elsewhere_makes_other_trainings(recipe):
+    from hf_distill.recipe import Setup, load_recipe
+    from hf_distill.runs.verdict.judgement import open_verdict
+
+    shutil.copy("train.jsonl", "other.jsonl")
+
+    def key(file):
+        changes = ["data.streaming=true", f"data.files.train={file}"]
+        setup = Setup(load_recipe(recipe, changes))
+        return open_verdict(setup, setup.trainer()).key
+
+    assert key("train.jsonl") == key("train.jsonl") != key("other.jsonl")
 
 
 def test_no_labels_no_baseline(recipe, monkeypatch):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import xxhash
 from transformers import PreTrainedModel, TrainerState
 
@@ -22,6 +23,7 @@ from ...recipe.setup import Setup
 from ...rows.preparing import distinct_rows
 from ...students.adapters import ADAPTER_FOLDER, with_saved_adapter
 from ...students.loading import load_trained
+from ...teachers.cache.reading import CachedTeacher
 from ...teachers.teacher import Teacher
 from ...training.preparation import overlap_notes
 from ...training.resuming import describe_run, in_one_order
@@ -34,7 +36,9 @@ from .about import about_run
 from .digests import module_digests, rows_digest, weights_digest
 from .jobs import Job, places, run_jobs
 from .trainings import (
+    AskedRows,
     answers_of_all,
+    asked_rows,
     first_seed,
     has_labels,
     part_folder,
@@ -119,7 +123,8 @@ class Verdict:
             restored: Whether the student was there before.
         """
         own = self._own_rows(trainer, restored)
-        teachers = answers_of_all(self.setup, trainer, self.key, given)
+        digest = rows_digest(self.setup.rows, (*trainer.text_columns, trainer.label_column))
+        teachers = answers_of_all(trainer, asked_rows(self.setup), self.key, given, rows=digest)
         once(lambda: str(teachers.save(self.folder)), trainer.accelerator)
         found = self._trainings(trainer, own, teachers)
 
@@ -134,7 +139,7 @@ class Verdict:
         """Of the student in the run's folder."""
         if restored:
             return load_rows(rows_file(self.folder, "student", self.seeds[0]))
-        own = student_rows(self.setup, trainer, self.key)
+        own = student_rows(trainer, asked_rows(self.setup), self.key)
         if trainer.is_world_process_zero():
             own.save(self.folder)
         return own
@@ -191,90 +196,124 @@ class Verdict:
         found: Mapping[tuple[str, int], SavedRows],
         teachers: SavedRows,
     ) -> VerdictReport:
-        choice, setup, recipe = trainer.fusion_choice, self.setup, self.setup.recipe
-        judged = setup.rows[setup.split]
-        texts = distinct_rows(judged, recipe.data.text_columns).by_id()
-        prepared = trainer.get_eval_dataloader(judged).dataset.rows
-        chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
-        selected = trainer.eval_dataset if chosen else None
-        notes = overlap_notes(prepared, trained=trainer.train_dataset, selected=selected)
-        baselines, singles = (
-            [found[part, seed] for part, seed in sorted(found) if part == name]
-            for name in ("baseline", "single")
+        setup = self.setup
+        live = {teacher.name: teacher for teacher in trainer.teachers if isinstance(teacher, Teacher)}
+        report = judged_report(
+            trainer,
+            asked_rows(setup),
+            self.seeds,
+            found,
+            teachers,
+            metrics=setup.metrics,
+            single_teacher=setup.recipe.evaluation.single_teacher,
+            load={
+                spec.called: lambda spec=spec: live.get(spec.called) or spec.load(setup.recipe.task)
+                for spec in setup.teachers
+            },
         )
-        costs, conditions, crowded, failed = self._costs(trainer, texts)
-        alone = recipe.evaluation.single_teacher and not singles
-        notes += [
+        return dataclasses.replace(report, about=about_run(setup, trainer))
+
+
+def judged_report(
+    trainer: MultiTeacherDistillationTrainer,
+    asked: AskedRows,
+    seeds: Sequence[int],
+    found: Mapping[tuple[str, int], SavedRows],
+    teachers: SavedRows,
+    *,
+    metrics: Sequence[Any],
+    single_teacher: bool,
+    load: Mapping[str, Callable[[], Teacher]],
+    notes: Sequence[str] = (),
+) -> VerdictReport:
+    """Time the models of a run, and judge what everybody answered.
+
+    Args:
+        trainer: Of the first seed.
+        asked: What was answered.
+        seeds: Of student and baseline, the trainer's own first.
+        found: The trainings' answers by part and seed.
+        teachers: The teachers' answers.
+        metrics: What is reported.
+        single_teacher: Whether a student of the best single teacher was asked for.
+        load: Makes each teacher live, by its name.
+        notes: What a reader must know besides.
+    """
+    choice, state, args = trainer.fusion_choice, trainer.state, trainer.args
+    texts = distinct_rows(asked.rows, trainer.text_columns).by_id()
+    prepared = trainer.get_eval_dataloader(asked.rows).dataset.rows
+    chosen = args.load_best_model_at_end and state.best_metric is not None
+    baselines, singles = (
+        [found[name, seed] for seed in seeds if (name, seed) in found] for name in ("baseline", "single")
+    )
+    timed = timed_rows(texts.values())
+    costs, failed = _costs(trainer, timed, load)
+    alone = single_teacher and not singles
+    train = trainer.train_dataset
+    sized = isinstance(train, datasets.Dataset)
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = round(len(train) * float(state.epoch or 0)) if sized else state.global_step * batch
+    stored = sized and all(isinstance(teacher, CachedTeacher) for teacher in trainer.teachers)
+    return judge(
+        [found["student", seed] for seed in seeds],
+        baselines,
+        teachers,
+        singles=singles,
+        task=trainer.task,
+        metrics=metrics,
+        fusion=summary(choice.fusion),
+        texts=texts,
+        left_out=choice.fitted_on.numpy(),
+        costs=costs,
+        conditions=conditions(args.device, asked.split, len(timed)) if costs else "",
+        place=place(args.device) if costs else "",
+        teachers_share=teacher_share(
+            costs,
+            rows_seen=seen,
+            cached_rows=len(train) if stored else None,
+            seconds=float(found["student", seeds[0]].facts.get("seconds") or 0),
+        ),
+        busy=busy() if costs else "",
+        sizes=dict(teachers.facts["sizes"]),
+        notes=[
+            *overlap_notes(prepared, trained=train, selected=trainer.eval_dataset if chosen else None),
+            *notes,
             *(["No teacher has every class, so there is no student of the best single teacher."] * alone),
             *(["No training row has a label, so there is no fine-tuned baseline."] * (not baselines)),
             *failed,
             *trainer.training_notes,
-        ]
-        own = found["student", self.seeds[0]]
-        train = setup.rows["train"]
-        seen = (
-            trainer.state.global_step
-            * trainer.args.train_batch_size
-            * trainer.args.gradient_accumulation_steps
-            if recipe.data.streaming
-            else len(train) * float(trainer.state.epoch or 0)
-        )
-        share = teacher_share(
-            costs,
-            rows_seen=round(seen),
-            cached_rows=None if recipe.teachers.cache_dir is None else len(train),
-            seconds=float(own.facts.get("seconds") or 0),
-        )
-        report = judge(
-            [found["student", seed] for seed in self.seeds],
-            baselines,
-            teachers,
-            singles=singles,
-            task=setup.task,
-            metrics=setup.metrics,
-            fusion=summary(choice.fusion),
-            texts=texts,
-            left_out=choice.fitted_on.numpy(),
-            costs=costs,
-            conditions=conditions,
-            place=place(trainer.args.device) if costs else "",
-            teachers_share=share,
-            busy=crowded,
-            sizes=dict(teachers.facts["sizes"]),
-            notes=[
-                *notes,
-                *report_notes(choice, teachers.rows.labels, trainer.student_labels, trainer.family),
-            ],
-        )
-        return dataclasses.replace(report, about=about_run(setup, trainer))
+            *report_notes(choice, teachers.rows.labels, trainer.student_labels, trainer.family),
+        ],
+    )
 
-    def _costs(
-        self, trainer: MultiTeacherDistillationTrainer, texts: Mapping[int, tuple[str, ...]]
-    ) -> tuple[dict[str, Cost], str, str, list[str]]:
-        """Student and teachers timed alone, one after another; teachers that are cached are loaded for it, one at a time.
 
-        A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
-        """
-        if spread_out(trainer):
-            return {}, "", "", ["No model was timed: the student's weights are spread over processes."]
-        device, rows = trainer.args.device, timed_rows(texts.values())
-        live = {teacher.name: teacher for teacher in trainer.teachers if isinstance(teacher, Teacher)}
+def _costs(
+    trainer: MultiTeacherDistillationTrainer,
+    rows: Sequence[Any],
+    load: Mapping[str, Callable[[], Teacher]],
+) -> tuple[dict[str, Cost], list[str]]:
+    """Student and teachers timed alone, one after another; teachers that are cached are loaded for it, one at a time.
 
-        failed: list[str] = []
+    A teacher that cannot be loaded or run here, though its answers are in the cache, costs no more than a note.
+    """
+    if spread_out(trainer):
+        return {}, ["No model was timed: the student's weights are spread over processes."]
+    device = trainer.args.device
+    failed: list[str] = []
 
-        def timing(teacher: Any) -> Any:
-            try:
-                loaded = live.get(teacher.called) or teacher.load(self.setup.recipe.task)
-                return time_model(loaded.model, loaded.view, rows, device=device)
-            except (HfDistillError, OSError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                failed.append(f"Teacher {teacher.called!r} could not be timed on this machine: {reason}")
-                return None
+    def timing(name: str) -> Any:
+        try:
+            loaded = load[name]()
+            return time_model(loaded.model, loaded.view, rows, device=device)
+        except (HfDistillError, OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            failed.append(f"Teacher {name!r} could not be timed on this machine: {reason}")
+            return None
 
-        own = {STUDENT: lambda: time_model(trainer.student, trainer.student_view, rows, device=device)}
-        each = {f"{TEACHER}{spec.called}": (lambda spec=spec: timing(spec)) for spec in self.setup.teachers}
-        costs = measure_costs({**own, **each}, {ENSEMBLE: [*each], TOGETHER: [*own, *each] if each else []})
-        return costs, conditions(device, self.setup.split, len(rows)), busy(), failed
+    own = {STUDENT: lambda: time_model(trainer.student, trainer.student_view, rows, device=device)}
+    each = {f"{TEACHER}{name}": (lambda name=name: timing(name)) for name in load}
+    together = {ENSEMBLE: [*each], TOGETHER: [*own, *each] if each else []}
+    return measure_costs({**own, **each}, together), failed
 
 
 def open_verdict(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> Verdict | None:
@@ -323,16 +362,28 @@ def train_verdict_part(setup: Setup, part: str, seed: int, key: str) -> None:
     train_part(setup, part, seed, key, own.facts, teacher)
 
 
+def add_rows(digest: Any, trainer: MultiTeacherDistillationTrainer, asked: AskedRows) -> None:
+    """Add the rows that a verdict is on to a hash, by their content and their labels.
+
+    Args:
+        digest: Of `xxhash`.
+        trainer: Prepares them.
+        asked: The rows.
+    """
+    for rows in (asked.rows, asked.validation):
+        if rows is None:
+            continue
+        prepared = trainer.get_eval_dataloader(rows).dataset.rows.with_format("numpy")
+        for column in ("example_id", "labels"):
+            digest.update(in_one_order(prepared[column][:]).tobytes())
+
+
 def _key(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> str:
     """What decides the trainings of a verdict: the run as a checkpoint describes it, the start, and the rows."""
-    args, recipe, rows = trainer.args, setup.recipe, setup.rows
+    args, recipe = trainer.args, setup.recipe
     run = {k: v for k, v in describe_run(trainer, setup.target_fusion).items() if k != "seed"}
     digest = xxhash.xxh3_128(weights_digest(trainer.student).encode())
-    for name in dict.fromkeys((setup.split, "validation")):
-        if name in rows:
-            prepared = trainer.get_eval_dataloader(rows[name]).dataset.rows.with_format("numpy")
-            for column in ("example_id", "labels"):
-                digest.update(in_one_order(prepared[column][:]).tobytes())
+    add_rows(digest, trainer, asked_rows(setup))
     about = {
         "version": __version__,
         "run": run,
@@ -346,6 +397,8 @@ def _key(setup: Setup, trainer: MultiTeacherDistillationTrainer) -> str:
         "split": setup.split,
         "sources": module_digests(recipe),
     }
+    if recipe.data.streaming:  # of whose rows nobody knows the content
+        about["data"] = recipe.data.model_dump()
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     # Weights may differ between processes before the first step spreads those of the main one.
     return once(digest.hexdigest, trainer.accelerator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,44 +13,37 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 import xxhash
-from transformers import EarlyStoppingCallback, PreTrainedModel
+from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
+from transformers.trainer_utils import number_of_arguments
 
-from ...errors import ConfigurationError, DataError, HfDistillError
-from ...evaluation.cost import Cost, busy, conditions, measure_costs, place, time_model, timed_rows
-from ...evaluation.evaluating import (
-    compute_metrics_from,
-    count_parameters,
-    predict_rows,
-    refuse_spoilt,
-    report_notes,
-)
+from ... import __version__
+from ...errors import ConfigurationError, DataError
+from ...evaluation.evaluating import compute_metrics_from
 from ...evaluation.metrics import load_metric
-from ...fusion import LinearPool, summary
+from ...fusion import LinearPool
 from ...fusion.alignment import labelled as with_label
-from ...processes import say
+from ...processes import once, say
 from ...recipe.sections import Recipe
 from ...recipe.setup import Setup
 from ...rows.collator import MultiTeacherCollator
 from ...rows.columns import Padding
-from ...rows.preparing import distinct_rows
+from ...rows.labels import count_labelled
+from ...teachers.cache.key import folder_identity
 from ...teachers.cache.reading import CachedTeacher
-from ...teachers.pool import TeacherPool
-from ...teachers.teacher import Teacher
+from ...teachers.teacher import Teacher, TeacherSpec
 from ...training.callbacks import AdaptiveStrength, ScheduleCallback
-from ...training.objective import direction_of, is_loss
-from ...training.preparation import overlap_notes
-from ...training.resuming import describe_run, in_one_order
+from ...training.resuming import describe_run
 from ...training.trainer import MultiTeacherDistillationTrainer
-from ...verdict import Answers, SavedRows, VerdictReport, best_teacher, judge
-from ...verdict.answers import finished_rows
-from ...verdict.report import teacher_share
-from ...verdict.systems import ENSEMBLE, STUDENT, TEACHER, TOGETHER
+from ...verdict import SavedRows, VerdictReport, best_teacher
+from ...verdict.answers import finished_rows, load_rows, rows_file
 from ..train import train_recipe
 from .about import about_trainer
 from .digests import weights_digest
+from .judgement import _IRRELEVANT, add_rows, judged_report
 from .tracking import BestWeights
-from .trainings import _eval_steps, _lengths, _merged
+from .trainings import AskedRows, answers_of_all, baseline_rows, best_by, spread_out, student_rows
 
 _SPLIT = "test"
 
@@ -139,7 +133,7 @@ class _Judged:
 
     Attributes:
         trainer: Of the first seed.
-        test: Raw rows.
+        asked: The rows, and the trainer's evaluation rows where they are one set.
         fresh: Arguments of a trainer with a fresh student.
         single: Whether the best single teacher's student is judged too.
         metrics: What is reported.
@@ -148,7 +142,7 @@ class _Judged:
     """
 
     trainer: MultiTeacherDistillationTrainer
-    test: datasets.Dataset
+    asked: AskedRows
     fresh: Callable[[], Mapping[str, Any]]
     single: bool
     metrics: Sequence[Any]
@@ -170,37 +164,31 @@ class _Judged:
             load_metric(metric)  # now: a name that nobody knows is not worth any training
         model_init = model_init or trainer.model_init
         source = student or trainer.student_source
+        fresh: Callable[[], Mapping[str, Any]]
         if model_init is not None:
-            fresh = lambda: {"model_init": model_init}  # noqa: E731
+            fresh, start = lambda: {"model_init": model_init}, _weights(model_init, trainer.args.seed)
         elif source is not None:
-            fresh = lambda: {"model": source}  # noqa: E731
+            fresh, start = lambda: {"model": source}, folder_identity(TeacherSpec(source), None) or source
         elif trainer.state.global_step == 0:
-            start = copy.deepcopy(trainer.student).cpu()
-            fresh = lambda: {"model": copy.deepcopy(start)}  # noqa: E731
+            kept = copy.deepcopy(trainer.student).cpu()
+            # It has its adapter, where there is to be one.
+            fresh, start = lambda: {"model": copy.deepcopy(kept), "peft_config": None}, weights_digest(kept)
             note = "All students begin from the very same weights, so seeds differ in the order of rows and in dropout alone."
         else:
             raise ConfigurationError(
                 "The student was given as a model and is trained by now, so nothing says where the others begin: pass "
                 "model_init=, which makes a fresh one, or student=, its id or folder; or judge an untrained trainer."
             )
-        described = {k: v for k, v in describe_run(trainer, trainer._asked_fusion).items() if k != "seed"}
-        prepared = trainer.get_eval_dataloader(test).dataset.rows.with_format("numpy")
-        labels = prepared["labels"][:]
+        validation = trainer.eval_dataset if isinstance(trainer.eval_dataset, datasets.Dataset) else None
+        asked = AskedRows(_SPLIT, test, validation)
+        labels = trainer.get_eval_dataloader(test).dataset.rows.with_format("numpy")["labels"][:]
         if not with_label(labels).any():
             raise DataError(
                 f"None of the {len(labels)} test rows has a label in column {trainer.label_column!r}, so nothing can be "
                 "judged."
             )
-        digest = xxhash.xxh3_128(json.dumps(described, sort_keys=True, default=str).encode())
-        digest.update(
-            json.dumps(
-                [trainer.args.max_steps, trainer.args.num_train_epochs, trainer.args.learning_rate]
-            ).encode()
-        )
-        for column in ("example_id", "labels"):
-            digest.update(in_one_order(prepared[column][:]).tobytes())
         given = trainer.task.metrics if metrics is None else metrics
-        return cls(trainer, test, fresh, single, given, digest.hexdigest(), note)
+        return cls(trainer, asked, fresh, single, given, _key(trainer, asked, start), note)
 
     @property
     def folder(self) -> Path:
@@ -212,58 +200,54 @@ class _Judged:
             trainer.train()
             trainer.save_model()
             trainer.save_state()
-        own = _saved(trainer, self.test, "student", self.key, None)
+        own = student_rows(trainer, self.asked, self.key)
         self._keep(own)
-        fixed = self._teachers()
-        self._keep(fixed)
-        teacher = best_teacher(fixed.rows, trainer.task) if self.single else None
+        teachers = answers_of_all(trainer, self.asked, self.key)
+        self._keep(teachers)
+        teacher = best_teacher(teachers.rows, trainer.task) if self.single else None
         baselines = (
-            bool(with_label(np.asarray(trainer.train_dataset["labels"][:])).any())
+            count_labelled(trainer.train_dataset) != 0
             if isinstance(trainer.train_dataset, datasets.Dataset)
             else trainer.args.task_weight > 0
         )
+        others = [*(["baseline"] if baselines else []), *(["single"] if teacher else [])]
+        parts = [(part, seed) for seed in seeds for part in ("student", *others)][1:]
         found = {("student", seeds[0]): own}
-        parts = [
-            (part, seed)
-            for seed in seeds
-            for part in ("student", *(["baseline"] if baselines else []), *(["single"] if teacher else []))
-        ]
-        for number, (part, seed) in enumerate(parts[1:], 1):
-            saved = finished_rows(self.folder, part, seed, self.key)
-            if saved is None:
-                say(f"Verdict: training {number} of {len(parts) - 1}: {part}, seed {seed}")
-                saved = self._trained(part, seed, own.facts, teacher)
-                self._keep(saved)
-            found[part, seed] = saved
-        report = self._judged(seeds, found, fixed)
-        if trainer.is_world_process_zero():
+        there = once(
+            lambda: [part for part in parts if finished_rows(self.folder, *part, self.key) is not None],
+            trainer.accelerator,
+        )
+        for number, (part, seed) in enumerate(parts, 1):
+            if (part, seed) in there:
+                found[part, seed] = load_rows(rows_file(self.folder, part, seed))
+                continue
+            say(f"Verdict: training {number} of {len(parts)}: {part}, seed {seed}")
+            found[part, seed] = self._trained(part, seed, own.facts, teacher)
+            self._keep(found[part, seed])
+
+        def judged() -> VerdictReport:
+            report = judged_report(
+                trainer,
+                self.asked,
+                seeds,
+                found,
+                teachers,
+                metrics=self.metrics,
+                single_teacher=self.single,
+                load={
+                    source.name: lambda source=source: _live(source, trainer) for source in trainer.teachers
+                },
+                notes=[self.note] if self.note and len(seeds) > 1 else [],
+            )
+            report = replace(report, about=about_trainer(trainer))
             report.save(self.folder)
-        return report
+            return report
+
+        return once(judged, trainer.accelerator)
 
     def _keep(self, saved: SavedRows) -> None:
         if self.trainer.is_world_process_zero():
             saved.save(self.folder)
-
-    def _teachers(self) -> SavedRows:
-        trainer = self.trainer
-        found = predict_rows(
-            trainer.get_eval_dataloader(self.test),
-            pool=trainer.teacher_pool.to(trainer.args.device),
-            fusion=trainer.fusion,
-            students={},
-            accelerator=trainer.accelerator,
-            task=trainer.task,
-        )
-        refuse_spoilt(found, _SPLIT)
-        return SavedRows(
-            part="teachers",
-            seed=None,
-            split=_SPLIT,
-            label_names=tuple(trainer.student_labels),
-            rows=Answers(found.example_ids, found.labels, found.log_probs),
-            facts={"sizes": count_parameters(trainer.teachers, {"student": trainer.student})},
-            key=self.key,
-        )
 
     def _trained(self, part: str, seed: int, facts: Mapping[str, Any], teacher: str | None) -> SavedRows:
         folder = self.folder / f"seed-{seed}" / part
@@ -271,15 +255,16 @@ class _Judged:
         args.data_seed = seed + (args.data_seed - args.seed)
         args.seed, args.output_dir = seed, str(folder)
         args.report_to, args.push_to_hub, args.save_total_limit = [], False, 1
-        trainer, best = (
-            self._baseline(args, facts) if part == "baseline" else (self._student(args, teacher), None)
-        )
-        trainer.train()
-        if best is not None and best.seen != trainer.state.global_step:
-            trainer.evaluate()  # the last step is a step too
-        saved = _saved(trainer, self.test, part, self.key, best)
-        if teacher is not None and part == "single":
-            saved.facts["teacher"] = teacher  # type: ignore[index]
+        if part == "baseline":
+            trainer, best = self._baseline(args, facts)
+            trainer.train()
+            saved = baseline_rows(trainer, self.asked, self.key, best)
+        else:
+            trainer = self._student(args, teacher if part == "single" else None)
+            trainer.train()
+            saved = student_rows(trainer, self.asked, self.key)
+            if part == "single":
+                saved = replace(saved, part=part, facts={**saved.facts, "teacher": teacher})
         trainer.save_model()
         trainer.save_state()
         if trainer.is_world_process_zero():
@@ -289,24 +274,28 @@ class _Judged:
 
     def _student(self, args: Any, teacher: str | None) -> MultiTeacherDistillationTrainer:
         of = self.trainer
-        names = [source.name for source in of.teachers]
-        fusion = (
-            of.fusion_choice
-            if teacher is None
-            else LinearPool(weights=tuple(float(name == teacher) for name in names))
-        )
+        fusion, hidden = of.fusion_choice, () if of.hidden is None else of.hidden.losses
+        if teacher is not None:  # it alone is heard
+            fusion = LinearPool(weights=tuple(float(source.name == teacher) for source in of.teachers))
+            hidden = [
+                replace(loss, teachers=(teacher,))
+                for loss in hidden
+                if loss.teachers is None or teacher in loss.teachers
+            ]
         return type(of)(
-            **self.fresh(),
-            **self._common(args),
+            **{**self._common(args), **self.fresh()},
             eval_dataset=of.eval_dataset,
             compute_loss_func=of.compute_loss_func,
             compute_metrics=of.compute_metrics,
+            preprocess_logits_for_metrics=of.preprocess_logits_for_metrics,
             callbacks=_copied(of.callback_handler.callbacks),
             teachers=of.teachers,
             fusion=fusion,
             distillation_loss=of.distillation_loss,
             row_weight=of.row_weight,
-            hidden_losses=() if of.hidden is None else of.hidden.losses,
+            hidden_losses=hidden,
+            teacher_placement=of.teacher_pool.placement,
+            teacher_precision=of.teacher_pool.precision,
         )
 
     def _baseline(
@@ -317,15 +306,17 @@ class _Judged:
         args.max_steps, args.task_weight, args.distill_weight = int(facts["steps"]), 1.0, 0.0
         args.label_share = 0.0
         args.save_strategy, args.load_best_model_at_end = "no", False
-        selects = isinstance(of.eval_dataset, datasets.Dataset)
+        selects = self.asked.validation is not None and count_labelled(of.eval_dataset) != 0
+        selects = selects and not spread_out(of)  # no process could keep the weights aside
         args.eval_strategy, args.eval_steps = ("steps" if selects else "no"), facts["eval_steps"]
-        best = BestWeights(*self._choice()) if selects else None
+        best = BestWeights(*best_by(of.args, of.task, of.task.metrics)) if selects else None
+        own = of.args.metric_for_best_model is not None  # which may be the user's
         args.metric_for_best_model = None
         trainer = MultiTeacherDistillationTrainer(
-            **self.fresh(),
-            **self._common(args),
+            **{**self._common(args), **self.fresh()},
             eval_dataset=of.eval_dataset if selects else None,
-            compute_metrics=compute_metrics_from(of.task.metrics, of.task),
+            compute_metrics=of.compute_metrics if own else compute_metrics_from(of.task.metrics, of.task),
+            preprocess_logits_for_metrics=of.preprocess_logits_for_metrics if own else None,
             callbacks=[] if best is None else [best],
             teachers=[],
         )
@@ -353,99 +344,6 @@ class _Judged:
             "label_names": of.student_labels,
         }
 
-    def _choice(self) -> tuple[str, bool]:
-        args = self.trainer.args
-        name = args.metric_for_best_model
-        if name is not None and not is_loss(name):
-            way = direction_of(name, args.greater_is_better)
-            return name.removeprefix("eval_"), way == "maximize"
-        if name is not None:
-            return "loss", False
-        return ("accuracy", True) if "accuracy" in self.trainer.task.metrics else ("loss", False)
-
-    def _judged(
-        self, seeds: Sequence[int], found: Mapping[tuple[str, int], SavedRows], fixed: SavedRows
-    ) -> VerdictReport:
-        trainer = self.trainer
-        texts = distinct_rows(self.test, trainer.text_columns).by_id()
-        chosen = trainer.args.load_best_model_at_end and trainer.state.best_metric is not None
-        prepared = trainer.get_eval_dataloader(self.test).dataset.rows
-        notes = overlap_notes(
-            prepared, trained=trainer.train_dataset, selected=trainer.eval_dataset if chosen else None
-        )
-        baselines, singles = (
-            [found[part, seed] for seed in seeds for part in (name,) if (part, seed) in found]
-            for name in ("baseline", "single")
-        )
-        costs, failed = self._costs(timed_rows(texts.values()))
-        alone = ["No teacher has every class, so there is no student of the best single teacher."]
-        notes += [
-            *([self.note] if self.note and len(seeds) > 1 else []),
-            *(alone if self.single and not singles else []),
-            *(["No training row has a label, so there is no fine-tuned baseline."] if not baselines else []),
-            *failed,
-        ]
-        own, device = found["student", seeds[0]], trainer.args.device
-        cached = all(isinstance(teacher, CachedTeacher) for teacher in trainer.teachers)
-        seen = (
-            trainer.state.global_step
-            * trainer.args.train_batch_size
-            * trainer.args.gradient_accumulation_steps
-        )
-        rows = len(trainer.train_dataset) if isinstance(trainer.train_dataset, datasets.Dataset) else seen
-        report = judge(
-            [found["student", seed] for seed in seeds],
-            baselines,
-            fixed,
-            singles=singles,
-            task=trainer.task,
-            metrics=self.metrics,
-            fusion=summary(trainer.fusion),
-            texts=texts,
-            left_out=trainer.fusion_choice.fitted_on.numpy(),
-            costs=costs,
-            conditions=conditions(device, _SPLIT, len(timed_rows(texts.values()))),
-            place=place(device) if costs else "",
-            teachers_share=teacher_share(
-                costs, seen, rows if cached else None, float(own.facts.get("seconds") or 0)
-            ),
-            busy=busy(),
-            sizes=dict(fixed.facts["sizes"]),
-            notes=[
-                *notes,
-                *report_notes(
-                    trainer.fusion_choice, fixed.rows.labels, trainer.student_labels, trainer.family
-                ),
-            ],
-        )
-        return replace(report, about=about_trainer(trainer))
-
-    def _costs(self, rows: Sequence[Any]) -> tuple[dict[str, Cost], list[str]]:
-        """Student and live teachers timed alone; those of a cache are loaded for it, one at a time."""
-        trainer, failed = self.trainer, []
-        device = trainer.args.device
-
-        def timing(teacher: Any) -> Any:
-            try:
-                live = (
-                    teacher
-                    if isinstance(teacher, Teacher)
-                    else Teacher.from_pretrained(
-                        teacher.source, name=teacher.name, labels=list(teacher.label_names), task=trainer.task
-                    )
-                )
-                return time_model(live.model, live.view, rows, device=device)
-            except (HfDistillError, OSError, RuntimeError, AttributeError) as error:
-                failed.append(
-                    f"Teacher {teacher.name!r} could not be timed: {' '.join(str(error).split())[:300]}"
-                )
-                return None
-
-        own = {STUDENT: lambda: time_model(trainer.student, trainer.student_view, rows, device=device)}
-        each = {f"{TEACHER}{t.name}": (lambda t=t: timing(t)) for t in trainer.teachers}
-        together = {ENSEMBLE: [*each], TOGETHER: [*own, *each] if each else []}
-        return measure_costs({**own, **each}, together), failed
-
 
 def _copied(callbacks: Sequence[Any]) -> list[Any]:
     """Those that are of the training itself, not of its log or of where it runs."""
@@ -456,59 +354,44 @@ def _copied(callbacks: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _answers(trainer: MultiTeacherDistillationTrainer, test: datasets.Dataset, system: str) -> list[Answers]:
-    """The student's answers on the test rows, and on the trainer's evaluation rows where they are one set."""
-    made = []
-    validation = [trainer.eval_dataset] if isinstance(trainer.eval_dataset, datasets.Dataset) else []
-    for rows in (test, *validation):
-        with trainer.student_alone():
-            found = predict_rows(
-                trainer.get_eval_dataloader(rows),
-                pool=TeacherPool([], trainer.student_labels, task=trainer.task),
-                fusion=LinearPool(),
-                students={system: trainer.student},
-                accelerator=trainer.accelerator,
-                task=trainer.task,
-            )
-        refuse_spoilt(found, _SPLIT)
-        made.append(Answers(found.example_ids, found.labels, found.log_probs))
-    return made
-
-
-def _saved(
-    trainer: MultiTeacherDistillationTrainer,
-    test: datasets.Dataset,
-    part: str,
-    key: str,
-    best: BestWeights | None,
-) -> SavedRows:
-    state = trainer.state
-    chosen = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-    step = int(Path(chosen).name.rpartition("-")[2]) if chosen else None
-    answers = _answers(trainer, test, "last" if part == "baseline" else "student")
-    if best is not None and best.weights is not None:
-        step = best.step
-        if step != state.global_step:
-            trainer.student.load_state_dict(best.weights)
-        pairs = zip(answers, _answers(trainer, test, "best"), strict=True)
-        answers = [_merged(*pair) for pair in pairs]
-    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    return SavedRows(
-        part=part,
-        seed=trainer.args.seed,
-        split=_SPLIT,
-        label_names=tuple(trainer.student_labels),
-        rows=answers[0],
-        validation=answers[1] if len(answers) > 1 else None,
-        lengths=_lengths(trainer, test, answers[0].example_ids),
-        facts={
-            "steps": state.global_step,
-            "seconds": runtimes[-1] if runtimes else None,
-            "best_step": step,
-            "eval_steps": _eval_steps(trainer),
-            "weights": weights_digest(trainer.student),
-            "label_names": list(trainer.student_labels),
-            "log": [{k: v for k, v in entry.items() if k != "total_flos"} for entry in state.log_history],
-        },
-        key=key,
+def _live(source: Any, trainer: MultiTeacherDistillationTrainer) -> Teacher:
+    """A teacher that can be timed: itself, or the one that the cache has asked."""
+    if isinstance(source, Teacher):
+        return source
+    if not isinstance(source, CachedTeacher):
+        raise ConfigurationError(f"it is a {type(source).__name__}, which shows no model.")
+    names = list(source.label_names)
+    return Teacher.from_pretrained(
+        source.source, revision=source.revision, name=source.name, labels=names, task=trainer.task
     )
+
+
+def _key(trainer: MultiTeacherDistillationTrainer, asked: AskedRows, start: str) -> str:
+    """What decides the trainings: the run as a checkpoint describes it, its arguments, the start, and the rows."""
+    run = {k: v for k, v in describe_run(trainer, trainer._asked_fusion).items() if k != "seed"}
+    args = trainer.args
+    about = {
+        "version": __version__,
+        "run": run,
+        "training": {
+            name: value
+            for name, value in args.to_dict().items()
+            if name not in _IRRELEVANT and name != "data_seed" and not name.startswith("hub_")
+        },
+        "kept": [str(args.save_strategy), args.save_steps] if args.load_best_model_at_end else None,
+        "start": start,
+    }
+    digest = xxhash.xxh3_128(json.dumps(about, sort_keys=True, default=str).encode())
+    add_rows(digest, trainer, asked)
+    return once(digest.hexdigest, trainer.accelerator)
+
+
+def _weights(model_init: Callable[..., PreTrainedModel], seed: int) -> str:
+    """What the weights are known by that it makes with a seed; whoever draws numbers afterwards draws what he would have."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        set_seed(seed)
+        made = model_init(*[None][: number_of_arguments(model_init)])
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    return weights_digest(made)

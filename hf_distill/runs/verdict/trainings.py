@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -24,12 +24,13 @@ from ...recipe.sections import Losses
 from ...recipe.setup import Setup
 from ...students.adapters import keep_merged
 from ...tasks import family_of
+from ...tasks.task import Task
 from ...teachers.pool import TeacherPool
-from ...training.objective import direction_of
+from ...training.arguments import DistillationArguments
 from ...training.progress import show_losses
 from ...training.trainer import MultiTeacherDistillationTrainer
 from ...verdict.answers import Answers, SavedRows
-from .digests import rows_digest, weights_digest
+from .digests import weights_digest
 from .jobs import STEPS_FILE
 from .tracking import BestWeights, StepFile
 
@@ -51,6 +52,26 @@ _NOT_OF_BASELINES = (
     "run_name",
     "eval_delay",
 )
+
+
+class AskedRows(NamedTuple):
+    """The rows that the systems of a verdict answer.
+
+    Attributes:
+        split: What reports call them.
+        rows: Themselves, raw.
+        validation: Those that nothing is reported on, for temperatures; None where there are none, or they are the same.
+    """
+
+    split: str
+    rows: datasets.Dataset
+    validation: datasets.Dataset | None
+
+
+def asked_rows(setup: Setup) -> AskedRows:
+    """Those of a recipe's verdict."""
+    rows, split = setup.rows, setup.split
+    return AskedRows(split, rows[split], None if split == "validation" else rows.get("validation"))
 
 
 def part_folder(setup: Setup, part: str, seed: int) -> Path:
@@ -95,7 +116,7 @@ def train_part(
             callbacks=_step_file(folder)
         )
         _train(trainer, f"student{'' if teacher is None else f' of {teacher}'}, seed {seed}")
-        saved = student_rows(setup, trainer, key)
+        saved = student_rows(trainer, asked_rows(setup), key)
         if teacher is not None:
             saved = dataclasses.replace(saved, part=part, facts={**saved.facts, "teacher": teacher})
         trainer.save_model()
@@ -154,7 +175,7 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
     training |= {"eval_strategy": "steps" if selects else "no", "eval_steps": facts["eval_steps"]}
     args = setup.varied(training=training, losses=Losses(task_weight=1.0, distill_weight=0.0)).arguments
     model, tokenizer = setup.student(args.seed)
-    best = BestWeights(*_choice(setup))
+    best = BestWeights(*best_by(setup.arguments, setup.task, setup.metrics))
     trainer = MultiTeacherDistillationTrainer(
         model=model,
         args=args,
@@ -171,28 +192,24 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
         label_names=facts["label_names"],
     )
     _train(trainer, f"without teachers, seed {seed}")
-    if selects and best.seen != trainer.state.global_step:
-        trainer.evaluate()  # the last step is a step too
-    found = _answers(setup, trainer, "last")
-    if best.weights is not None:
-        if best.step != trainer.state.global_step:
-            trainer.student.load_state_dict(best.weights)
-        found = [_merged(*pair) for pair in zip(found, _answers(setup, trainer, "best"), strict=True)]
+    saved = baseline_rows(trainer, asked_rows(setup), key, best if selects else None)
     trainer.save_model()
     trainer.save_state()
-    return _saved(setup, trainer, "baseline", key, found, best.step)
+    return saved
 
 
-def _choice(setup: Setup) -> tuple[str, bool]:
-    """By which metric of the validation rows a step is best, and whether more of it is better: as the student's recipe says."""
-    training = setup.recipe.training
-    name = training.get("metric_for_best_model")
-    if name is not None or training.get("load_best_model_at_end"):
-        name = (name or "loss").removeprefix("eval_")
-        greater = training.get("greater_is_better")
-        return name, direction_of(name, None) == "maximize" if greater is None else greater
-    preferred = family_of(setup.task).chosen_by
-    return preferred if preferred[0] in setup.metrics else ("loss", False)
+def best_by(args: DistillationArguments, task: str | Task, metrics: Sequence[str]) -> tuple[str, bool]:
+    """By which metric of the validation rows a step is best, and whether more of it is better: as for the student.
+
+    Args:
+        args: The student's.
+        task: Whose metrics count where the arguments name none.
+        metrics: Those that the evaluations have.
+    """
+    if args.metric_for_best_model is None:
+        preferred = family_of(task).chosen_by
+        return preferred if preferred[0] in metrics else ("loss", False)
+    return args.metric_for_best_model.removeprefix("eval_"), bool(args.greater_is_better)
 
 
 def has_labels(setup: Setup, rows: datasets.Dataset, label_names: Any) -> bool:
@@ -233,26 +250,52 @@ def labelled_rows(setup: Setup, rows: datasets.Dataset, label_names: Any) -> dat
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def student_rows(setup: Setup, trainer: MultiTeacherDistillationTrainer, key: str) -> SavedRows:
+def student_rows(trainer: MultiTeacherDistillationTrainer, asked: AskedRows, key: str) -> SavedRows:
     """What a trained student answers, and how its training went.
 
     Args:
-        setup: Of the whole run.
         trainer: After its training.
+        asked: What it answers.
         key: What the rows are found again by.
     """
-    found = _answers(setup, trainer, "student")
     chosen = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
     best = int(Path(chosen).name.rpartition("-")[2]) if chosen else None
-    return _saved(setup, trainer, "student", key, found, best)
+    return _saved(trainer, asked, "student", key, _answers(trainer, asked, "student"), best)
 
 
-def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str) -> list[Answers]:
-    """The student's answers on the split and, where they are other rows, on the validation rows."""
-    made, rows = [], setup.rows
-    for name in dict.fromkeys([setup.split, *(["validation"] if "validation" in rows else [])]):
+def baseline_rows(
+    trainer: MultiTeacherDistillationTrainer, asked: AskedRows, key: str, best: BestWeights | None
+) -> SavedRows:
+    """What a student without teachers answers after its last step, and after the best one, which it then has.
+
+    Args:
+        trainer: After its training.
+        asked: What it answers.
+        key: What the rows are found again by.
+        best: What the training was watched by; None: its validation rows choose no step.
+    """
+    if best is not None and best.seen != trainer.state.global_step:
+        trainer.evaluate()  # the last step is a step too
+    found = _answers(trainer, asked, "last")
+    if best is None or best.weights is None:
+        return _saved(trainer, asked, "baseline", key, found, None)
+    if best.step != trainer.state.global_step:
+        trainer.student.load_state_dict(best.weights)
+    found = [
+        last._replace(log_probs={**last.log_probs, **own.log_probs})
+        for last, own in zip(found, _answers(trainer, asked, "best"), strict=True)
+    ]
+    return _saved(trainer, asked, "baseline", key, found, best.step)
+
+
+def _answers(trainer: MultiTeacherDistillationTrainer, asked: AskedRows, system: str) -> list[Answers]:
+    """The student's answers on the rows and, where they are other ones, on the validation rows."""
+    made = []
+    for name, rows in ((asked.split, asked.rows), ("validation", asked.validation)):
+        if rows is None:
+            continue
         found = predict_rows(
-            trainer.get_eval_dataloader(rows[name]),
+            trainer.get_eval_dataloader(rows),
             pool=TeacherPool([], trainer.student_labels, task=trainer.task),
             fusion=LinearPool(),
             students={system: trainer.student},
@@ -265,72 +308,71 @@ def _answers(setup: Setup, trainer: MultiTeacherDistillationTrainer, system: str
 
 
 def answers_of_all(
-    setup: Setup, trainer: MultiTeacherDistillationTrainer, key: str, given: PreTrainedModel | None
+    trainer: MultiTeacherDistillationTrainer,
+    asked: AskedRows,
+    key: str,
+    given: PreTrainedModel | None = None,
+    **facts: Any,
 ) -> SavedRows:
-    """What teachers and ensemble answer on the split, and a checkpoint to compare with, where one is given.
+    """What teachers and ensemble answer, and a checkpoint to compare with, where one is given.
 
     Args:
-        setup: The run's.
         trainer: The run's.
+        asked: What they answer.
         key: Of the run.
         given: `evaluation.baseline`, loaded; it is called `baseline` in the report.
+        facts: What is kept beside.
     """
     others = {} if given is None else {"baseline": given}
     found = predict_rows(
-        trainer.get_eval_dataloader(setup.rows[setup.split]),
+        trainer.get_eval_dataloader(asked.rows),
         pool=trainer.teacher_pool.to(trainer.args.device),
         fusion=trainer.fusion,
         students=others,
         accelerator=trainer.accelerator,
         task=trainer.task,
     )
-    refuse_spoilt(found, setup.split)
+    refuse_spoilt(found, asked.split)
     return SavedRows(
         part="teachers",
         seed=None,
-        split=setup.split,
+        split=asked.split,
         label_names=tuple(trainer.student_labels),
         rows=Answers(found.example_ids, found.labels, found.log_probs),
         facts={
             "sizes": count_parameters(trainer.teachers, {"student": trainer.student, **others}),
-            "rows": rows_digest(setup.rows, (*trainer.text_columns, trainer.label_column)),
+            **facts,
         },
         key=key,
     )
 
 
-def _merged(first: Answers, second: Answers) -> Answers:
-    return first._replace(log_probs={**first.log_probs, **second.log_probs})
-
-
 def _saved(
-    setup: Setup,
     trainer: MultiTeacherDistillationTrainer,
+    asked: AskedRows,
     part: str,
     key: str,
-    answers: list[Answers],
+    answers: Sequence[Answers],
     best_step: int | None,
 ) -> SavedRows:
     state = trainer.state
-    runtimes = [entry["train_runtime"] for entry in state.log_history if "train_runtime" in entry]
-    kept = [{k: v for k, v in e.items() if k != "total_flos"} for e in state.log_history]
     return SavedRows(
         part=part,
         seed=trainer.args.seed,
-        split=setup.split,
+        split=asked.split,
         label_names=tuple(trainer.student_labels),
         rows=answers[0],
         validation=answers[1] if len(answers) > 1 else None,
-        lengths=_lengths(trainer, setup.rows[setup.split], answers[0].example_ids),
+        lengths=_lengths(trainer, asked.rows, answers[0].example_ids),
         facts={
             "steps": state.global_step,
-            "seconds": runtimes[-1] if runtimes else None,
+            "seconds": trainer.training_seconds,
             "best_step": best_step,
             "eval_steps": _eval_steps(trainer),
             # Of weights that are spread over processes no process has all.
             "weights": None if spread_out(trainer) else weights_digest(trainer.student),
             "label_names": list(trainer.student_labels),
-            "log": kept,
+            "log": [{k: v for k, v in entry.items() if k != "total_flos"} for entry in state.log_history],
         },
         key=key,
     )

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+
 import pytest
+import torch
 from test_trainer import arguments, make_trainer
 
 from conftest import make_student
 from hf_distill import MultiTeacherDistillationTrainer, Recipe, judge_run
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.runs.verdict import judgement, of_trainer
+from hf_distill.runs.verdict.digests import weights_digest
 from hf_distill.runs.verdict.jobs import Place
+from hf_distill.runs.verdict.trainings import best_by
+from hf_distill.training.hidden import HiddenLoss
 from hf_distill.verdict import load_report
 
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
-    for module in (of_trainer, judgement):
-        timed = module.time_model
-        monkeypatch.setattr(
-            module, "time_model", lambda *a, timed=timed, **k: timed(*a, **{**k, "seconds": 0.02})
-        )
+    timed = judgement.time_model
+    monkeypatch.setattr(judgement, "time_model", lambda *a, **k: timed(*a, **{**k, "seconds": 0.02}))
     monkeypatch.setattr(judgement, "places", lambda device: [Place()])
 
 
@@ -89,3 +93,67 @@ def test_a_recipe_object_is_judged_on_other_rows(tmp_path, checkpoints, rows, he
     assert report.evaluation.rows == 33 and (tmp_path / "out" / "report.md").is_file()
     with pytest.raises(DataError, match="There is no verdict"):
         judge_run(recipe.model_copy(update={"training": {**recipe.training, "output_dir": "other"}}), seeds=1)
+
+
+def judged(trainer, rows, **options):
+    given = {"model_init": None, "student": None, "single": False, "metrics": None, **options}
+    return of_trainer._Judged.of(trainer, rows, **given)
+
+
+def test_what_was_finished_counts_for_the_same_trainings_alone(
+    tmp_path, teachers, checkpoints, bert_tokenizer, rows, held_out
+):
+    def key(seed=0, student=None, validation=None, model_init=None, **arguments):
+        trainer = make_trainer(
+            tmp_path, teachers[:1], bert_tokenizer, rows, make_student(bert_tokenizer, seed=seed), fusion="linear_pool",
+            eval_dataset=validation, **arguments,
+        )  # fmt: skip
+        return judged(trainer, held_out, student=student, model_init=model_init).key
+
+    own = key()
+    assert key() == own == key(logging_steps=2)
+    copied = tmp_path / "copied"
+    shutil.copytree(checkpoints["student"], copied)
+    by_folder = key(student=str(copied))
+    make_student(bert_tokenizer, seed=5).save_pretrained(copied)
+    made = key(model_init=lambda: make_student(bert_tokenizer, seed=5))
+    others = [
+        key(seed=1), key(weight_decay=0.1), key(validation=held_out.select(range(9))), by_folder, key(student=str(copied)), made,
+        key(model_init=lambda: make_student(bert_tokenizer, seed=6)),
+    ]  # fmt: skip
+    assert len({own, *others}) == 1 + len(others)
+    before = torch.get_rng_state()
+    of_trainer._weights(lambda: make_student(bert_tokenizer, seed=5), 3)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_other_students_learn_as_the_first(tmp_path, teachers, bert_tokenizer, rows, held_out):
+    peft = pytest.importorskip("peft")
+    trainer = make_trainer(
+        tmp_path, teachers[:2], bert_tokenizer, rows.select(range(8)), fusion="linear_pool",
+        hidden_losses=[HiddenLoss(), HiddenLoss(teachers=("roberta",), weight=2.0)], teacher_placement="swap",
+        peft_config=peft.LoraConfig(r=2, target_modules=["q_lin", "v_lin"]),
+        preprocess_logits_for_metrics=lambda logits, labels: logits,
+    )  # fmt: skip
+    whole = judged(trainer, held_out)
+    other = whole._student(copy.copy(trainer.args), None)
+    assert [loss.teachers for loss in other.hidden.losses] == [None, ("roberta",)]
+    assert other.teacher_pool.placement == "swap" and other.preprocess_logits_for_metrics is not None
+    assert weights_digest(other.student) == weights_digest(trainer.student)
+    alone = whole._student(copy.copy(trainer.args), "bert")
+    assert alone.fusion.weights == (1.0, 0.0)
+    assert [loss.teachers for loss in alone.hidden.losses] == [("bert",)]
+
+
+def test_the_best_step_is_chosen_as_the_family_would(tmp_path):
+    for task, metric, greater in (
+        ("text-classification", "accuracy", True),
+        ("multi-label-classification", "label_nll", False),
+        ("regression", "mse", False),
+    ):
+        assert best_by(arguments(tmp_path), task, [metric]) == (metric, greater)
+        assert best_by(arguments(tmp_path), task, []) == ("loss", False)
+        assert best_by(arguments(tmp_path, metric_for_best_model="eval_ece"), task, [metric]) == (
+            "ece",
+            False,
+        )
