@@ -217,8 +217,9 @@ class StudentTrainer(Trainer):
         refuse_not_finite(self.model, f"after step {self.state.global_step}")
         # Trainer pickles its arguments beside the student, and a push uploads the folder.
         token, self.args.hub_token = self.args.hub_token, None
+        run = folder.parent if is_checkpoint(folder) else Path(self.args.output_dir)
         try:
-            with saving(folder, self._bytes_of_student()), self._student_as_model() as wrapper:
+            with saving(folder, self._bytes_of_student(), run), self._student_as_model() as wrapper:
                 super()._save(
                     output_dir, state_dict if wrapper is None else wrapper.part_of_student(state_dict)
                 )
@@ -242,7 +243,7 @@ class StudentTrainer(Trainer):
         before = next(filter(is_committed, checkpoints(folder.parent)), None)
         needed = (size(before) if before else 0) or 3 * self._bytes_of_student()
         limit, self._to_push = self.args.save_total_limit, None
-        with saving(folder, needed):
+        with saving(folder, needed, folder.parent):
             if self.args.should_save:
                 begin(folder)
             self.accelerator.wait_for_everyone()
