@@ -64,7 +64,9 @@ class StudentTrainer(Trainer):
     @property
     def student(self) -> PreTrainedModel:
         """The student itself; ``model`` holds the projections of hidden losses besides, where there are any."""
-        return bare(self.accelerator.unwrap_model(self.model))
+        # Unwrapping searches the disk for packages, which is too long for a step that has nothing to unwrap.
+        plain = isinstance(self.model, (PreTrainedModel, StudentWithProjections))
+        return bare(self.model if plain else self.accelerator.unwrap_model(self.model))
 
     @property
     def student_view(self) -> TokenView:
@@ -101,8 +103,9 @@ class StudentTrainer(Trainer):
         return {key: value for key, value in inputs.items() if key in own}
 
     def _set_signature_columns_if_needed(self) -> None:
-        with self._student_as_model():
-            super()._set_signature_columns_if_needed()
+        if self._signature_columns is None:
+            with self._student_as_model():
+                super()._set_signature_columns_if_needed()
 
     # ---- Numbers that are not finite: Trainer only leaves them out of its logs, and trains and saves on ----
 
