@@ -386,6 +386,12 @@ class StopAfterStep(TrainerCallback):
             # On the processors, beside whatever the devices are doing: to ask there would wait for them at every step.
             self._group = torch.distributed.new_group(backend="gloo")
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put away what the processes were asked by."""
+        if self._group is not None:
+            torch.distributed.destroy_process_group(self._group)
+            self._group = None
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a checkpoint where a process was told to stop."""
         self._number = self.request.number
