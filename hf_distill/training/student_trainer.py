@@ -28,9 +28,11 @@ from ..lookup import suggest
 from ..processes import Request, noted
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.batches import ahead
+from ..rows.collator import StudentCollator
 from ..rows.columns import indexed
 from ..rows.labels import count_labelled
 from ..rows.views import VIEWS, TokenView
+from ..tasks.task import Task
 from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
 from .finite import FiniteUpdates, refuse_not_finite
 from .hidden import StudentWithProjections, bare
@@ -49,11 +51,15 @@ class StudentTrainer(Trainer):
         _prepare: Set before `Trainer` is initialised.
         numbers: Watches whether they are finite; set before `Trainer` is initialised.
         teachers: Those that are learnt from; none: labels alone are.
+        task: Says what its labels are.
+        student_labels: The student's label names.
     """
 
     _prepare: RowPreparation
     numbers: FiniteUpdates
     teachers: Sequence[Any]
+    task: Task
+    student_labels: Sequence[str]
     _loaded: Any = None
     _learnt_from: dict[str, Any] | None = None
     _repository: str | None = None
@@ -89,6 +95,26 @@ class StudentTrainer(Trainer):
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
         rows = self._prepare(dataset, f"{description.lower()} set")
         return ahead(super()._get_dataloader(rows, description, *args, **options))
+
+    @contextlib.contextmanager
+    def student_alone(self) -> Iterator[None]:
+        """While it lasts, rows are prepared for the student alone: no teacher reads, runs or stores anything of them."""
+        prepare, collator = self._prepare, self.data_collator
+        self._prepare = self._prepare.of_student(self.student_labels, self.task)
+        self.data_collator = StudentCollator(getattr(collator, "student", collator))
+        try:
+            yield
+        finally:
+            self._prepare, self.data_collator = prepare, collator
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            self._loaded = None
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """As `Trainer.predict`: the student answers, no teacher runs, and the loss is the cross-entropy with the labels."""
+        with self.student_alone():
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         return indexed(dataset)  # prepared rows have no other columns
