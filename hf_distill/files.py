@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,16 +50,19 @@ def whole(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent)
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    # With the rights of any new file, as the system gives them: to ask for the mask is to set it, for all threads.
+    opened = open(unfinished, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8")  # noqa: SIM115
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with opened as file:
+            if path.exists():
+                os.chmod(unfinished, path.stat().st_mode & 0o777)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        _as_others(unfinished, path)
         os.replace(unfinished, path)
     except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
@@ -170,10 +174,3 @@ def trouble(error: BaseException, folder: str | os.PathLike[str]) -> str | None:
     except OSError as tried:
         return TROUBLE.get(tried.errno or 0, str(tried))
     return "the disk took only a part of it"
-
-
-def _as_others(unfinished: str, path: Path) -> None:
-    # A temporary file is its owner's alone; one that is given a name has the rights that any new file has.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(unfinished, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~mask)

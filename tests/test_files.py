@@ -80,6 +80,14 @@ def test_rights_are_those_of_any_new_file_or_of_the_former_one(tmp_path):
     assert (tmp_path / "old.txt").stat().st_mode & 0o777 == 0o604
 
 
+def test_the_mask_of_new_files_is_not_touched(tmp_path, monkeypatch):
+    # It is the whole process's: another thread's file would be open to everybody, and two threads could leave it so.
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("all threads would feel it"))
+    write_text(tmp_path / "new.txt", "")
+    write_text(tmp_path / "new.txt", "again")
+    assert (tmp_path / "new.txt").read_text() == "again"
+
+
 def test_folders_are_made_and_bytes_stay_as_they_are(tmp_path):
     path = tmp_path / "made" / "of" / "a.bin"
     with whole(path, "wb") as file:

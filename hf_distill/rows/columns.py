@@ -245,13 +245,8 @@ class IndexedRows(torch.utils.data.Dataset):
         numbers = np.searchsorted(starts, places, side="right") - 1
         rows = (places - starts[numbers]).tolist()
         parts = [self._part(number) for number in numbers.tolist()]
-        if any(
-            part.names != parts[0].names for part in parts
-        ):  # rows that happen to be alike in one part alone
-            _, _, stored, _ = self._stored
-            parts = [
-                _Part.of(stored[number], self.rows.column_names, apart=True) for number in numbers.tolist()
-            ]
+        if any(part.names != parts[0].names for part in parts):  # alike in one part alone, by chance
+            parts = [self._part(number, apart=True) for number in numbers.tolist()]
         found: dict[str, Ragged | np.ndarray] = {}
         for i, names in enumerate(parts[0].names):
             groups = [part.groups[i] for part in parts]
@@ -259,17 +254,19 @@ class IndexedRows(torch.utils.data.Dataset):
         return {name: found[name] for name in self.rows.column_names}
 
     @functools.cached_property
-    def _stored(self) -> tuple[np.ndarray | None, np.ndarray, list[pa.RecordBatch], dict[int, _Part]]:
+    def _stored(
+        self,
+    ) -> tuple[np.ndarray | None, np.ndarray, list[pa.RecordBatch], dict[tuple[int, bool], _Part]]:
         # Which stored row each row is, where each stored part begins, the parts, none of them copied, and those that were used.
         indices, parts = self.rows._indices, self.rows.data.table.to_batches()
         mapped = None if indices is None else indices.column(0).to_numpy().astype(np.int64)
         return mapped, np.cumsum([0, *(part.num_rows for part in parts)])[:-1], parts, {}
 
-    def _part(self, number: int) -> _Part:
+    def _part(self, number: int, *, apart: bool = False) -> _Part:
         _, _, parts, used = self._stored
-        if number not in used:
-            used[number] = _Part.of(parts[number], self.rows.column_names)
-        return used[number]
+        if (number, apart) not in used:
+            used[number, apart] = _Part.of(parts[number], self.rows.column_names, apart=apart)
+        return used[number, apart]
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader's worker maps the files itself; pickled, the maps would be copied whole.

@@ -154,12 +154,13 @@ def copied_manifest(checkpoint: Path, names: Sequence[str]) -> str:
 
 
 @contextmanager
-def saving(folder: Path, needed: int) -> Iterator[None]:
+def saving(folder: Path, needed: int, run: Path) -> Iterator[None]:
     """Say in a sentence why a folder could not be saved, where its storage takes no more.
 
     Args:
         folder: What is saved; a checkpoint that was not finished is removed again, for it takes room and counts for nothing.
         needed: How many bytes it takes, as far as that is known.
+        run: The folder that holds the run's checkpoints.
 
     Raises:
         StorageError: The disk is full, a quota is used up, or nothing may be written there.
@@ -172,17 +173,13 @@ def saving(folder: Path, needed: int) -> Iterator[None]:
         if why is None:
             raise
         free = shutil.disk_usage(place).free
-        kept = None
-        if _step(folder) is not None:
-            if folder.is_dir() and not is_committed(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-            kept = next((path for path in checkpoints(folder.parent) if problem(path) is None), None)
+        if is_checkpoint(folder) and folder.is_dir() and not is_committed(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        kept = next((path for path in checkpoints(run) if problem(path) is None), None)
         goes_on = (
-            f"{kept} is whole, and --resume (resume_from_checkpoint=True) goes on from it"
-            if kept is not None
-            else "no checkpoint was saved before; start again"
-            if _step(folder) is not None
-            else "the checkpoints before are whole; --resume (resume_from_checkpoint=True) goes on from the newest"
+            "no checkpoint was saved before; start again"
+            if kept is None
+            else f"{kept} is whole, and --resume (resume_from_checkpoint=True) goes on from it"
         )
         raise StorageError(
             f"{folder} cannot be saved, since {why}: it takes {needed:,} bytes and {free:,} are free; {goes_on} once "
@@ -217,11 +214,11 @@ def _problem(folder: Path) -> str | None:
     try:
         text = manifest.read_bytes().decode()
         content = json.loads(text)
-        written = content.pop("xxh3_128")
+        del content["xxh3_128"]
         whole = _manifest(content) == text
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"its {MANIFEST} is damaged"
-    if not whole or written not in text:
+    if not whole:
         return f"its {MANIFEST} is damaged"
     if content.get("format") != _FORMAT:
         return f"its {MANIFEST} has format {content.get('format')!r}, and this version of hf_distill reads {_FORMAT}"

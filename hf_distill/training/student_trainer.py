@@ -28,9 +28,11 @@ from ..lookup import suggest
 from ..processes import Request, noted
 from ..publishing.facts import confirm_report, report_digest
 from ..rows.batches import ahead
+from ..rows.collator import StudentCollator
 from ..rows.columns import indexed
 from ..rows.labels import count_labelled
 from ..rows.views import VIEWS, TokenView
+from ..tasks.task import Task
 from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
 from .finite import FiniteUpdates, refuse_not_finite
 from .hidden import StudentWithProjections, bare
@@ -49,11 +51,15 @@ class StudentTrainer(Trainer):
         _prepare: Set before `Trainer` is initialised.
         numbers: Watches whether they are finite; set before `Trainer` is initialised.
         teachers: Those that are learnt from; none: labels alone are.
+        task: Says what its labels are.
+        student_labels: The student's label names.
     """
 
     _prepare: RowPreparation
     numbers: FiniteUpdates
     teachers: Sequence[Any]
+    task: Task
+    student_labels: Sequence[str]
     _loaded: Any = None
     _learnt_from: dict[str, Any] | None = None
     _repository: str | None = None
@@ -64,7 +70,9 @@ class StudentTrainer(Trainer):
     @property
     def student(self) -> PreTrainedModel:
         """The student itself; ``model`` holds the projections of hidden losses besides, where there are any."""
-        return bare(self.accelerator.unwrap_model(self.model))
+        # Unwrapping searches the disk for packages, which is too long for a step that has nothing to unwrap.
+        plain = isinstance(self.model, (PreTrainedModel, StudentWithProjections))
+        return bare(self.model if plain else self.accelerator.unwrap_model(self.model))
 
     @property
     def student_view(self) -> TokenView:
@@ -88,6 +96,26 @@ class StudentTrainer(Trainer):
         rows = self._prepare(dataset, f"{description.lower()} set")
         return ahead(super()._get_dataloader(rows, description, *args, **options))
 
+    @contextlib.contextmanager
+    def student_alone(self) -> Iterator[None]:
+        """While it lasts, rows are prepared for the student alone: no teacher reads, runs or stores anything of them."""
+        prepare, collator = self._prepare, self.data_collator
+        self._prepare = self._prepare.of_student(self.student_labels, self.task)
+        self.data_collator = StudentCollator(getattr(collator, "student", collator))
+        try:
+            yield
+        finally:
+            self._prepare, self.data_collator = prepare, collator
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
+            self._loaded = None
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """As `Trainer.predict`: the student answers, no teacher runs, and the loss is the cross-entropy with the labels."""
+        with self.student_alone():
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         return indexed(dataset)  # prepared rows have no other columns
 
@@ -101,8 +129,9 @@ class StudentTrainer(Trainer):
         return {key: value for key, value in inputs.items() if key in own}
 
     def _set_signature_columns_if_needed(self) -> None:
-        with self._student_as_model():
-            super()._set_signature_columns_if_needed()
+        if self._signature_columns is None:
+            with self._student_as_model():
+                super()._set_signature_columns_if_needed()
 
     # ---- Numbers that are not finite: Trainer only leaves them out of its logs, and trains and saves on ----
 
@@ -217,8 +246,9 @@ class StudentTrainer(Trainer):
         refuse_not_finite(self.model, f"after step {self.state.global_step}")
         # Trainer pickles its arguments beside the student, and a push uploads the folder.
         token, self.args.hub_token = self.args.hub_token, None
+        run = folder.parent if is_checkpoint(folder) else Path(self.args.output_dir)
         try:
-            with saving(folder, self._bytes_of_student()), self._student_as_model() as wrapper:
+            with saving(folder, self._bytes_of_student(), run), self._student_as_model() as wrapper:
                 super()._save(
                     output_dir, state_dict if wrapper is None else wrapper.part_of_student(state_dict)
                 )
@@ -242,7 +272,7 @@ class StudentTrainer(Trainer):
         before = next(filter(is_committed, checkpoints(folder.parent)), None)
         needed = (size(before) if before else 0) or 3 * self._bytes_of_student()
         limit, self._to_push = self.args.save_total_limit, None
-        with saving(folder, needed):
+        with saving(folder, needed, folder.parent):
             if self.args.should_save:
                 begin(folder)
             self.accelerator.wait_for_everyone()
@@ -381,6 +411,12 @@ class StopAfterStep(TrainerCallback):
         if args.world_size > 1:
             # On the processors, beside whatever the devices are doing: to ask there would wait for them at every step.
             self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put away what the processes were asked by."""
+        if self._group is not None:
+            torch.distributed.destroy_process_group(self._group)
+            self._group = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Ask for a checkpoint where a process was told to stop."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
 from ..losses.several import call_loss
 from ..publishing.facts import save_facts
-from ..rows.collator import MultiTeacherCollator, StudentCollator
+from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import student_padding
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
@@ -303,26 +302,6 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         loss = self._reduce(terms, inputs["labels"], None, training=False)
         loss = self.numbers.watch(loss, terms, outputs.logits, None, inputs, False)
         return (loss, {"loss": loss, "logits": outputs.logits}) if return_outputs else loss
-
-    @contextlib.contextmanager
-    def student_alone(self) -> Iterator[None]:
-        """While it lasts, rows are prepared for the student alone: no teacher reads, runs or stores anything of them."""
-        prepare, collator = self._prepare, self.data_collator
-        self._prepare = self._prepare.of_student(self.student_labels, self.task)
-        self.data_collator = StudentCollator(getattr(collator, "student", collator))
-        try:
-            yield
-        finally:
-            self._prepare, self.data_collator = prepare, collator
-            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-            self._loaded = None
-
-    def predict(
-        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> Any:
-        """As `Trainer.predict`: the student answers, no teacher runs, and the loss is the cross-entropy with the labels."""
-        with self.student_alone():
-            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def teacher_targets(self, inputs: Mapping[str, Any]) -> Targets:
         """What the student is to imitate: every teacher on its own view, aligned by name, fused once at the temperature.

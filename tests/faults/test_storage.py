@@ -120,6 +120,19 @@ def test_a_checkpoint_that_finds_no_room(refused_at, tmp_path):
         refused_at(number, point, tmp_path / f"out-{number}")
 
 
+@pytest.mark.parametrize("strategy", ["no", "steps"])
+def test_a_finished_student_that_finds_no_room(tmp_path, bert_tokenizer, monkeypatch, strategy):
+    out = tmp_path / "out"
+    trainer = run(out, bert_tokenizer, save_strategy=strategy, max_steps=2)
+    trainer.train()
+    with monkeypatch.context() as patches:
+        Full(patches, out, errno.ENOSPC).left = 0
+        with pytest.raises(StorageError, match="cannot be saved, since the disk is full") as refused:
+            trainer.save_model()
+    kept = "no checkpoint was saved before" if strategy == "no" else f"{out / 'checkpoint-2'} is whole"
+    assert kept in str(refused.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", WHY)
 def test_no_room_at_any_point_of_a_save(refused_at, tmp_path, number):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import DataCollatorWithPadding
 
+from hf_distill.rows import columns
 from hf_distill.rows.collator import MultiTeacherCollator
 from hf_distill.rows.columns import IndexedRows, Padding, Ragged, as_rows, columns_of, student_padding
 from hf_distill.rows.views import TokenView, view_column
@@ -76,6 +77,20 @@ def test_a_table_in_any_order_is_the_rows_of_that_order(rows, bert_tokenizer, ro
     )
     same(whole.pop("teacher_views")["roberta"], listed.pop("teacher_views")["roberta"])
     same(whole, listed)
+
+
+def test_a_stored_part_is_looked_through_once(monkeypatch):
+    # In the second part alone the views' rows happen to be of the same lengths.
+    parts = [{"input_ids": [[1], [2, 3]], "other": [[4, 5], [6]]}, {"input_ids": [[7, 8]], "other": [[9, 9]]}]
+    rows = datasets.concatenate_datasets([datasets.Dataset.from_dict(part) for part in parts])
+    made, indexed = [], IndexedRows(rows)
+    of = columns._Part.of
+    monkeypatch.setattr(
+        columns._Part, "of", lambda *given, **options: made.append(1) or of(*given, **options)
+    )
+    for _ in range(3):
+        assert as_rows(indexed.__getitems__([2, 0, 1, 2])) == [rows[i] for i in (2, 0, 1, 2)]
+    assert len(made) == 4  # each part, and once more its columns apart
 
 
 def test_only_a_collator_that_is_known_is_replaced(bert_tokenizer):

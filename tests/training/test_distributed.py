@@ -92,6 +92,10 @@ def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(results):
         assert "--allow world_size" in rank["resumed"]["refused"]
 
 
+def test_a_training_leaves_no_group_of_processes_behind(results):
+    assert [rank["resumed"]["groups_left"] for rank in results["two"]] == [0, 0]
+
+
 @pytest.mark.parametrize("name", ["drawn", "unheard"])
 def test_projections_without_a_target_wait_for_nobody(results, name):
     """A teacher that is not drawn, or has no weight, leaves its projection without a gradient; DDP must not mind."""

@@ -79,3 +79,18 @@ def test_a_step_waits_for_nothing_copies_nothing_and_does_not_loop_over_rows(
     assert few == many and few_calls == many_calls
     # Of each live teacher its logits, which come from the inference mode; of each cached one, which are stored in float16.
     assert few["copies"] == len(teachers)
+
+
+def test_a_step_unwraps_no_model_that_is_not_wrapped(tmp_path, bert_tokenizer, monkeypatch):
+    teacher = Teacher(make_bert(bert_tokenizer, LABELS), bert_tokenizer, name="bert")
+    rows = datasets.Dataset.from_list(sentences(8, seed=1))
+    trainer = make_trainer(
+        tmp_path, [teacher], bert_tokenizer, rows, label_names=LABELS, hidden_losses=["hidden_mse"]
+    )
+    inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
+    trainer.compute_loss(trainer.model, dict(inputs))  # what is found once is found
+    # accelerate looks for packages on the disk each time.
+    monkeypatch.setattr(
+        trainer.accelerator, "unwrap_model", lambda model: pytest.fail("a step has no time for it")
+    )
+    trainer.compute_loss(trainer.model, dict(inputs))

@@ -77,7 +77,10 @@ def resumed(folder: Path, checkpoints: dict[str, str]) -> dict[str, object]:
     gc.collect()
     gc.freeze()  # what is there now; every training collects garbage
     whole = resumable(folder, "whole", checkpoints)
+    groups = torch.distributed.distributed_c10d._world.pg_map
+    before = len(groups)
     whole.train()
+    left = len(groups) - before
     if torch.distributed.get_rank() == 0:  # one checkpoint that nobody knows the run of
         (folder / "whole" / f"checkpoint-{POINTS[-1]}" / "run_state.json").unlink()
     again = resumable(folder, "again", checkpoints)
@@ -109,7 +112,7 @@ def resumed(folder: Path, checkpoints: dict[str, str]) -> dict[str, object]:
         refused = ""
     except ConfigurationError as error:
         refused = str(error)
-    return {"equal": equal, "refused": refused}
+    return {"equal": equal, "refused": refused, "groups_left": left}
 
 
 def sharded(folder: Path, checkpoints: dict[str, str]) -> dict[str, object]:

@@ -9,6 +9,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class KeptTokens:
                     for name in stored.files
                     if name != "lengths"
                 }
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
     def write(self, view: str, shard: str, tokens: Mapping[str, Ragged]) -> None:
@@ -65,14 +66,19 @@ class KeptTokens:
             for name, c in tokens.items()
         }
         self._bytes += lengths.nbytes + sum(values.nbytes for values in narrow.values())
-        if self._bytes <= _MOST_BYTES:
+        if self._bytes > _MOST_BYTES:
+            return
+        path = self._path(view, shard)
+        try:
+            np.savez(path, lengths=lengths, **narrow)
+        except OSError:  # a part of it would be read as all of it
             with contextlib.suppress(OSError):
-                np.savez(self._path(view, shard), lengths=lengths, **narrow)
+                path.unlink()
 
 
 @contextlib.contextmanager
 def kept_tokens(cache_dir: Path, teachers: int) -> Iterator[KeptTokens | None]:
-    """A place for tokens beside the teachers' outputs; None where no second teacher will ask.
+    """A place for tokens beside the teachers' outputs; None where no second teacher will ask or nothing can be kept.
 
     Args:
         cache_dir: Folder of the cache.
@@ -85,5 +91,10 @@ def kept_tokens(cache_dir: Path, teachers: int) -> Iterator[KeptTokens | None]:
     if teachers < 2:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=cache_dir, ignore_cleanup_errors=True) as folder:
+    try:
+        place = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=cache_dir, ignore_cleanup_errors=True)
+    except OSError:
+        yield None
+        return
+    with place as folder:
         yield KeptTokens(Path(folder))

@@ -158,6 +158,33 @@ def test_teachers_of_one_tokenizer_share_its_tokens(
     assert not list((tmp_path / "together").glob(".tokens-*"))
 
 
+@pytest.mark.parametrize("fails", ["the place", "the first file", "a later part of it", "its end"])
+def test_tokens_that_cannot_be_kept_are_made_again(tmp_path, many, bert_tokenizer, monkeypatch, fails):
+    given = [
+        Teacher(make_bert(bert_tokenizer, LABELS, seed=seed), bert_tokenizer, name=f"bert{seed}")
+        for seed in (1, 2)
+    ]
+    cache_teacher_outputs(given, many, cache_dir=tmp_path / "kept", shard_rows=40)
+    savez = np.savez
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    def cut(path, **columns):
+        if fails == "a later part of it":
+            savez(path, **dict([*columns.items()][:1]))
+            full()
+        savez(path, **columns)
+        path.write_bytes(path.read_bytes()[:-20])
+
+    if fails == "the place":
+        monkeypatch.setattr(tokens.tempfile, "TemporaryDirectory", full)
+    else:
+        monkeypatch.setattr(np, "savez", full if fails == "the first file" else cut)
+    cache_teacher_outputs(given, many, cache_dir=tmp_path / "not", shard_rows=40)
+    assert files(tmp_path / "not") == files(tmp_path / "kept")
+
+
 # ---- Large data ----
 
 
