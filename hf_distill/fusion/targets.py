@@ -78,7 +78,7 @@ def make_targets(
     if teachers.unknown is not None:
         # A label may have put mass on a class that no teacher has: then the label is what can be learnt.
         unknown = teachers.unknown & (log_probs == -torch.inf)
-    ensemble = None if labels is not None else fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
+    ensemble = None if labels is not None else of_ensemble(fusion, teachers)
     disagreement, weights = None, getattr(fusion, "weights", None)
     if hasattr(
         fusion, "aligned"
@@ -95,6 +95,23 @@ def make_targets(
             teachers.logits, temperature=temperature, weights=weights, mask=teachers.mask
         )
     return Targets(log_probs, temperature, teachers, unknown, disagreement, ensemble)
+
+
+def of_ensemble(fusion: Fusion, teachers: TeacherBatch) -> Tensor:
+    """What the ensemble answers, (N, C): the fusion at temperature 1; of an output that no teacher has, nobody says that it is so.
+
+    Args:
+        fusion: How they are fused.
+        teachers: What they say.
+
+    Example:
+        >>> batch = TeacherBatch(torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]]).log(), None)
+        >>> from hf_distill.fusion import LinearPool
+        >>> of_ensemble(LinearPool(), batch).exp()
+        tensor([[0.3000, 0.7000]])
+    """
+    said = fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
+    return said if teachers.unknown is None else said.masked_fill(teachers.unknown, -torch.inf)
 
 
 def mix_in_labels(log_probs: Tensor, labels: Tensor, share: float) -> Tensor:

@@ -25,6 +25,7 @@ from hf_distill import (
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.evaluation.metrics import compute_metric, load_metric
+from hf_distill.losses import binary_cross_entropy
 from hf_distill.recipe import Setup, load_recipe
 from hf_distill.runs.train import train_recipe
 from hf_distill.tasks import family_of
@@ -283,6 +284,22 @@ def test_the_ensemble_answers_each_label_alone(made):
     answers = ensemble("a good film", top_k=None)[0]
     assert {answer["label"] for answer in answers} == set(LABELS)
     assert all(0 < answer["score"] < 1 for answer in answers)
+
+
+def test_a_label_that_no_teacher_has_is_answered_by_none(made, tmp_path):
+    ensemble = Ensemble([made["roberta"]], label_names=LABELS, task=TASK)  # it has no "long"
+    answers = ensemble("a good film", top_k=None)[0]
+    assert answers[-1] == {"label": "long", "score": 0.0} and answers[0]["label"] != "long"
+    assert ensemble.log_probs(["a good film"])[0, 2] == -np.inf
+    rows = label_dataset(20, 1)
+    trainer = MultiTeacherDistillationTrainer(
+        model=made["student"], teachers=[made["roberta"]], args=settings(tmp_path), train_dataset=rows,
+        eval_dataset=rows.filter(lambda row: "long" not in row["label"]), fusion="bernoulli_linear_pool", task=TASK,
+    )  # fmt: skip
+    found = trainer.evaluate()
+    assert np.isfinite(found["eval_loss_ensemble"]) and np.isfinite(found["eval_loss_distill"])
+    sure = binary_cross_entropy(torch.tensor([[-torch.inf]] * 2), torch.tensor([[0.0], [1.0]]))
+    assert sure.tolist() == [0.0, np.inf]
 
 
 def test_evaluation_compares_student_teachers_and_ensemble(made, trained):
