@@ -101,7 +101,7 @@ class Family(Protocol):
         """(N, C) what users are told of each output."""
 
     def truth(self, labels: np.ndarray) -> np.ndarray:
-        """Labels of labelled units as metrics take them: of distributions, the most likely class."""
+        """Labels of labelled units as metrics take them: of probabilities, the most likely answer."""
 
     def scores(self, said: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
         """(n,) each of the measures but the first, of labelled units."""
@@ -113,7 +113,7 @@ class Family(Protocol):
         """(C,) weights under which rare classes count as much as frequent ones, from labelled units."""
 
     def of_fits(self, labels: Tensor) -> Tensor:
-        """Labels as fits take them: of distributions over classes the most likely, -100 where there is none."""
+        """Labels as fits and fusions take them: of probabilities the most likely answer; -100 or NaN where there is none."""
 
     def as_choices(self, held: HeldOut) -> HeldOut | None:
         """Held-out rows as units each of which is one class of several, for what compares such; None where there is no such view."""

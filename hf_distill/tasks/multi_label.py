@@ -137,7 +137,7 @@ class MultiLabel:
 
     def right(self, log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether all labels of a row are right: subset accuracy."""
-        return ((log_probs > 0) == (labels == 1)).all(1)
+        return ((log_probs > 0) == (labels > 0.5)).all(1)
 
 
 def _found_names(

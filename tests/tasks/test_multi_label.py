@@ -126,6 +126,27 @@ def test_scores_temperature_and_distance_by_hand():
     assert FAMILY.temperature(3 * z, labels) == pytest.approx(3, rel=0.1)
 
 
+def test_a_label_that_is_a_probability_counts_as_what_is_likelier():
+    generator = np.random.default_rng(0)
+    odds = generator.normal(size=(60, 3))
+    soft = generator.random((60, 3))
+    hard = (soft > 0.5).astype(float)
+    assert TASK.right(odds, soft).tolist() == TASK.right(odds, hard).tolist()
+    assert TASK.right(odds, soft).mean() == compute_metric(
+        load_metric("accuracy"), log_probs=odds, labels=soft, family=FAMILY
+    )["accuracy"]  # fmt: skip
+    for of in (
+        FAMILY.scores,
+        FAMILY.temperature,
+        fitted_thresholds,
+        lambda _, y: FAMILY.holds(y, 1),
+        lambda _, y: FAMILY.balanced(y, 3),
+        lambda _, y: [FAMILY.told_label(row, LABELS) for row in y],
+        lambda _, y: FAMILY.of_fits(torch.tensor(y)).numpy(),
+    ):
+        assert np.array_equal(of(odds, soft), of(odds, hard))
+
+
 def test_metrics_against_scikit_learn():
     from sklearn.metrics import f1_score, log_loss
 
