@@ -49,6 +49,7 @@ def make_targets(
     drawn: bool = False,
     mix: Callable[[Tensor, Tensor, float], Tensor] | None = None,
     disagreement_of: Callable[..., Tensor] = teacher_disagreement,
+    of_fits: Callable[[Tensor], Tensor] | None = None,
 ) -> Targets:
     """Fuse the teachers of a batch into a target.
 
@@ -57,12 +58,14 @@ def make_targets(
         fusion: Makes one distribution of them. Where it has a ``target_temperature``, its target is fixed and that
             is the student's temperature.
         temperature: T > 0.
-        labels: (N,) int64, -100 where unknown; None in evaluation, where no label may reach the target.
+        labels: (N,) int64, -100 where unknown, or (N, C) numbers, NaN where unknown; None in evaluation, where no label may
+            reach the target.
         label_share: λ in [0, 1]: on labelled rows the target is λ y + (1 − λ) p (teacher annealing, Clark et al. 2019,
             arXiv:1907.04829).
         drawn: Whether the teachers are those that the fusion drew for this batch.
         mix: What ``label_share`` does, as `mix_in_labels`, which None means.
         disagreement_of: How far the teachers are from their own mean, as `teacher_disagreement`.
+        of_fits: Labels as fusions read them; None: as they are.
 
     Example:
         >>> batch = TeacherBatch(torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]]).log(), None)
@@ -71,7 +74,8 @@ def make_targets(
         tensor([[0.6500, 0.3500]])
     """
     temperature = getattr(fusion, "target_temperature", temperature)
-    log_probs = fusion(teachers.logits, temperature=temperature, labels=labels, mask=teachers.mask)
+    read = labels if labels is None or of_fits is None else of_fits(labels)
+    log_probs = fusion(teachers.logits, temperature=temperature, labels=read, mask=teachers.mask)
     if label_share and labels is not None:
         log_probs = (mix or mix_in_labels)(log_probs, labels, label_share)
     unknown = None

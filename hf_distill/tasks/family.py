@@ -113,7 +113,7 @@ class Family(Protocol):
         """(C,) weights under which rare classes count as much as frequent ones, from labelled units."""
 
     def of_fits(self, labels: Tensor) -> Tensor:
-        """Labels as fits and fusions take them: of probabilities the most likely answer; -100 or NaN where there is none."""
+        """Labels as fits, fusions and losses read them: of probabilities the most likely answer; -100 or NaN where there is none."""
 
     def as_choices(self, held: HeldOut) -> HeldOut | None:
         """Held-out rows as units each of which is one class of several, for what compares such; None where there is no such view."""
