@@ -25,6 +25,7 @@ from hf_distill import (
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.evaluation.metrics import compute_metric, load_metric
+from hf_distill.fusion import AutoFusion, AutoGaussian
 from hf_distill.losses import binary_cross_entropy
 from hf_distill.recipe import Setup, load_recipe
 from hf_distill.runs.train import train_recipe
@@ -350,6 +351,10 @@ def test_what_does_not_fit_is_refused(made, checkpoints, bert_tokenizer, tmp_pat
 
     with pytest.raises(ConfigurationError, match="LinearPool is for predictions of the family categorical"):
         trainer(fusion="linear_pool")
+    with pytest.raises(ConfigurationError, match="AutoFusion is for predictions of the family categorical"):
+        trainer(fusion=AutoFusion())
+    with pytest.raises(ConfigurationError, match="AutoGaussian is for predictions of the family gaussian"):
+        trainer(fusion=AutoGaussian())
     with pytest.raises(ConfigurationError, match="family categorical, but multi-label.* take bernoulli_kl"):
         trainer(distillation_loss="forward_kl")
     with pytest.raises(ConfigurationError, match="family bernoulli, but text-classification"):
