@@ -90,6 +90,8 @@ class Bernoulli:
     prefix: str = "bernoulli_"
     pooled: str = "bernoulli_linear_pool"
     auto: FusionRule = AutoBernoulli()
+    output: tuple[str, str] = ("label", "labels")
+    distance: tuple[str, str] = ("KL", "KL(ensemble ‖ student) of the row, summed over the labels, in nats")
     has_classes: bool = True
     row_weights: bool = False
     learns: str = "binary cross-entropy with the labels"

@@ -31,6 +31,8 @@ class Family(Protocol):
         prefix: Before the names of pools of choices (`linear_pool`, `log_pool`), what makes them pools of these predictions.
         pooled: The plain mean of what systems say (a name of `ALL_FUSIONS`), for the student together with its teachers.
         auto: What the fusion ``auto`` means.
+        output: What one output of a head is called, and what several are.
+        distance: What `apart` is called in a table's head, and in a sentence.
         has_classes: Whether outputs are classes or labels, which can be weighed against each other; numbers cannot.
         row_weights: Whether rows can be weighed by how sure or how much at one distributions are, see `ROW_WEIGHTS`.
         learns: What the task loss is, in words.
@@ -49,6 +51,8 @@ class Family(Protocol):
     prefix: str
     pooled: str
     auto: FusionRule
+    output: tuple[str, str]
+    distance: tuple[str, str]
     has_classes: bool
     row_weights: bool
     learns: str
