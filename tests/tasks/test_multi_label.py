@@ -8,8 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import yaml
-from several_labels import LABELS, label_checkpoints, label_dataset, several_rows
+from several_labels import LABELS, label_checkpoints, label_dataset, several_rows, task_recipe
 from transformers import pipeline
 from typer.testing import CliRunner
 
@@ -376,27 +375,15 @@ def test_what_does_not_fit_is_refused(made, checkpoints, bert_tokenizer, tmp_pat
 
 
 def recipe(folder, made, **sections):
-    for split, count, seed in (("train", 48, 0), ("validation", 64, 1), ("test", 40, 2)):
-        lines = [json.dumps({k: row[k] for k in ("text", "label")}) for row in several_rows(count, seed)]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    content = {
-        "task": "multi-label-classification",
-        "data": {
-            "files": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
-            "label_names": list(LABELS),
-        },
-        "teachers": {"models": [made["bert"], made["roberta"]], "cache_dir": str(folder / "cache")},
-        "student": {"model": made["student"]},
-        "training": {
-            "output_dir": str(folder / "out"), "use_cpu": True, "max_steps": 3, "disable_tqdm": True,
-            "report_to": "none", "learning_rate": 1e-2, "save_strategy": "no",
-        },
-        "evaluation": {"seeds": 1},
+    return task_recipe(
+        folder,
+        made,
+        "multi-label-classification",
+        "label",
+        validation=64,
+        data={"label_names": list(LABELS)},
         **sections,
-    }  # fmt: skip
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    )
 
 
 def test_a_recipe_is_checked_for_its_family(made, tmp_path):
