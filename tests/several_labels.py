@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+import yaml
 
 from conftest import BAD, GOOD, OTHER, make_bert, make_roberta, make_student
 
@@ -70,3 +72,46 @@ def _saved(folder: Path, made: dict[str, Any]) -> dict[str, str]:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     return {name: str(folder / name) for name in made}
+
+
+def task_recipe(
+    folder: Path,
+    made: dict[str, str],
+    task: str,
+    label: str,
+    *,
+    validation: int,
+    data: dict[str, Any],
+    **sections: Any,
+) -> Path:
+    """A recipe of a task, and its rows in files.
+
+    Args:
+        folder: Where they are written.
+        made: Checkpoints, of `label_checkpoints` or `score_checkpoints`.
+        task: Its name.
+        label: The column of `several_rows` that is learnt.
+        validation: How many rows the validation split has.
+        data: More of the section ``data``.
+        sections: More sections, or other ones.
+    """
+    for split, count, seed in (("train", 48, 0), ("validation", validation, 1), ("test", 40, 2)):
+        lines = [json.dumps({key: row[key] for key in ("text", label)}) for row in several_rows(count, seed)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    content = {
+        "task": task,
+        "data": {
+            "files": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}, **data,
+        },
+        "teachers": {"models": [made["bert"], made["roberta"]], "cache_dir": str(folder / "cache")},
+        "student": {"model": made["student"]},
+        "training": {
+            "output_dir": str(folder / "out"), "use_cpu": True, "max_steps": 3, "disable_tqdm": True,
+            "report_to": "none", "learning_rate": 1e-2, "save_strategy": "no",
+        },
+        "evaluation": {"seeds": 1},
+        **sections,
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice
 from ..fusion.alignment import TeacherBatch
+from ..fusion.targets import of_ensemble
 from ..rows.collator import MultiTeacherCollator
 from ..rows.preparing import encode_views, example_id
 from ..tasks import build_task, family_of, refuse_other_family
@@ -150,8 +151,7 @@ class Ensemble:
             with torch.no_grad():
                 batch = self.pool(_moved(inputs, self.device))
                 self._refuse_spoilt(batch, texts[start : start + self.batch_size])
-                fused = self.fusion(batch.logits, temperature=1.0, mask=batch.mask)
-                yield fused.cpu(), batch.logits.cpu()
+                yield of_ensemble(self.fusion, batch).cpu(), batch.logits.cpu()
 
     def _refuse_spoilt(self, batch: TeacherBatch, texts: Sequence[Any]) -> None:
         found = batch.spoilt.nonzero().tolist()

@@ -21,6 +21,7 @@ from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
 from ..fusion.alignment import TeacherBatch, not_finite
 from ..fusion.alignment import labelled as with_label
+from ..fusion.targets import of_ensemble
 from ..processes import once
 from ..rows.batches import ahead
 from ..rows.collator import MultiTeacherCollator
@@ -324,11 +325,7 @@ def predict_rows(
             spoilt = {name: ~values.isfinite().all(-1) for name, values in logits.items()}
             if batch is not None:
                 spoilt |= _spoilt_by_teachers(pool, batch, spoilt.get("student"))
-                ensemble = fusion(batch.logits, temperature=1.0, mask=batch.mask)
-                # Of an output that no teacher has nobody says that it is so.
-                systems["ensemble"] = (
-                    ensemble if batch.unknown is None else ensemble.masked_fill(batch.unknown, -torch.inf)
-                )
+                systems["ensemble"] = of_ensemble(fusion, batch)
                 if hasattr(fusion, "aligned"):
                     batch = batch._replace(logits=fusion.aligned(batch.logits))
                 if "student" in logits:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -151,6 +151,8 @@ class AutoBernoulli:
         BernoulliLinearPool(weights=None)
     """
 
+    family: ClassVar[str] = "bernoulli"
+
     def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
         def loss(fusion: Fusion, logits: Tensor, labels: Tensor, mask: Tensor | None) -> float:
             fused = fusion(logits, mask=mask)
@@ -178,6 +180,8 @@ class AutoGaussian:
         >>> AutoGaussian().without_rows("there is no validation split").fusion
         GaussianPool(weights=None, scales=None)
     """
+
+    family: ClassVar[str] = "gaussian"
 
     def choose(self, held_out: HeldOut, names: Sequence[str]) -> FusionChoice:
         def loss(fusion: Fusion, logits: Tensor, labels: Tensor, mask: Tensor | None) -> float:

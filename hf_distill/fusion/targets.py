@@ -49,6 +49,7 @@ def make_targets(
     drawn: bool = False,
     mix: Callable[[Tensor, Tensor, float], Tensor] | None = None,
     disagreement_of: Callable[..., Tensor] = teacher_disagreement,
+    of_fits: Callable[[Tensor], Tensor] | None = None,
 ) -> Targets:
     """Fuse the teachers of a batch into a target.
 
@@ -57,12 +58,14 @@ def make_targets(
         fusion: Makes one distribution of them. Where it has a ``target_temperature``, its target is fixed and that
             is the student's temperature.
         temperature: T > 0.
-        labels: (N,) int64, -100 where unknown; None in evaluation, where no label may reach the target.
+        labels: (N,) int64, -100 where unknown, or (N, C) numbers, NaN where unknown; None in evaluation, where no label may
+            reach the target.
         label_share: λ in [0, 1]: on labelled rows the target is λ y + (1 − λ) p (teacher annealing, Clark et al. 2019,
             arXiv:1907.04829).
         drawn: Whether the teachers are those that the fusion drew for this batch.
         mix: What ``label_share`` does, as `mix_in_labels`, which None means.
         disagreement_of: How far the teachers are from their own mean, as `teacher_disagreement`.
+        of_fits: Labels as fusions read them; None: as they are.
 
     Example:
         >>> batch = TeacherBatch(torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]]).log(), None)
@@ -71,14 +74,15 @@ def make_targets(
         tensor([[0.6500, 0.3500]])
     """
     temperature = getattr(fusion, "target_temperature", temperature)
-    log_probs = fusion(teachers.logits, temperature=temperature, labels=labels, mask=teachers.mask)
+    read = labels if labels is None or of_fits is None else of_fits(labels)
+    log_probs = fusion(teachers.logits, temperature=temperature, labels=read, mask=teachers.mask)
     if label_share and labels is not None:
         log_probs = (mix or mix_in_labels)(log_probs, labels, label_share)
     unknown = None
     if teachers.unknown is not None:
         # A label may have put mass on a class that no teacher has: then the label is what can be learnt.
         unknown = teachers.unknown & (log_probs == -torch.inf)
-    ensemble = None if labels is not None else fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
+    ensemble = None if labels is not None else of_ensemble(fusion, teachers)
     disagreement, weights = None, getattr(fusion, "weights", None)
     if hasattr(
         fusion, "aligned"
@@ -95,6 +99,23 @@ def make_targets(
             teachers.logits, temperature=temperature, weights=weights, mask=teachers.mask
         )
     return Targets(log_probs, temperature, teachers, unknown, disagreement, ensemble)
+
+
+def of_ensemble(fusion: Fusion, teachers: TeacherBatch) -> Tensor:
+    """What the ensemble answers, (N, C): the fusion at temperature 1; of an output that no teacher has, nobody says that it is so.
+
+    Args:
+        fusion: How they are fused.
+        teachers: What they say.
+
+    Example:
+        >>> batch = TeacherBatch(torch.tensor([[[0.5, 0.5]], [[0.1, 0.9]]]).log(), None)
+        >>> from hf_distill.fusion import LinearPool
+        >>> of_ensemble(LinearPool(), batch).exp()
+        tensor([[0.3000, 0.7000]])
+    """
+    said = fusion(teachers.logits, temperature=1.0, mask=teachers.mask)
+    return said if teachers.unknown is None else said.masked_fill(teachers.unknown, -torch.inf)
 
 
 def mix_in_labels(log_probs: Tensor, labels: Tensor, share: float) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: N prediction units, C labels or numbers. Every function returns (N,) in 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,7 +34,6 @@ def bernoulli_kl(student_logits: Tensor, target_logits: Tensor, *, temperature: 
         Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531, label by label.
 
     Example:
-        >>> import torch
         >>> student, target = torch.tensor([[0.7]]).logit(), torch.tensor([[0.8]]).logit()
         >>> round(bernoulli_kl(student, target).item(), 6)
         0.025732
@@ -56,7 +56,7 @@ def binary_cross_entropy(
     """Binary cross-entropy with labels that each hold or not, summed over them: the task loss.
 
     Args:
-        student_logits: (N, C) log-odds.
+        student_logits: (N, C) log-odds; of -inf and inf the loss is 0 or infinite.
         labels: (N, C) 0 or 1, or a probability; NaN where unknown.
         label_smoothing: Share of the target that is one half.
         class_weights: (C,) by which a label that holds counts, against one that does not; None: alike.
@@ -65,13 +65,14 @@ def binary_cross_entropy(
         (N,) nats; exactly 0 where no label is known.
 
     Example:
-        >>> import torch
         >>> round(binary_cross_entropy(torch.tensor([[0.7]]).logit(), torch.tensor([[1.0]])).item(), 6)
         0.356675
     """
     z, y, known = _compared(student_logits, labels)
     y = (1 - label_smoothing) * y + label_smoothing / 2
     values = F.binary_cross_entropy_with_logits(z, y, pos_weight=class_weights, reduction="none")
+    # There torch's own formula is ∞ − ∞.
+    values = torch.where(z.isinf(), torch.where(y == (z > 0), 0.0, torch.inf), values)
     return values.masked_fill(~known, 0.0).sum(-1)
 
 
@@ -88,7 +89,6 @@ def gaussian_mse(student_numbers: Tensor, target_numbers: Tensor, *, temperature
         (N,) squared units of the label; exactly 0 where nothing is known.
 
     Example:
-        >>> import torch
         >>> gaussian_mse(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, 5.0]]))
         tensor([2.])
     """
@@ -118,7 +118,6 @@ def huber(
         Huber: Robust Estimation of a Location Parameter, Annals of Mathematical Statistics 35(1), 1964.
 
     Example:
-        >>> import torch
         >>> huber(torch.tensor([[0.5, 3.0]]), torch.tensor([[0.0, 0.0]]))
         tensor([1.3125])
     """

@@ -18,6 +18,7 @@ from ..lookup import build, refuse_untrusted, suggest
 from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS, build_task, family_of, fits, refuse_other_family
+from ..tasks.task import Task
 from ..training.arguments import MOST_SEED
 from ..training.objective import computable, unknown_metric
 from . import yaml12
@@ -293,7 +294,9 @@ def _task(raw: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
-    fusion = _built(raw.get("fusion"), build_fusion, "fusion", problems)
+    task = _known_task(raw.get("task", "text-classification"))
+    of_task = functools.partial(build_fusion, auto=None if task is None else family_of(task).auto)
+    fusion = _built(raw.get("fusion"), of_task, "fusion", problems)
     losses = _part(raw, "losses")
     distill = _built(
         losses.get("distill"),
@@ -303,13 +306,8 @@ def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     )
     row_weight = functools.partial(build, table=ROW_WEIGHTS, kind="row weight")
     _built(losses.get("row_weight"), row_weight, "losses.row_weight", problems)
-    problems += _of_other_families(
-        raw.get("task", "text-classification"),
-        fusion,
-        distill,
-        losses.get("row_weight"),
-        _part(raw, "search"),
-    )
+    if task is not None:
+        problems += _of_other_families(task, fusion, distill, losses.get("row_weight"), _part(raw, "search"))
     weights, models = getattr(fusion, "weights", None), _part(raw, "teachers").get("models")
     if isinstance(weights, tuple) and isinstance(models, list) and len(weights) != len(models):
         problems.append(
@@ -318,33 +316,36 @@ def _specs(raw: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def _known_task(task: Any) -> Task | None:
+    """The task; None where there is no such task or family, which has a line of its own."""
+    try:
+        found = build_task(task) if isinstance(task, str) else None
+        return found if found is not None and family_of(found) else None
+    except ConfigurationError:
+        return None
+
+
 def _of_other_families(
-    task: Any, fusion: Any, distill: Any, row_weight: Any, search: Mapping[str, Any]
+    task: Task, fusion: Any, distill: Any, row_weight: Any, search: Mapping[str, Any]
 ) -> Iterator[Problem]:
     """What was made for other predictions than the task's."""
-    try:
-        known = build_task(task) if isinstance(task, str) else None
-        family = None if known is None else family_of(known)
-    except ConfigurationError:  # it has a line of its own
-        return
-    if known is None or family is None:
-        return
+    family = family_of(task)
     for where, given in (("fusion", {"fusion": fusion}), ("losses.distill", {"loss": distill})):
         if next(iter(given.values())) is not None:
             try:
-                refuse_other_family(known, **given)
+                refuse_other_family(task, **given)
             except ConfigurationError as error:
                 yield Problem(where, str(error))
     metric = search.get("metric")
     if isinstance(metric, str) and metric in METRICS and not fits(METRICS[metric], family):
         yield Problem(
             "search.metric",
-            f"{metric} is not for the predictions of {known.name}; leave it out for {family.searched}",
+            f"{metric} is not for the predictions of {task.name}; leave it out for {family.searched}",
         )
     if row_weight is not None and not family.row_weights:
         yield Problem(
             "losses.row_weight",
-            f"it compares distributions over classes, which {known.name} does not have; leave it out",
+            f"it compares distributions over classes, which {task.name} does not have; leave it out",
         )
 
 

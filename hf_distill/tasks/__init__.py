@@ -114,12 +114,7 @@ def refuse_other_family(task: Task, *, fusion: Any = None, loss: Callable[..., A
     """
     own = family_of(task).name
     made = getattr(fusion, "fusion", getattr(fusion, "rule", fusion))
-    if (
-        fusion is not None
-        and not _is_auto(made)
-        and _ours(made)
-        and (other := getattr(made, "family", "categorical")) != own
-    ):
+    if fusion is not None and _ours(made) and (other := getattr(made, "family", "categorical")) != own:
         raise ConfigurationError(
             f"The fusion {getattr(made, '__name__', type(made).__name__)} is for predictions of the family {other}, but {task.name} is "
             f"{own}: take {task.fusion}, or auto."
@@ -144,10 +139,6 @@ def refuse_unfit_loss(task: Task, loss: Callable[..., Any], outputs: int) -> Non
     """
     refuse_other_family(task, loss=loss)
     refuse_few_outputs(loss, outputs)
-
-
-def _is_auto(made: Any) -> bool:
-    return any(type(made) is type(family.auto) for family in FAMILIES.values())
 
 
 def _ours(method: Any) -> bool:

@@ -28,7 +28,7 @@ def fitted_thresholds(said: np.ndarray, labels: np.ndarray) -> tuple[float, ...]
 
     Args:
         said: (n, C) log-odds.
-        labels: (n, C) 0 or 1, of labelled rows.
+        labels: (n, C) 0 or 1, or probabilities, of labelled rows.
 
     Returns:
         C probabilities in (0, 1): half-way between the two rows' that the best cut lies between; one half where no row has the
@@ -43,7 +43,7 @@ def fitted_thresholds(said: np.ndarray, labels: np.ndarray) -> tuple[float, ...]
     """
     found = []
     for z, truth in zip(np.asarray(said, np.float64).T, np.asarray(labels).T, strict=True):
-        sure, held = 1 / (1 + np.exp(-z)), truth == 1
+        sure, held = 1 / (1 + np.exp(-z)), truth > 0.5
         best, at_half = 0.5, _f1(sure > 0.5, held)
         if held.any():
             order = np.argsort(-sure, kind="stable")
@@ -90,6 +90,8 @@ class Bernoulli:
     prefix: str = "bernoulli_"
     pooled: str = "bernoulli_linear_pool"
     auto: FusionRule = AutoBernoulli()
+    output: tuple[str, str] = ("label", "labels")
+    distance: tuple[str, str] = ("KL", "KL(ensemble ‖ student) of the row, summed over the labels, in nats")
     has_classes: bool = True
     row_weights: bool = False
     learns: str = "binary cross-entropy with the labels"
@@ -147,27 +149,28 @@ class Bernoulli:
         return torch.from_numpy(np.asarray(said, np.float64)).sigmoid().numpy()
 
     def truth(self, labels: np.ndarray) -> np.ndarray:
-        """0 or 1."""
+        """0 or 1: of probabilities, what is likelier."""
         return (labels > 0.5).astype(np.int64)
 
     def scores(self, said: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
         """−Σ ln p(what each label is), and Σ (p − label)²."""
-        z = np.where(labels == 1, said, -said).astype(np.float64)
+        truth = self.truth(labels)
+        z = np.where(truth == 1, said, -said).astype(np.float64)
         nll = np.logaddexp(0.0, -z).sum(1)
-        return nll, np.square(self.probabilities(said) - labels).sum(1)
+        return nll, np.square(self.probabilities(said) - truth).sum(1)
 
     def holds(self, answers: np.ndarray, output: int) -> np.ndarray:
         """Where the label holds."""
-        return answers[:, output] == 1
+        return answers[:, output] > 0.5
 
     def balanced(self, labels: np.ndarray, outputs: int) -> np.ndarray:
         """n_without / n_with, the weight of rows that have the label; 1 for a label without rows."""
-        having = (labels == 1).sum(0)
+        having = self.truth(labels).sum(0)
         return np.divide(len(labels) - having, having, out=np.ones(outputs), where=having > 0)
 
     def of_fits(self, labels: Tensor) -> Tensor:
-        """As they are."""
-        return labels
+        """0 or 1, NaN where there is none: of probabilities, what is likelier."""
+        return torch.where(labels == labels, (labels > 0.5).to(labels.dtype), labels)
 
     def as_choices(self, held: HeldOut) -> HeldOut | None:
         """Each (row, label) pair: 0, not so, or 1, it holds; of labels that all teachers have."""
@@ -179,8 +182,7 @@ class Bernoulli:
         odds, labels = held.logits[..., everywhere], held.labels[:, everywhere]
         teachers, rows, outputs = odds.shape
         flat = odds.reshape(teachers, rows * outputs)
-        known = labels == labels
-        truth = torch.where(known, (labels > 0.5).long(), UNLABELLED).reshape(-1)
+        truth = torch.where(labels == labels, (labels > 0.5).long(), UNLABELLED).reshape(-1)
         ids = held.example_ids[:, None].expand(rows, outputs).reshape(-1)
         return HeldOut(torch.stack([torch.zeros_like(flat), flat], -1), truth, None, ids)
 
@@ -198,14 +200,11 @@ class Bernoulli:
 
     def temperature(self, said: np.ndarray, labels: np.ndarray) -> float | None:
         """argmin_T of the binary cross-entropy of said / T, one T for all labels."""
-        z, truth = (
-            torch.from_numpy(np.asarray(said, np.float64)),
-            torch.from_numpy(np.asarray(labels, np.float64)),
-        )
-        counts = torch.isfinite(z) & ((truth == 0) | (truth == 1))
-        if not bool(counts.any()):
+        odds = np.asarray(said, np.float64)
+        counts = np.isfinite(odds) & (labels == labels)
+        if not counts.any():
             return None
-        z, truth = z[counts], truth[counts]
+        z, truth = torch.from_numpy(odds[counts]), torch.from_numpy(self.truth(labels)[counts]).double()
 
         def nll(log_scale: Tensor) -> Tensor:
             return F.binary_cross_entropy_with_logits(z * log_scale.exp(), truth)
@@ -232,7 +231,7 @@ class Bernoulli:
 
     def told_label(self, label: np.ndarray, names: Sequence[str]) -> str:
         """The labels that hold."""
-        return ", ".join(name for name, own in zip(names, label, strict=True) if own == 1) or "none"
+        return ", ".join(name for name, own in zip(names, label, strict=True) if own > 0.5) or "none"
 
     def one_sided(self, labels: np.ndarray, names: Sequence[str]) -> str:
         """Whether all are alike."""

@@ -38,6 +38,8 @@ class Categorical:
     prefix: str = ""
     pooled: str = "linear_pool"
     auto: FusionRule = AutoFusion()
+    output: tuple[str, str] = ("class", "classes")
+    distance: tuple[str, str] = ("KL", "KL(ensemble ‖ student) of the row, in nats")
     has_classes: bool = True
     row_weights: bool = True
     learns: str = "cross-entropy with the labels"

@@ -31,6 +31,8 @@ class Family(Protocol):
         prefix: Before the names of pools of choices (`linear_pool`, `log_pool`), what makes them pools of these predictions.
         pooled: The plain mean of what systems say (a name of `ALL_FUSIONS`), for the student together with its teachers.
         auto: What the fusion ``auto`` means.
+        output: What one output of a head is called, and what several are.
+        distance: What `apart` is called in a table's head, and in a sentence.
         has_classes: Whether outputs are classes or labels, which can be weighed against each other; numbers cannot.
         row_weights: Whether rows can be weighed by how sure or how much at one distributions are, see `ROW_WEIGHTS`.
         learns: What the task loss is, in words.
@@ -49,6 +51,8 @@ class Family(Protocol):
     prefix: str
     pooled: str
     auto: FusionRule
+    output: tuple[str, str]
+    distance: tuple[str, str]
     has_classes: bool
     row_weights: bool
     learns: str
@@ -101,7 +105,7 @@ class Family(Protocol):
         """(N, C) what users are told of each output."""
 
     def truth(self, labels: np.ndarray) -> np.ndarray:
-        """Labels of labelled units as metrics take them: of distributions, the most likely class."""
+        """Labels of labelled units as metrics take them: of probabilities, the most likely answer."""
 
     def scores(self, said: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
         """(n,) each of the measures but the first, of labelled units."""
@@ -113,7 +117,7 @@ class Family(Protocol):
         """(C,) weights under which rare classes count as much as frequent ones, from labelled units."""
 
     def of_fits(self, labels: Tensor) -> Tensor:
-        """Labels as fits take them: of distributions over classes the most likely, -100 where there is none."""
+        """Labels as fits, fusions and losses read them: of probabilities the most likely answer; -100 or NaN where there is none."""
 
     def as_choices(self, held: HeldOut) -> HeldOut | None:
         """Held-out rows as units each of which is one class of several, for what compares such; None where there is no such view."""

@@ -39,6 +39,8 @@ class Gaussian:
     prefix: str = ""
     pooled: str = "gaussian_pool"
     auto: FusionRule = AutoGaussian()
+    output: tuple[str, str] = ("score", "scores")
+    distance: tuple[str, str] = ("apart", "squared difference in the row, summed over the scores")
     has_classes: bool = False
     row_weights: bool = False
     learns: str = "squared error against the labels"

@@ -23,7 +23,7 @@ from ..fusion.alignment import LabelMap, find_label, is_generic, unclear_names
 from ..lookup import suggest
 from ..losses.separate_labels import binary_cross_entropy
 from ..rows.labels import LabelReader
-from .task import output_names, refuse_contradiction
+from .task import head_config, output_names, refuse_contradiction
 from .text_classification import given_names
 
 _SEPARATORS = re.compile(r"[;|,]")
@@ -50,7 +50,6 @@ class MultiLabel:
     auto_class: str = "AutoModelForSequenceClassification"
     architecture: str = "ForSequenceClassification"
     peft_type: str = "SEQ_CLS"
-    unit: Literal["row"] = "row"
     family: Literal["bernoulli"] = "bernoulli"
     text_columns: tuple[str, ...] = ("text",)
     metrics: tuple[str, ...] = ("f1", "f1_micro", "accuracy", "label_nll", "label_brier", "label_agreement")
@@ -88,12 +87,7 @@ class MultiLabel:
 
     def head(self, label_names: Sequence[str]) -> dict[str, Any]:
         """One logit per label, by name; pipelines of `transformers` then take the sigmoid of each."""
-        return {
-            "num_labels": len(label_names),
-            "id2label": dict(enumerate(label_names)),
-            "label2id": {name: i for i, name in enumerate(label_names)},
-            "problem_type": "multi_label_classification",
-        }
+        return head_config(label_names, "multi_label_classification")
 
     def refuse_other_head(self, config: PretrainedConfig, what: str) -> None:
         """Refuse heads that were trained for one of several classes, and for scores."""
@@ -137,7 +131,7 @@ class MultiLabel:
 
     def right(self, log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether all labels of a row are right: subset accuracy."""
-        return ((log_probs > 0) == (labels == 1)).all(1)
+        return ((log_probs > 0) == (labels > 0.5)).all(1)
 
 
 def _found_names(

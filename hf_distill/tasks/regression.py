@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..fusion.alignment import LabelMap, find_label, is_generic, unclear_names
 from ..losses.separate_labels import gaussian_mse
 from ..rows.labels import LabelReader
-from .task import output_names
+from .task import head_config, output_names
 from .text_classification import given_names
 
 
@@ -45,7 +45,6 @@ class Regression:
     auto_class: str = "AutoModelForSequenceClassification"
     architecture: str = "ForSequenceClassification"
     peft_type: str = "SEQ_CLS"
-    unit: Literal["row"] = "row"
     family: Literal["gaussian"] = "gaussian"
     text_columns: tuple[str, ...] = ("text",)
     metrics: tuple[str, ...] = ("pearson", "spearman", "mse", "mae")
@@ -82,12 +81,7 @@ class Regression:
 
     def head(self, label_names: Sequence[str]) -> dict[str, Any]:
         """One output per score; pipelines of `transformers` then apply no function to it."""
-        return {
-            "num_labels": len(label_names),
-            "id2label": dict(enumerate(label_names)),
-            "label2id": {name: i for i, name in enumerate(label_names)},
-            "problem_type": "regression",
-        }
+        return head_config(label_names, "regression")
 
     def refuse_other_head(self, config: PretrainedConfig, what: str) -> None:
         """Refuse heads that were trained for classes or labels."""

@@ -28,7 +28,6 @@ class Task(Protocol):
         architecture: What the class name of such a model contains; a checkpoint saved by another class has another
             head and is refused.
         peft_type: What `peft` calls the task; None: it knows no adapters for it.
-        unit: What one prediction is of.
         family: How predictions are distributed, a name of `FAMILIES`. ``categorical``: one of C classes per unit;
             ``bernoulli``: C labels that each hold or not; ``gaussian``: C numbers. What follows from it alone is a `Family`'s.
         text_columns: The columns that hold the text where the user names none.
@@ -48,7 +47,6 @@ class Task(Protocol):
     auto_class: str
     architecture: str
     peft_type: str | None
-    unit: Literal["row"]
     family: Literal["categorical", "bernoulli", "gaussian"]
     text_columns: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -131,6 +129,26 @@ class Task(Protocol):
             log_probs: (N, C).
             labels: (N,) or (N, C), each unit labelled.
         """
+
+
+def head_config(label_names: Sequence[str], problem_type: str) -> dict[str, Any]:
+    """What a model's config says of a head with an output per name.
+
+    Args:
+        label_names: In the order of its logits.
+        problem_type: What `transformers` calls the task; pipelines go by it.
+
+    Example:
+        >>> head_config(["score"], "regression")
+        {'num_labels': 1, 'id2label': {0: 'score'}, 'label2id': {'score': 0}, 'problem_type': 'regression'}
+    """
+    ids = dict(enumerate(label_names))
+    return {
+        "num_labels": len(ids),
+        "id2label": ids,
+        "label2id": {name: i for i, name in ids.items()},
+        "problem_type": problem_type,
+    }
 
 
 def output_names(config: PretrainedConfig) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from ..fusion.alignment import UNLABELLED, LabelMap, alike_names, find_label, is
 from ..lookup import suggest
 from ..losses.distributions import cross_entropy
 from ..rows.labels import LabelReader
-from .task import output_names, refuse_contradiction
+from .task import head_config, output_names, refuse_contradiction
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class TextClassification:
     auto_class: str = "AutoModelForSequenceClassification"
     architecture: str = "ForSequenceClassification"
     peft_type: str = "SEQ_CLS"
-    unit: Literal["row"] = "row"
     family: Literal["categorical"] = "categorical"
     text_columns: tuple[str, ...] = ("text",)
     metrics: tuple[str, ...] = ("accuracy", "f1", "nll", "brier", "ece", "agreement")
@@ -83,12 +82,7 @@ class TextClassification:
 
     def head(self, label_names: Sequence[str]) -> dict[str, Any]:
         """One logit per class, by name."""
-        return {
-            "num_labels": len(label_names),
-            "id2label": dict(enumerate(label_names)),
-            "label2id": {name: i for i, name in enumerate(label_names)},
-            "problem_type": "single_label_classification",
-        }
+        return head_config(label_names, "single_label_classification")
 
     def refuse_other_head(self, config: PretrainedConfig, what: str) -> None:
         """Refuse heads for scores and for several labels at once, which are of the same class."""

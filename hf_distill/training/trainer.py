@@ -331,6 +331,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             drawn=training and pool.draws,
             mix=self.family.mix_in_labels,
             disagreement_of=self.family.disagreement,
+            of_fits=self.family.of_fits,
         )
 
     def loss_terms(
@@ -362,7 +363,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             terms["task"] = LossTerm(values, self.args.task_weight, labelled=True)
         if targets is not None:
             known = logits if targets.unknown is None else logits.masked_fill(targets.unknown, -torch.inf)
-            values = call_loss(self.distillation_loss, known, targets.log_probs, targets.temperature, labels)
+            read = self.family.of_fits(labels)
+            values = call_loss(self.distillation_loss, known, targets.log_probs, targets.temperature, read)
             if self.row_weight is not None:
                 values = values * self.row_weight(logits, targets.teachers.logits, mask=targets.teachers.mask)
             terms["distill"] = LossTerm(values, self.args.distill_weight)

@@ -129,6 +129,7 @@ def compare_runs(runs: Sequence[str | os.PathLike[str]]) -> RunComparison:
         notes=tuple(notes),
         sentences=tuple(_sentences(found, differences, rows)),
         recipes=recipe_differences(dict(zip(names, folders, strict=True))),
+        task=found[0].task,
     )
 
 

@@ -19,7 +19,7 @@ from .pictures import Curve, Point, bars, curves_picture, gains_picture, measure
 from .recipes_apart import RecipeDifference
 from .report import COSTS, cost_cells, differences_section, groups_section
 from .systems import CALIBRATED, ENSEMBLE, STUDENT, Role
-from .wording import metric_name, metric_value, system_name
+from .wording import metric_name, metric_value, outputs_of, score_explained, system_name, told_first
 
 VERSION = 2
 """Of comparison.json; raised whenever a key changes its meaning or goes away."""
@@ -101,6 +101,7 @@ class RunComparison:
         notes: What a reader must know to trust the figures.
         sentences: What came of it, the sentence to quote first.
         recipes: In what the recipes differ; None where fewer than two are there.
+        task: That of all runs.
     """
 
     split: str
@@ -114,6 +115,7 @@ class RunComparison:
     notes: tuple[str, ...]
     sentences: tuple[str, ...]
     recipes: tuple[RecipeDifference, ...] | None = None
+    task: str = "text-classification"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and texts, as in comparison.json; a number that is not finite is None."""
@@ -157,7 +159,7 @@ class RunComparison:
         return Document(
             kind="Comparison",
             window=f"Comparison: {', '.join(self.runs)}",
-            head=f"{len(self.runs)} runs on {self.split}: {self.rows:,} labelled rows, {len(self.labels)} classes",
+            head=f"{len(self.runs)} runs on {self.split}: {self.rows:,} labelled rows, {outputs_of(self.task, len(self.labels))}",
             outcome="gain" if gain and gain.better else "loss" if gain and gain.worse else "no",
             advice=self.sentences[0],
             about=[
@@ -259,21 +261,18 @@ class RunComparison:
 
     def _glance(self) -> Section:
         """Students, the baselines that they are compared with, and ensembles, with few columns."""
+        told = told_first(self.systems[0].metrics)
         rows = [
             [
                 self._called(system),
-                *(
-                    metric_value(key, system.metrics.get(key), system.spread.get(key))
-                    for key in ("accuracy", "nll")
-                ),
+                *(metric_value(key, system.metrics.get(key), system.spread.get(key)) for key in told),
                 "–" if (seconds := self._latency(system)) is None else f"{1000 * seconds:.3g}",
             ]
             for system in self.systems
             if self._drawn(system)
         ]
-        note = "NLL: how far the probabilities are from the labels, in nats; less is better."
-        header = ["system", metric_name("accuracy"), metric_name("nll"), "ms a row"]
-        return Section("At a glance", header, rows, note)
+        header = ["system", *map(metric_name, told), "ms a row"]
+        return Section("At a glance", header, rows, score_explained(told[1]))
 
     def _called(self, system: Compared) -> str:
         """What people read of a system, with its runs unless all have it."""

@@ -21,7 +21,7 @@ from .numbers import TRAINED, About, Claim, Disagreement, Export, Group, Trainin
 from .pictures import Point, pictures
 from .sentences import advice, p_values
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Role
-from .wording import metric_name, metric_value, system_name
+from .wording import metric_name, metric_value, outputs_of, score_explained, system_name, told_first
 
 VERSION = 2
 """Of report.json; raised whenever a key changes its meaning or goes away."""
@@ -156,7 +156,7 @@ class VerdictReport:
         return Document(
             kind="Verdict",
             window=f"Verdict: {report.dataset}, {self.claim.outcome}",
-            head=f"{report.task} on {report.dataset}: {report.rows:,} rows, {len(report.labels)} classes, {seeds}",
+            head=f"{report.task} on {report.dataset}: {report.rows:,} rows, {outputs_of(report.task, len(report.labels))}, {seeds}",
             outcome=self.claim.outcome.split()[0],
             advice=self.advice,
             about=self._about(),
@@ -197,7 +197,8 @@ class VerdictReport:
 
     def _about(self) -> list[tuple[str, str]]:
         """What was run, as terms and texts."""
-        task = ("Task", f"{self.evaluation.task}, {len(self.evaluation.labels)} classes")
+        name, outputs = self.evaluation.task, len(self.evaluation.labels)
+        task = ("Task", f"{name}, {outputs_of(name, outputs)}")
         fusion = [("Fusion", self.evaluation.fusion)] if self.evaluation.fusion else []
         about = self.about
         if about is None:
@@ -238,23 +239,19 @@ class VerdictReport:
         shown = [STUDENT, *([self.claim.baseline] if self.claim.baseline else []), ENSEMBLE, *alone]
         exported = [name for name, role in self.roles.items() if role.kind == "exported"]
         names, base = self._names(), self.costs.get(ENSEMBLE, Cost()).p50
+        right, score = told_first(self.evaluation.systems[STUDENT].metrics)
         rows = []
         for name in dict.fromkeys([shown[0], *exported, *shown[1:]]):
             if name not in self.evaluation.systems:
                 continue
             found, cost = self.evaluation.systems[name], self._cost(name)
-            accuracy = metric_value(
-                "accuracy", found.metrics.get("accuracy"), self.spread[name].get("accuracy")
-            )
+            share = metric_value(right, found.metrics.get(right), self.spread[name].get(right))
             ratio = cost.p50 / base if cost.p50 and base and name != ENSEMBLE else None
-            nll = metric_value("nll", found.metrics.get("nll"))
-            rows.append([names[name], accuracy, nll, faster(ratio), _millions(found.parameters)])
-        header = ["system", metric_name("accuracy"), metric_name("nll"), "speed", "size"]
+            lost = metric_value(score, found.metrics.get(score))
+            rows.append([names[name], share, lost, faster(ratio), _millions(found.parameters)])
+        header = ["system", metric_name(right), metric_name(score), "speed", "size"]
         kept = [i for i in range(len(header)) if i < 3 or any(row[i] != "–" for row in rows)]
-        note = (
-            "NLL: how far the probabilities are from the labels; less is better. Speed: of one row, against the ensemble. Size: "
-            "parameters."
-        )
+        note = f"{score_explained(score)} Speed: of one row, against the ensemble. Size: parameters."
         return Section(
             "At a glance",
             [header[i] for i in kept],
@@ -341,17 +338,19 @@ class VerdictReport:
             [
                 *([row.text] if texts else []),
                 row.label or "–",
-                f"{row.ensemble[0]} {row.ensemble[1]:.2f}",
-                f"{row.student[0]} {row.student[1]:.2f}",
+                f"{row.ensemble[0]} {row.ensemble[1]:.2f}".lstrip(),
+                f"{row.student[0]} {row.student[1]:.2f}".lstrip(),
                 f"{row.kl:.2f}" if math.isfinite(row.kl) else "∞",
             ]
             for row in self.disagreements
         ]
         title = "Where student and ensemble disagree most"
-        note = f"Student of seed {self.seeds[0]}; KL(ensemble ‖ student) of the row, in nats."
+        family = known_family(self.evaluation.task)
+        short, long = ("distance", "distance") if family is None else family.distance
+        note = f"Student of seed {self.seeds[0]}; {long}."
         hidden = " Texts of rows are not published: the report in the run's own folder shows them."
         note += hidden * (not texts)
-        header = [*(["text"] if texts else []), "label", "ensemble", "student", "KL"]
+        header = [*(["text"] if texts else []), "label", "ensemble", "student", short]
         meaning = "the rows to read first"
         return Section(title, header, rows, note, words=len(header) - 1, in_files=texts, meaning=meaning)
 

@@ -9,11 +9,9 @@ from ..evaluation.formats import MUTE, duration, faster, interval, minus, percen
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim, Training
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Measured, of_kind
+from .wording import SCORES
 
 _SHARES_OF = {"accuracy": "the accuracies"}
-
-# What a proper score is called in a sentence, and what it is of.
-_SCORES = {"nll": ("NLL", "probabilities"), "squared_error": ("squared error", "numbers")}
 
 
 def advice(claim: Claim, accuracies: Mapping[str, float]) -> str:
@@ -214,7 +212,7 @@ def _probabilities(found: Mapping[str, Measured], differences: Sequence[Differen
     raw, role = own[0], found[own[0].second].role
     scaled = next((d for d in own if found[d.first].role.calibrated), None)
     least = f"{role.of} step" + f", {CALIBRATED}" * role.calibrated
-    called, what_of = _SCORES[score]
+    called, what_of = SCORES[score]
     text = f"{called} {_nats(raw.value)} against the fine-tuned student of least {called} ({least})"
     if scaled is not None:
         text += f", {_nats(scaled.value)} where the distilled student is given a temperature too"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from ..evaluation.formats import number
+from ..tasks import FAMILIES, known_family
 from .systems import CALIBRATED, Role
 
 _SYSTEMS = {
@@ -30,7 +32,22 @@ _METRICS = {
     "ece": ("calibration error", "%"),
     "agreement": ("agreement with the ensemble", "%"),
     "kl_to_ensemble": ("divergence from the ensemble", "nats"),
+    "f1_micro": ("micro F1", "%"),
+    "label_nll": ("NLL per label", "nats"),
+    "label_brier": ("Brier score per label", ""),
+    "label_agreement": ("agreement with the ensemble per label", "%"),
+    "within": ("within the tolerance", "%"),
+    "squared_error": ("squared error", "label units²"),
+    "absolute_error": ("absolute error", "label units"),
+    "pearson": ("Pearson correlation", ""),
+    "spearman": ("Spearman correlation", ""),
+    "mse": ("mean squared error", "label units²"),
+    "mae": ("mean absolute error", "label units"),
+    "correlation_with_ensemble": ("correlation with the ensemble", ""),
 }
+
+SCORES = {"nll": ("NLL", "probabilities"), "squared_error": ("squared error", "numbers")}
+"""What a proper score is called in a sentence, and what it is of."""
 
 
 def system_name(role: Role) -> str:
@@ -41,6 +58,43 @@ def system_name(role: Role) -> str:
         ('student + teachers', 'teacher bert', 'fine-tuned, last step, calibrated')
     """
     return _SYSTEMS[role.kind].format(role.of) + f", {CALIBRATED}" * role.calibrated
+
+
+def told_first(metrics: Collection[str]) -> tuple[str, str]:
+    """Which two of a system's metrics are told where there is room for two: the share that is right, and the proper score.
+
+    Args:
+        metrics: All of its metrics; whose measures are among them, of that family its answers are.
+
+    Example:
+        >>> told_first(["accuracy", "f1", "nll"]), told_first(["mse", "within", "squared_error"])
+        (('accuracy', 'nll'), ('within', 'squared_error'))
+    """
+    pairs = [(family.measures[0], family.proper) for family in FAMILIES.values()]
+    return next((pair for pair in pairs if set(pair) <= set(metrics)), pairs[0])
+
+
+def score_explained(score: str) -> str:
+    """What a proper score means, as a sentence.
+
+    Example:
+        >>> score_explained("squared_error")
+        'Squared error: how far the numbers are from the labels; less is better.'
+    """
+    called, what_of = SCORES[score]
+    return f"{called[0].upper()}{called[1:]}: how far the {what_of} are from the labels; less is better."
+
+
+def outputs_of(task: str, count: int) -> str:
+    """How many outputs a task's head has, by what they are.
+
+    Example:
+        >>> outputs_of("text-classification", 3), outputs_of("regression", 1), outputs_of("my-own", 2)
+        ('3 classes', '1 score', '2 outputs')
+    """
+    family = known_family(task)
+    one, several = ("output", "outputs") if family is None else family.output
+    return f"{count} {one if count == 1 else several}"
 
 
 def metric_name(metric: str) -> str:

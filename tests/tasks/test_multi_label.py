@@ -8,8 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import yaml
-from several_labels import LABELS, label_checkpoints, label_dataset, several_rows
+from several_labels import LABELS, label_checkpoints, label_dataset, several_rows, task_recipe
 from transformers import pipeline
 from typer.testing import CliRunner
 
@@ -25,6 +24,8 @@ from hf_distill import (
 from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.evaluation.metrics import compute_metric, load_metric
+from hf_distill.fusion import AutoFusion, AutoGaussian
+from hf_distill.losses import binary_cross_entropy
 from hf_distill.recipe import Setup, load_recipe
 from hf_distill.runs.train import train_recipe
 from hf_distill.tasks import family_of
@@ -123,6 +124,27 @@ def test_scores_temperature_and_distance_by_hand():
     z = generator.normal(size=(4000, 2)) * 2
     labels = (generator.random(z.shape) < 1 / (1 + np.exp(-z))).astype(float)
     assert FAMILY.temperature(3 * z, labels) == pytest.approx(3, rel=0.1)
+
+
+def test_a_label_that_is_a_probability_counts_as_what_is_likelier():
+    generator = np.random.default_rng(0)
+    odds = generator.normal(size=(60, 3))
+    soft = generator.random((60, 3))
+    hard = (soft > 0.5).astype(float)
+    assert TASK.right(odds, soft).tolist() == TASK.right(odds, hard).tolist()
+    assert TASK.right(odds, soft).mean() == compute_metric(
+        load_metric("accuracy"), log_probs=odds, labels=soft, family=FAMILY
+    )["accuracy"]  # fmt: skip
+    for of in (
+        FAMILY.scores,
+        FAMILY.temperature,
+        fitted_thresholds,
+        lambda _, y: FAMILY.holds(y, 1),
+        lambda _, y: FAMILY.balanced(y, 3),
+        lambda _, y: [FAMILY.told_label(row, LABELS) for row in y],
+        lambda _, y: FAMILY.of_fits(torch.tensor(y)).numpy(),
+    ):
+        assert np.array_equal(of(odds, soft), of(odds, hard))
 
 
 def test_metrics_against_scikit_learn():
@@ -285,6 +307,22 @@ def test_the_ensemble_answers_each_label_alone(made):
     assert all(0 < answer["score"] < 1 for answer in answers)
 
 
+def test_a_label_that_no_teacher_has_is_answered_by_none(made, tmp_path):
+    ensemble = Ensemble([made["roberta"]], label_names=LABELS, task=TASK)  # it has no "long"
+    answers = ensemble("a good film", top_k=None)[0]
+    assert answers[-1] == {"label": "long", "score": 0.0} and answers[0]["label"] != "long"
+    assert ensemble.log_probs(["a good film"])[0, 2] == -np.inf
+    rows = label_dataset(20, 1)
+    trainer = MultiTeacherDistillationTrainer(
+        model=made["student"], teachers=[made["roberta"]], args=settings(tmp_path), train_dataset=rows,
+        eval_dataset=rows.filter(lambda row: "long" not in row["label"]), fusion="bernoulli_linear_pool", task=TASK,
+    )  # fmt: skip
+    found = trainer.evaluate()
+    assert np.isfinite(found["eval_loss_ensemble"]) and np.isfinite(found["eval_loss_distill"])
+    sure = binary_cross_entropy(torch.tensor([[-torch.inf]] * 2), torch.tensor([[0.0], [1.0]]))
+    assert sure.tolist() == [0.0, np.inf]
+
+
 def test_evaluation_compares_student_teachers_and_ensemble(made, trained):
     _, folder = trained
     report = evaluate_ensemble(
@@ -312,6 +350,10 @@ def test_what_does_not_fit_is_refused(made, checkpoints, bert_tokenizer, tmp_pat
 
     with pytest.raises(ConfigurationError, match="LinearPool is for predictions of the family categorical"):
         trainer(fusion="linear_pool")
+    with pytest.raises(ConfigurationError, match="AutoFusion is for predictions of the family categorical"):
+        trainer(fusion=AutoFusion())
+    with pytest.raises(ConfigurationError, match="AutoGaussian is for predictions of the family gaussian"):
+        trainer(fusion=AutoGaussian())
     with pytest.raises(ConfigurationError, match="family categorical, but multi-label.* take bernoulli_kl"):
         trainer(distillation_loss="forward_kl")
     with pytest.raises(ConfigurationError, match="family bernoulli, but text-classification"):
@@ -333,27 +375,15 @@ def test_what_does_not_fit_is_refused(made, checkpoints, bert_tokenizer, tmp_pat
 
 
 def recipe(folder, made, **sections):
-    for split, count, seed in (("train", 48, 0), ("validation", 64, 1), ("test", 40, 2)):
-        lines = [json.dumps({k: row[k] for k in ("text", "label")}) for row in several_rows(count, seed)]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    content = {
-        "task": "multi-label-classification",
-        "data": {
-            "files": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
-            "label_names": list(LABELS),
-        },
-        "teachers": {"models": [made["bert"], made["roberta"]], "cache_dir": str(folder / "cache")},
-        "student": {"model": made["student"]},
-        "training": {
-            "output_dir": str(folder / "out"), "use_cpu": True, "max_steps": 3, "disable_tqdm": True,
-            "report_to": "none", "learning_rate": 1e-2, "save_strategy": "no",
-        },
-        "evaluation": {"seeds": 1},
+    return task_recipe(
+        folder,
+        made,
+        "multi-label-classification",
+        "label",
+        validation=64,
+        data={"label_names": list(LABELS)},
         **sections,
-    }  # fmt: skip
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    )
 
 
 def test_a_recipe_is_checked_for_its_family(made, tmp_path):

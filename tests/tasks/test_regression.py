@@ -8,9 +8,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import yaml
 from scipy.stats import pearsonr, spearmanr
-from several_labels import score_checkpoints, score_dataset, several_rows
+from several_labels import score_checkpoints, score_dataset, several_rows, task_recipe
 from transformers import pipeline
 from typer.testing import CliRunner
 
@@ -276,27 +275,9 @@ def test_several_scores_are_matched_by_name(bert_tokenizer, tmp_path):
 
 
 def recipe(folder, made, **sections):
-    for split, count, seed in (("train", 48, 0), ("validation", 80, 1), ("test", 40, 2)):
-        lines = [json.dumps({k: row[k] for k in ("text", "score")}) for row in several_rows(count, seed)]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
-    content = {
-        "task": "regression",
-        "data": {
-            "files": {split: str(folder / f"{split}.jsonl") for split in ("train", "validation", "test")},
-            "label_column": "score",
-        },
-        "teachers": {"models": [made["bert"], made["roberta"]], "cache_dir": str(folder / "cache")},
-        "student": {"model": made["student"]},
-        "training": {
-            "output_dir": str(folder / "out"), "use_cpu": True, "max_steps": 3, "disable_tqdm": True,
-            "report_to": "none", "learning_rate": 1e-2, "save_strategy": "no",
-        },
-        "evaluation": {"seeds": 1},
-        **sections,
-    }  # fmt: skip
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return task_recipe(
+        folder, made, "regression", "score", validation=80, data={"label_column": "score"}, **sections
+    )
 
 
 def test_the_whole_path_of_a_recipe(made, tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_student, sentences
-from hf_distill import TASKS, DistillationArguments, MultiTeacherDistillationTrainer
+from conftest import make_bert, make_student, sentences
+from hf_distill import TASKS, DistillationArguments, MultiTeacherDistillationTrainer, Teacher
 from hf_distill.errors import ConfigurationError, DataError
 
 N = ("negative", "positive")
@@ -33,7 +33,7 @@ def soft_rows(count=16):
 def trainer_of(teachers, tokenizer, folder, rows, **options):
     return MultiTeacherDistillationTrainer(
         model=make_student(tokenizer), teachers=teachers[:2], train_dataset=rows, processing_class=tokenizer,
-        label_names=N, fusion="linear_pool", **{"args": settings(folder), **options},
+        label_names=N, **{"args": settings(folder), "fusion": "linear_pool", **options},
     )  # fmt: skip
 
 
@@ -108,6 +108,30 @@ def test_losses_that_say_nothing_of_two_classes_are_refused(teachers, bert_token
     for loss in ("dkd", "dist", {"use": "forward_kl", "standardize": True}, [{"use": "dkd"}, "forward_kl"]):
         with pytest.raises(ConfigurationError, match="needs at least 3 classes"):
             trainer_of(teachers, bert_tokenizer, tmp_path, rows, distillation_loss=loss)
+
+
+@pytest.mark.parametrize("fusion", ["confidence_weighted", "likelihood_weighted"])
+def test_fusions_that_read_labels_read_the_most_likely_class(teachers, bert_tokenizer, tmp_path, fusion):
+    trainer = trainer_of(teachers, bert_tokenizer, tmp_path, soft_rows(8), fusion=fusion)
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    hard = {**inputs, "labels": trainer.family.of_fits(inputs["labels"])}
+    assert hard["labels"].dtype == torch.int64 and (hard["labels"] == -100).sum() == 1
+    soft, expected = (trainer.teacher_targets(own).log_probs for own in (inputs, hard))
+    assert torch.equal(soft, expected)
+
+
+def test_a_loss_that_needs_labels_reads_the_most_likely_class(bert_tokenizer, tmp_path):
+    names = ("a", "b", "c")
+    rows = [{"text": row["text"], "label": [0.2, 0.7, 0.1]} for row in sentences(8, 0)]
+    rows[3]["label"] = None
+    trainer = MultiTeacherDistillationTrainer(
+        model=make_student(bert_tokenizer, names), args=settings(tmp_path), label_names=names,
+        teachers=[Teacher(make_bert(bert_tokenizer, names), bert_tokenizer, name="one")], fusion="linear_pool",
+        train_dataset=datasets.Dataset.from_list(rows), distillation_loss="dkd", processing_class=bert_tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    assert np.isfinite(trainer.state.log_history[-1]["train_loss"])
 
 
 def test_several_losses_train(teachers, bert_tokenizer, tmp_path):

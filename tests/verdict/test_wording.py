@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from test_verdict import claim, judged, run  # noqa: F401 - the fixture of three seeds on 300 rows
 
@@ -73,6 +75,40 @@ def test_one_unit_and_names_for_people_throughout(run):  # noqa: F811
     assert glance.rows[0][0] == "distilled student" and glance.rows[0][3] == "4.0× faster"
     assert systems.rows[0][1] == glance.rows[0][1] and "divergence from the ensemble, nats" in systems.header
     assert metric_value("accuracy", 0.5) == "50.0" and metric_name("unknown_one") == "unknown one"
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "outputs", "distance"),
+    [
+        ("regression", ["within the tolerance, %", "squared error, label units²"], "3 scores", "squared difference"),
+        ("multi-label-classification", ["accuracy, %", "NLL, nats"], "3 labels", "summed over the labels"),
+    ],
+)  # fmt: skip
+def test_a_glance_tells_what_the_family_measures(run, task, header, outputs, distance):  # noqa: F811
+    generator = np.random.default_rng(0)
+    truth = generator.integers(0, 2, (len(run.labels), 3)).astype(float)
+
+    def with_labels(saved):
+        noise = {name: truth + generator.normal(size=truth.shape) - 0.5 for name in saved.rows.log_probs}
+        rows = saved.rows._replace(labels=truth, log_probs=noise)
+        return dataclasses.replace(saved, rows=rows, validation=None)
+
+    of_task = SimpleNamespace(
+        students=[with_labels(saved) for saved in run.students],
+        baselines=[with_labels(saved) for saved in run.baselines],
+        teachers=with_labels(run.teachers),
+        ids=run.ids,
+    )
+    report = judged(of_task, task=task, metrics=[])
+    document = report.document()
+    glance = document.sections[0]
+    assert glance.header[1:3] == header and not any("–" in row[1:3] for row in glance.rows)
+    student = report.evaluation.systems["student"].metrics
+    right, score = ("within", "squared_error") if task == "regression" else ("accuracy", "nll")
+    assert glance.rows[0][1].startswith(f"{100 * student[right]:.1f}")
+    assert glance.rows[0][2] == f"{student[score]:.3f}"
+    assert outputs in document.head and outputs in dict(document.about)["Task"]
+    assert distance in document.sections[-1].note
 
 
 def test_the_page_says_what_was_run_and_a_published_one_names_no_path(run):  # noqa: F811
