@@ -125,12 +125,15 @@ ADAPTER_FOLDER = "adapter"
 """Where a folder with a merged student keeps the adapter it was trained through."""
 
 
-def keep_merged(model: PeftModel, folder: str | os.PathLike[str]) -> None:
+def keep_merged(model: PeftModel, folder: str | os.PathLike[str]) -> PreTrainedModel:
     """Make the adapter that was saved into a folder a plain student there, which loads without `peft`.
 
     Args:
         model: The adapted model; stays as it is.
         folder: Where it was saved; the adapter's files go into `ADAPTER_FOLDER`.
+
+    Returns:
+        The plain student.
 
     Example:
         >>> import peft
@@ -139,7 +142,8 @@ def keep_merged(model: PeftModel, folder: str | os.PathLike[str]) -> None:
         >>> adapted = add_adapter(student, config, TASKS["text-classification"])
         Trained with the adapter: ...
         >>> adapted.save_pretrained(tmp_path)
-        >>> keep_merged(adapted, tmp_path)
+        >>> type(keep_merged(adapted, tmp_path)).__name__
+        'DistilBertForSequenceClassification'
         >>> sorted(path.name for path in tmp_path.iterdir())
         ['adapter', 'config.json', 'model.safetensors']
     """
@@ -149,4 +153,6 @@ def keep_merged(model: PeftModel, folder: str | os.PathLike[str]) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
         if (folder / name).is_file():
             shutil.move(folder / name, aside / name)
-    merge_adapter(copy.deepcopy(model)).save_pretrained(folder)
+    merged = merge_adapter(copy.deepcopy(model))
+    merged.save_pretrained(folder)
+    return merged

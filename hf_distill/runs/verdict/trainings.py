@@ -20,6 +20,7 @@ from ...evaluation.evaluating import compute_metrics_from, count_parameters, pre
 from ...fusion import LinearPool
 from ...fusion.alignment import UNLABELLED
 from ...fusion.alignment import labelled as with_label
+from ...publishing.facts import load_facts, save_facts
 from ...recipe.sections import Losses
 from ...recipe.setup import Setup
 from ...students.adapters import keep_merged
@@ -132,9 +133,13 @@ def train_part(
 
 
 def keep_plain(trainer: MultiTeacherDistillationTrainer) -> None:
-    """Have a plain student in the folder of a run that trained one through an adapter."""
-    if trainer.peft_config is not None and trainer.args.should_save:
-        keep_merged(trainer.student, trainer.args.output_dir)
+    """Have a plain student in the folder of a run that trained one through an adapter, and have the run say so."""
+    if trainer.peft_config is None or not trainer.args.should_save:
+        return
+    folder = trainer.args.output_dir
+    merged = keep_merged(trainer.student, folder)
+    if facts := load_facts(folder):
+        save_facts(dataclasses.replace(facts, adapter=False, parameters=merged.num_parameters()), folder)
 
 
 def _taught_by(setup: Setup, teacher: str) -> dict[str, Any]:
