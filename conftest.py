@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 os.environ.setdefault(
@@ -197,6 +198,33 @@ def teachers(checkpoints):
     from hf_distill import Teacher
 
     return [Teacher.from_pretrained(checkpoints[name]) for name in ("bert", "roberta", "deberta")]
+
+
+_DRAWN: dict[tuple[str, ...], bytes] = {}
+
+
+@pytest.fixture(autouse=True)
+def _each_kind_of_picture_is_drawn_once(request, monkeypatch):
+    """Tests that are not about pictures get the first of each kind again: one takes a quarter of a second, and a page has twelve.
+
+    The whole of the tests, `-m ""`, draws all.
+    """
+    whole = "not slow" not in (request.config.option.markexpr or "")
+    if whole or isinstance(request.node, pytest.DoctestItem) or request.node.get_closest_marker("pictures"):
+        return
+    from hf_distill.evaluation import document, plots
+
+    def first(draw, arguments, style, **options):
+        inner = draw.func if isinstance(draw, functools.partial) else draw
+        narrow = draw.keywords.get("narrow") if isinstance(draw, functools.partial) else None
+        kind = (inner.__module__, inner.__qualname__, str(narrow), options["format"])
+        if kind not in _DRAWN:
+            _DRAWN[kind] = drawn(draw, arguments, style, **options)
+        return _DRAWN[kind]
+
+    drawn = plots.drawn
+    monkeypatch.setattr(plots, "drawn", first)
+    monkeypatch.setattr(document, "drawn", first)
 
 
 @pytest.fixture(autouse=True)

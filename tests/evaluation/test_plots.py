@@ -24,6 +24,8 @@ from hf_distill.evaluation.statistics import Interval
 from hf_distill.markdown import shortened
 from hf_distill.tasks.row_scores import ReliabilityBin
 
+pytestmark = pytest.mark.pictures
+
 HOSTILE = [
     "$\\frac{$",
     "a_b^c$x$",

@@ -31,6 +31,8 @@ from hf_distill.verdict.pictures import (
 )
 from hf_distill.verdict.systems import Role
 
+pytestmark = pytest.mark.pictures
+
 LOG = ({"step": 10, "loss_task": 1.0, "eval_nll": 0.7}, {"step": 20, "loss_task": 0.5, "eval_nll": 0.6})
 
 

@@ -729,9 +729,17 @@ def test_two_seeds_from_end_to_end_and_again(recipe, monkeypatch):
     np.testing.assert_array_equal(before, again.rows.log_probs["last"])
     assert again.key == key and "log" in again.facts
 
-    # Another recipe is another training, even if only the steps differ at which the best could be chosen.
+
+@pytest.mark.slow
+def test_another_recipe_is_another_training_and_the_same_one_is_none(recipe, monkeypatch):
+    from hf_distill.runs.verdict import judgement as recipe_side
+
+    train(recipe)
+    trained, original = [], recipe_side.train_part
+    monkeypatch.setattr(recipe_side, "train_part", lambda *a: trained.append((a[1], a[2])) or original(*a))
+    # Even if only the steps differ at which the best could be chosen.
     printed = train(recipe, "training.eval_steps=3", "--overwrite")
-    assert trained[-3:] == [("baseline", 3), ("student", 4), ("baseline", 4)]
+    assert trained == [("baseline", 3), ("student", 4), ("baseline", 4)]
     assert "is not trained again" not in printed
     del trained[:]
     train(recipe, "training.eval_steps=3", "training.hub_private_repo=true", "training.logging_steps=1")

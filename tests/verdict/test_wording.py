@@ -14,6 +14,8 @@ from hf_distill.verdict.recipes_apart import recipe_differences
 from hf_distill.verdict.sentences import advice
 from hf_distill.verdict.wording import metric_name, metric_value
 
+pytestmark = pytest.mark.pictures
+
 OTHERS = {"fine-tuned, last step": 0.901, "ensemble": 0.925}
 
 

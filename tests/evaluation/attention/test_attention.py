@@ -47,6 +47,8 @@ from hf_distill.recipe import Setup, load_recipe
 from hf_distill.rows.views import TokenView
 from hf_distill.runs.attention import attention_recipe
 
+pytestmark = pytest.mark.pictures
+
 TEXT = "a quite superb film and a dull plot"
 SIZES = {
     "vocab_size": 80,
