@@ -39,7 +39,7 @@ def main() -> None:
     times: Times = {}
     claims = []
     for name in SETS:
-        rows = real_rows(name, 160 if options.quick else max(960, shapes(options.device).fewest))
+        rows = real_rows(name, 160 if options.quick else max(1920, shapes(options.device).fewest))
         if rows is None:
             print(f"SKIPPED: {DATA / name} is not here, and the claim is about the lengths of real rows.")
             continue

@@ -28,7 +28,8 @@ from setting import (
 def main() -> None:
     options = arguments(__doc__)
     shape = shapes(options.device)
-    rows = make_rows(64 if options.quick else 256, shape)
+    # Enough steps that what a training does once, before the first and after the last, is little of it.
+    rows = make_rows(64 if options.quick else 768, shape)
     tokenizers = [make_tokenizer(seed) for seed in range(4)]
     teachers = make_teachers(3, shape.teacher, tokenizers[1:])
     with tempfile.TemporaryDirectory() as name:
