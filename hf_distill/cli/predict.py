@@ -41,7 +41,7 @@ def predict(
     trust: Trust = None,
 ) -> None:
     """Ask a run's student: a line of JSON per text, with its probabilities, as texts come."""
-    from ..runs.predict import Predictor, file_rows, line_rows
+    from ..runs.predict import Predictor, file_rows, line_rows, refuse_no_rows
 
     if (not text) == (file is None):
         raise ConfigurationError(
@@ -49,6 +49,8 @@ def predict(
         )
     if onnx and int8:
         raise ConfigurationError("--onnx and --int8 are two students: ask one.")
+    if file is not None and file != "-":
+        refuse_no_rows(file)
     reach_own_modules()
     format = "onnx" if onnx else "int8" if int8 else None
     predictor = Predictor(run, format=format, with_teachers=with_teachers, trust=trust or ())
