@@ -47,6 +47,8 @@ def predict(
         raise ConfigurationError(
             "Say what is to be predicted: --text …, or --file FILE, or --file - for standard input."
         )
+    if text and not all(one.strip() for one in text):
+        raise ConfigurationError("--text: found an empty one, of which nothing can be said.")
     if onnx and int8:
         raise ConfigurationError("--onnx and --int8 are two students: ask one.")
     if file is not None and file != "-":

@@ -25,12 +25,21 @@ from huggingface_hub import (
     get_token,
     is_offline_mode,
 )
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
-from ..errors import ConfigurationError, CorruptStateError, DataError, HfDistillError, PushError, hide_tokens, in_a_line
+from ..errors import (
+    ConfigurationError,
+    CorruptStateError,
+    DataError,
+    HfDistillError,
+    PushError,
+    hide_tokens,
+    in_a_line,
+)
 from ..files import run_folder, write_text
+from ..teachers.damaged_files import refuse_cut
 from .card import Rows, model_card, origins
 from .facts import REPORT_FILE, RunFacts, licence_of, load_facts, report_digest
 from .pushed_files import STALE, documents_to_push, files_to_push, holding_a_token, laid_out
@@ -101,7 +110,7 @@ def push_run(
     """
     folder = run_folder(folder)
     _refuse_name(repo)
-    files_to_push(folder, reports=False)
+    _refuse_incomplete(folder)
     write_card(folder, repo=repo, keep_edits=keep_edits)
     return push_folder(folder, repo, private=private, revision=revision, pull_request=pull_request)
 
@@ -124,7 +133,7 @@ def prepare_push(folder: str | os.PathLike[str], repo: str | None = None) -> dic
     """
     folder = run_folder(folder)
     _refuse_name(repo)
-    files_to_push(folder, reports=False)
+    _refuse_incomplete(folder)
     write_card(folder, repo=repo, keep_edits=True)
     files = _listed(folder)
     if holder := holding_a_token(files, get_token()):
@@ -132,6 +141,14 @@ def prepare_push(folder: str | os.PathLike[str], repo: str | None = None) -> dic
             f"{holder} holds a token of the Hub, so a push would be refused: take it out of that file."
         )
     return laid_out(folder, files)
+
+
+def _refuse_incomplete(folder: Path) -> None:
+    facts = load_facts(folder)
+    files = files_to_push(folder, adapter=facts.adapter if facts else None, reports=False)
+    for name, file in files.items():
+        if name.endswith(".safetensors") and isinstance(file, Path):
+            refuse_cut(file, "The student")
 
 
 def _listed(folder: Path) -> dict[str, Path | bytes]:
@@ -282,7 +299,7 @@ def card_of_run(folder: str | os.PathLike[str], repo: str | None = None) -> Path
     """
     folder = run_folder(folder)
     _refuse_name(repo)
-    files_to_push(folder, reports=False)
+    _refuse_incomplete(folder)
     return write_card(folder, repo=repo, keep_edits=True)
 
 

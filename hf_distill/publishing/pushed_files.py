@@ -7,7 +7,6 @@ anew for it from the fields of report.json, without the texts of rows, which may
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,6 @@ from ..errors import CorruptStateError, DataError
 from ..evaluation.report_files import HTML, JSON, MARKDOWN, PICTURE_FILES
 from ..evaluation.results import read_evaluation
 from ..files import whole
-from ..teachers.damaged_files import refuse_damaged_files
 
 if TYPE_CHECKING:
     from ..verdict import VerdictReport
@@ -208,7 +206,6 @@ def _student(folder: Path, adapter: bool) -> list[str]:
             f"There is no complete student in {folder.absolute()}: {', '.join(missing)} is missing. Name the folder of a "
             "trained run, its training.output_dir."
         )
-    refuse_damaged_files(os.fspath(folder), "The student")
     return needed if adapter else [*needed, _CONFIG[1]]
 
 

@@ -91,6 +91,19 @@ def no_checkpoint(source: str) -> str | None:
     )
 
 
+def doubtful_id(source: str) -> str | None:
+    """Say of what reads as an id that it may have been meant as a folder; None where the Hub's cache has it, or nothing says so.
+
+    Example:
+        >>> doubtful_id("org/model") is None
+        True
+    """
+    repo = None if is_path(source) else hub_id(source)
+    if repo is None or _kept(repo) or missing_folder(source) is None:
+        return None
+    return f"{no_folder(Path(source))}, so {source} is taken for an id of the Hub"
+
+
 def is_path(source: str) -> bool:
     """Whether a source cannot be an id of the Hub, which has one slash at most and does not begin with a dot.
 
@@ -125,7 +138,9 @@ def refuse_absent(source: str, what: str) -> None:
                 return
             if isinstance(found, str):
                 here = sentence or f"there is no folder {Path(source).absolute()}"
-                raise DataError(f"{what}: {here}, and the Hub, where {source} may be, does not answer ({found}).")
+                raise DataError(
+                    f"{what}: {here}, and the Hub, where {source} may be, does not answer ({found})."
+                )
     if sentence is not None:
         raise DataError(f"{what}: {source}: {sentence}.")
 
