@@ -15,6 +15,9 @@ from typing import IO, Any
 
 import xxhash
 
+from .errors import ConfigurationError, DataError
+from .lookup import suggest
+
 TROUBLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota is used up",
@@ -25,6 +28,90 @@ TROUBLE = {
     errno.EIO: "the disk does not take it (input/output error)",
 }
 """What storage says that takes nothing more, by its number."""
+
+
+def run_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of a run that somebody named: it is one, and is looked for nowhere else.
+
+    Args:
+        path: As it was named.
+
+    Raises:
+        DataError: It is a file, or is not there.
+
+    Example:
+        >>> run_folder(tmp_path) == tmp_path
+        True
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(
+            f"{_capital(no_folder(folder))}: name the folder of a trained run, its training.output_dir."
+        )
+    return folder
+
+
+def no_folder(path: Path) -> str:
+    """Say of what is no folder that it is a file, or not there, and what was probably meant.
+
+    Args:
+        path: It is no folder.
+
+    Example:
+        >>> (tmp_path / "bert").mkdir()
+        >>> no_folder(tmp_path / "brt").replace(str(tmp_path), "…")
+        "there is no folder …/brt (did you mean 'bert'?)"
+    """
+    if path.exists():
+        return f"{path.absolute()} is a file, not a folder"
+    absent = first_absent(path)
+    return f"there is no folder {path.absolute()}{suggest(absent.name, folders(absent.parent))}"
+
+
+def first_absent(path: Path) -> Path:
+    """The uppermost part of a path that is no folder; what it would lie in is one.
+
+    Example:
+        >>> first_absent(tmp_path / "a" / "b") == tmp_path / "a"
+        True
+    """
+    absent = path.absolute()
+    while not absent.parent.is_dir():
+        absent = absent.parent
+    return absent
+
+
+def folders(folder: Path) -> list[str]:
+    """The names of a folder's folders that are not hidden; none where it cannot be looked into."""
+    try:
+        return [child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def refuse_file(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a place for a folder where a file lies, before hours go into what it is to hold.
+
+    Args:
+        path: Where the folder is to be, or is.
+        what: Who named it: "--output", "training.output_dir".
+
+    Raises:
+        ConfigurationError: It, or what it is to lie in, is a file.
+
+    Example:
+        >>> refuse_file(tmp_path / "new" / "one", "--output")
+    """
+    place = Path(path)
+    file = next((one for one in (place, *place.parents) if one.exists() and not one.is_dir()), None)
+    if file is not None:
+        raise ConfigurationError(
+            f"{what}: {file.absolute()} is a file, and a folder is to be there: name another."
+        )
+
+
+def _capital(sentence: str) -> str:
+    return sentence if sentence.startswith("/") else sentence[:1].upper() + sentence[1:]
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def test_the_scripts_run_on_a_small_folder(tmp_path, rows, held_out):
             cwd=tmp_path, env=environment, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
-    assert "| student " in done.stdout and "| baseline " in done.stdout
+    assert re.search(r"^student  .*^baseline  ", done.stdout, re.MULTILINE | re.DOTALL)
     assert (tmp_path / "runs" / "tiny-student" / "report.json").is_file()
 
 

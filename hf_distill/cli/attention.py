@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigurationError
+from ..files import refuse_file
 from ..processes import process, say
 from .shared import Overrides, RecipeFile, Trust, load
 
@@ -52,6 +53,8 @@ def attention(
     """Draw what student and teachers attend to, and how alike their layers are before and after training."""
     from ..runs.attention import attention_recipe
 
+    if output is not None:
+        refuse_file(output, "--output")
     setup = load(recipe, overrides, trust)
     texts = tuple(text or ())
     report = attention_recipe(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..evaluation.terminal import fitted
+from ..files import refuse_file
 from ..processes import process, say
 from .shared import Overrides, RecipeFile, Trust, load
 
@@ -33,6 +34,8 @@ def audit(
     """Say what the teachers are worth before any training: which to keep, how to fuse them, whether one is enough."""
     from ..runs.audit import audit_recipe
 
+    if output is not None:
+        refuse_file(output, "--output")
     setup = load(recipe, overrides, trust)
     report = audit_recipe(setup, split)
     folder = setup.folder / "audit" if output is None else output

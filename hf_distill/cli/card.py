@@ -23,7 +23,7 @@ def card(
     ] = None,
 ) -> None:
     """Write the model card of a run, README.md in its folder, and show it; one that you have edited stays as it is."""
-    from ..publishing.push import write_card
+    from ..publishing.push import card_of_run
 
-    path = write_card(run, repo=repo, keep_edits=True)
+    path = card_of_run(run, repo)
     say(f"{path.read_text(encoding='utf-8')}\nThe card is {path}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..files import refuse_file
 from ..processes import say
 
 
@@ -31,6 +32,8 @@ def compare(
     from ..verdict.finding import find_run, saved_verdict
     from ..verdict.over_sets import of_several_sets, over_sets
 
+    if output is not None:
+        refuse_file(output, "--output")
     if len(runs) == 1:
         report = saved_verdict(runs[0])
     else:

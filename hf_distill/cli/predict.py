@@ -41,14 +41,18 @@ def predict(
     trust: Trust = None,
 ) -> None:
     """Ask a run's student: a line of JSON per text, with its probabilities, as texts come."""
-    from ..runs.predict import Predictor, file_rows, line_rows
+    from ..runs.predict import Predictor, file_rows, line_rows, refuse_no_rows
 
     if (not text) == (file is None):
         raise ConfigurationError(
             "Say what is to be predicted: --text …, or --file FILE, or --file - for standard input."
         )
+    if text and not all(one.strip() for one in text):
+        raise ConfigurationError("--text: found an empty one, of which nothing can be said.")
     if onnx and int8:
         raise ConfigurationError("--onnx and --int8 are two students: ask one.")
+    if file is not None and file != "-":
+        refuse_no_rows(file)
     reach_own_modules()
     format = "onnx" if onnx else "int8" if int8 else None
     predictor = Predictor(run, format=format, with_teachers=with_teachers, trust=trust or ())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..evaluation.terminal import fitted
+from ..files import refuse_file
 from ..processes import say
 from .shared import Overrides, RecipeFile, Trust, load
 
@@ -29,6 +30,8 @@ def search(
     """Try temperatures, weights, fusions and learning rates, and write the recipe with the best. Goes on where it was left."""
     from ..runs.search.searching import search_folder, search_recipe
 
+    if output is not None:
+        refuse_file(output, "--output")
     setup = load(recipe, overrides, trust)
     folder = search_folder(setup) if output is None else output
     report = search_recipe(setup, trials=trials, output=folder)

@@ -6,7 +6,7 @@ import io
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..markdown import plain, shortened, unbroken
 
@@ -44,6 +44,27 @@ def prose(text: str, columns: int | None = None, *, first: str = "", rest: str =
         break_long_words=False,
     )
     return wrapped.replace("\u00a0", " ")
+
+
+def aligned(lines: Mapping[str, str | Sequence[str]], columns: int | None = None) -> str:
+    """Words with what is said of each in a column beside them, wrapped there between words.
+
+    Args:
+        lines: By the word; several of one stand below each other.
+        columns: How many there are; None: `width`.
+
+    Example:
+        >>> print(aligned({"data": "train.jsonl, validation.jsonl", "teachers": ["org/a", "org/b"]}, 34))
+        data        train.jsonl,
+                    validation.jsonl
+        teachers    org/a
+                    org/b
+    """
+    made = []
+    for word, said in lines.items():
+        for i, one in enumerate([said] if isinstance(said, str) else said):
+            made.append(prose(one, columns, first=f"{word if i == 0 else '':<12}", rest=" " * 12))
+    return "\n".join(made)
 
 
 def table(

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedModel
 
-from ..errors import ConfigurationError, CorruptStateError, in_a_line
+from ..errors import ConfigurationError, CorruptStateError, DataError, in_a_line
 from ..evaluation.cost import time_rows, timed_rows, weight_bytes
 from ..evaluation.evaluating import compute_metrics_from
 from ..evaluation.formats import as_json
@@ -305,13 +305,19 @@ class OnnxStudent:
         threads: Of onnxruntime; None: as many as PyTorch has.
 
     Raises:
-        CorruptStateError: There is no exported student.
+        CorruptStateError: What describes it cannot be read.
+        DataError: There is no exported student.
         ConfigurationError: onnxruntime is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
         refuse_missing(("onnxruntime",))
         path = Path(folder, EXPORT_FILE)
+        if not path.is_file():
+            raise DataError(
+                f"There is no exported student in {Path(folder).absolute()}; make one: hf-distill export RUN, or "
+                "hf-distill export RUN --format int8."
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             file, self.inputs = Path(folder, Path(content["file"]).name), tuple(content["inputs"])

@@ -25,11 +25,21 @@ from huggingface_hub import (
     get_token,
     is_offline_mode,
 )
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from .. import __version__
-from ..errors import ConfigurationError, CorruptStateError, DataError, HfDistillError, PushError, hide_tokens
-from ..files import write_text
+from ..errors import (
+    ConfigurationError,
+    CorruptStateError,
+    DataError,
+    HfDistillError,
+    PushError,
+    hide_tokens,
+    in_a_line,
+)
+from ..files import run_folder, write_text
+from ..teachers.damaged_files import refuse_cut
 from .card import Rows, model_card, origins
 from .facts import REPORT_FILE, RunFacts, licence_of, load_facts, report_digest
 from .pushed_files import STALE, documents_to_push, files_to_push, holding_a_token, laid_out
@@ -93,12 +103,14 @@ def push_run(
         The commit; its ``pr_url`` is the pull request's.
 
     Raises:
-        DataError: There is no student, or nothing says how it was made.
+        ConfigurationError: ``repo`` cannot be the name of a repository.
+        DataError: There is no whole student, or nothing says how it was made.
         CorruptStateError: What says it, or the report, cannot be read.
         PushError: The push failed, with the command that finishes it.
     """
-    folder = Path(folder)
-    files_to_push(folder, reports=False)
+    folder = run_folder(folder)
+    _refuse_name(repo)
+    _refuse_incomplete(folder)
     write_card(folder, repo=repo, keep_edits=keep_edits)
     return push_folder(folder, repo, private=private, revision=revision, pull_request=pull_request)
 
@@ -114,26 +126,36 @@ def prepare_push(folder: str | os.PathLike[str], repo: str | None = None) -> dic
         What would leave, by its name in the repository.
 
     Raises:
-        DataError: There is no student, or nothing says how it was made.
+        ConfigurationError: ``repo`` cannot be the name of a repository.
+        DataError: There is no whole student, or nothing says how it was made.
         CorruptStateError: What says it, or the report, cannot be read.
         PushError: One of the files holds a token of the Hub.
     """
-    folder = Path(folder)
-    files_to_push(folder, reports=False)
+    folder = run_folder(folder)
+    _refuse_name(repo)
+    _refuse_incomplete(folder)
     write_card(folder, repo=repo, keep_edits=True)
-    places = _listed(folder)
-    if holder := holding_a_token(places, get_token()):
+    files = _listed(folder)
+    if holder := holding_a_token(files, get_token()):
         raise PushError(
             f"{holder} holds a token of the Hub, so a push would be refused: take it out of that file."
         )
-    return places
+    return laid_out(folder, files)
 
 
-def _listed(folder: Path) -> dict[str, Path]:
-    """What leaves with a push, each file where it lies."""
+def _refuse_incomplete(folder: Path) -> None:
+    facts = load_facts(folder)
+    files = files_to_push(folder, adapter=facts.adapter if facts else None, reports=False)
+    for name, file in files.items():
+        if name.endswith(".safetensors") and isinstance(file, Path):
+            refuse_cut(file, "The student")
+
+
+def _listed(folder: Path) -> dict[str, Path | bytes]:
+    """What leaves with a push."""
     facts = load_facts(folder)
     adapter, reports = facts.adapter if facts else None, not _outdated(folder, facts)
-    return laid_out(folder, files_to_push(folder, adapter=adapter, reports=reports))
+    return files_to_push(folder, adapter=adapter, reports=reports)
 
 
 def push_folder(
@@ -171,11 +193,12 @@ def push_folder(
             "A pull request is opened against main: name either a branch or a pull request."
         )
     files = _listed(folder)
-    api, pushed = _api(token), {**files, **(also or {})}
+    api = _api(token)
     shown = folder if run is None else run
     command = push_command(shown, repo, private=private, revision=revision, pull_request=pull_request)
     try:
-        if holder := holding_a_token(pushed, token or get_token()):
+        # Before what is for people is written into `publish/`, which would then hold it too.
+        if holder := holding_a_token({**files, **(also or {})}, token or get_token()):
             raise PushError(
                 f"Nothing was pushed to {repo}: {holder} holds a token of the Hub, which would be published.\n"
                 f"The student is complete in {shown}. Once the token is out of that file, this pushes it:\n    {command}"
@@ -184,7 +207,7 @@ def push_folder(
         if opened != repo:
             write_card(folder, repo=opened, keep_edits=True)
             files = _listed(folder)
-            pushed = {**files, **(also or {})}
+        pushed = {**laid_out(folder, files), **(also or {})}
         branch = revision if revision not in (None, "main") else None
         if branch and not branch.startswith("refs/"):
             api.create_branch(opened, branch=branch, exist_ok=True)
@@ -257,6 +280,37 @@ def write_card(
     )
     write_text(path, f"{_sealed(card)}\n")
     return path
+
+
+def card_of_run(folder: str | os.PathLike[str], repo: str | None = None) -> Path:
+    """Write the card of a trained run; one that somebody has edited stays as it is.
+
+    Args:
+        folder: Of the run.
+        repo: ``user/name`` that the card names; None: the folder's name.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        ConfigurationError: ``repo`` cannot be the name of a repository.
+        DataError: There is no whole student, or nothing says how it was made.
+        CorruptStateError: What says it, or the report, cannot be read.
+    """
+    folder = run_folder(folder)
+    _refuse_name(repo)
+    _refuse_incomplete(folder)
+    return write_card(folder, repo=repo, keep_edits=True)
+
+
+def _refuse_name(repo: str | None) -> None:
+    try:
+        if repo is not None:
+            validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ConfigurationError(
+            f"{repo!r} cannot be a repository on the Hub ({in_a_line(error, 200).rstrip('.')}): name it user/name."
+        ) from error
 
 
 def look_up_licences(facts: RunFacts, token: str | None = None) -> dict[str, str]:

@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from ..errors import ConfigurationError, DataError
 from ..evaluation.evaluating import computed_names
 from ..evaluation.metrics import METRICS, unknown_name
+from ..files import no_folder, refuse_file
 from ..fusion import build_fusion
 from ..lookup import build, refuse_untrusted, suggest
 from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS, build_task, family_of, fits, refuse_other_family
 from ..tasks.task import Task
+from ..teachers.hub_ids import is_path, missing_folder, no_checkpoint
 from ..training.arguments import MOST_SEED
 from ..training.objective import computable, unknown_metric
 from . import yaml12
@@ -470,23 +472,28 @@ def _missing(raw: Mapping[str, Any]) -> Iterator[Problem]:
         for where, name in named_files(data)
         if not Path(name).is_file()
     )
-    folders: list[tuple[str, Any]] = [
+    models: list[tuple[str, Any]] = [
         *(
             (f"teachers.models.{index}.{key}", entry.get(key))
             for index, entry in _models(_part(raw, "teachers"))
             for key in ("model", "adapter")
         ),
-        *((f"student.{key}", student.get(key)) for key in ("model", "tokenizer")),
+        ("student.model", student.get("model")),
         ("evaluation.baseline", _part(raw, "evaluation").get("baseline")),
-        ("data.dataset", data.get("dataset")),
     ]
-    yield from (
-        Problem(where, f"there is no folder {Path(name).absolute()}", missing_file=True)
-        for where, name in folders
-        if isinstance(name, str) and _is_local(name) and not Path(name).is_dir()
-    )
-
-
-def _is_local(name: str) -> bool:
-    """Whether it cannot be an id of the Hub, which has one slash at most and does not begin with a dot."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+    for where, name in (*models, ("student.tokenizer", student.get("tokenizer"))):
+        if isinstance(name, str) and name and is_path(name):
+            if not Path(name).is_dir():
+                absent = missing_folder(name) if name.startswith("~") else no_folder(Path(name))
+                yield Problem(where, str(absent), missing_file=True)
+            elif where != "student.tokenizer" and (sentence := no_checkpoint(name)):
+                yield Problem(where, sentence, missing_file=True)
+    dataset = data.get("dataset")
+    if isinstance(dataset, str) and dataset and is_path(dataset) and not Path(dataset).is_dir():
+        yield Problem("data.dataset", no_folder(Path(dataset)), missing_file=True)
+    output = _part(raw, "training").get("output_dir")
+    if isinstance(output, str):
+        try:
+            refuse_file(output, "training.output_dir")
+        except ConfigurationError as error:
+            yield Problem("training.output_dir", str(error).partition(": ")[2].rstrip("."))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..evaluation.terminal import aligned
 from ..tasks import known_family
 from .sections import Hub, Recipe, Student
 
 
 def recipe_summary(recipe: Recipe) -> str:
-    """Say what would run, as lines to read.
+    """Say what would run, as lines that fit the terminal.
 
     Args:
         recipe: A recipe of `load_recipe`.
@@ -38,7 +39,7 @@ def recipe_summary(recipe: Recipe) -> str:
         "data": source,
         "columns": f"{' + '.join(data.text_columns)} → {', '.join(data.label_columns or (data.label_column,))}",
         "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
-        "teachers": "\n            ".join(teachers),
+        "teachers": teachers,
         "student": _made(student),
         "fusion": _spec(recipe.fusion),
         "losses": f"{_scalar(losses.task_weight)} x {_learnt(recipe.task)} + {_scalar(losses.distill_weight)} x "
@@ -51,7 +52,7 @@ def recipe_summary(recipe: Recipe) -> str:
         + _judged(recipe),
         "hub": _pushed(recipe.hub),
     }
-    return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+    return aligned(lines)
 
 
 def _learnt(task: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DataError
 from ..markdown import markdown_table
 from ..processes import say
 from ..recipe.setup import Setup
@@ -41,7 +41,17 @@ def cache_recipe(setup: Setup) -> str:
 
 
 def cache_table(folder: Path) -> str:
-    """What a cache of teachers' outputs holds, as a table."""
+    """What a cache of teachers' outputs holds, as a table.
+
+    Raises:
+        DataError: There is no such folder, or no output of a teacher in it.
+    """
+    entries = cache_info(folder)
+    if not entries:
+        raise DataError(
+            f"There is no cache in {folder.absolute()}: name the teachers.cache_dir of a recipe that `hf-distill cache` or "
+            "`train` has filled."
+        )
     rows = [
         [
             entry["key"][:12],
@@ -53,7 +63,7 @@ def cache_table(folder: Path) -> str:
             f"{(time.time() - entry['written']) / 3600:.1f} h",
             str(len(entry["damaged"])),
         ]
-        for entry in cache_info(folder)
+        for entry in entries
     ]
     return markdown_table(["key", "teacher", "rows", "bytes", "stored as", "age", "damaged shards"], rows)
 

@@ -14,7 +14,7 @@ import torch
 
 from ..errors import DataError, HfDistillError
 from ..evaluation.cost import Cost
-from ..files import write_text
+from ..files import refuse_file, run_folder, write_text
 from ..lookup import refuse_untrusted
 from ..publishing.export import ExportReport, export_student
 from ..publishing.pushed_files import section_of_one_row
@@ -25,6 +25,7 @@ from ..rows.preparing import example_id
 from ..verdict import Answers
 from ..verdict.exported import Judged, open_judged, with_exported
 from ..verdict.systems import Role
+from .evaluate import refuse_untrained
 
 # By how many nats per row (KL, a mean) one student answers otherwise on another device, or cut to 16 bits in between.
 # Two trainings of one student differ by 0.1.
@@ -51,6 +52,10 @@ def export_run(
             not on this machine is no error: random tokens take its place, and the report says so. Neither is a verdict
             that the student cannot be added to: it is left alone, and the report says why.
     """
+    folder = run_folder(folder)
+    refuse_untrained(folder, "config.json", "adapter_config.json")
+    if output is not None:
+        refuse_file(output, "--output")
     path = Path(folder, "recipe.yaml")
     if not path.is_file():
         note = f"There is no {path.name} beside the student, so no metrics could be computed."

@@ -13,14 +13,14 @@ import numpy as np
 from datasets import ClassLabel, load_dataset
 
 from ..errors import ConfigurationError, DataError, LabelNameError, in_a_line
-from ..files import write_text
+from ..files import refuse_file, write_text
 from ..fusion.alignment import is_generic
 from ..recipe import yaml12
 from ..recipe.sections import SPLITS
 from ..recipe.tables import FORMATS, beginning, format_of
 from ..tasks import family_of
 from ..tasks.telling import likely_task
-from ..teachers.hub_ids import missing_folder
+from ..teachers.hub_ids import missing_folder, no_checkpoint
 from ..teachers.teacher import TeacherSpec, stated_labels
 
 # How many rows are looked at, and how many values a column of labels has at most beside its rows.
@@ -109,10 +109,11 @@ def init_recipe(
         raise ConfigurationError(
             f"{output} is there already: name another file with --output, or replace it with --overwrite."
         )
+    refuse_file(output.parent, "--output")
     if not teachers:
         raise ConfigurationError("No teacher is named: give one with --teacher FOLDER_OR_ID, once for each.")
     for source in [*teachers, *([student] if student else [])]:
-        if sentence := missing_folder(source):
+        if sentence := missing_folder(source) or no_checkpoint(source):
             raise DataError(f"{source}: {sentence}.")
     found = look_at_data(list(data))
     specs = _named_apart(teachers)

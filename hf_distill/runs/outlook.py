@@ -20,6 +20,7 @@ from transformers import AutoConfig, TrainerCallback
 
 from ..errors import LabelNameError
 from ..evaluation.formats import duration
+from ..evaluation.terminal import aligned
 from ..processes import say
 from ..recipe.setup import Setup
 from ..recipe.student_section import label_names
@@ -82,8 +83,8 @@ class Outlook:
     measured: bool = False
 
     def __str__(self) -> str:
-        """A line for each."""
-        lines = {}
+        """What is known, by a word for each, in lines that fit the terminal."""
+        lines: dict[str, str] = {}
         if self.rows:
             lines["rows"] = ", ".join(f"{count:,} {split}" for split, count in self.rows.items())
         if self.labelled:
@@ -112,7 +113,7 @@ class Outlook:
                 f"about {duration(sum(self.seconds))} ({how}): teachers {duration(teachers)}, the training "
                 f"{duration(own)}{more}"
             )
-        return "\n".join(f"{key:<12}{value}" for key, value in lines.items())
+        return aligned(lines)
 
 
 def look_ahead(setup: Setup, *, load: bool = False) -> Outlook:
@@ -451,5 +452,5 @@ def announce(outlook: Outlook, command: str) -> None:
         outlook: Of a recipe.
         command: What runs it.
     """
-    said = f"Nothing is wrong with it, as far as this shows. It runs by: {command}"
-    say("\n".join([*str(outlook).splitlines(), "", said]))
+    said = "Nothing is wrong with it, as far as this shows. It runs by:"
+    say("\n".join([*str(outlook).splitlines(), "", said, f"    {command}"]))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..evaluation.ensemble import Ensemble
+from ..files import run_folder
 from ..lookup import refuse_untrusted
 from ..publishing.export import FILES, OnnxStudent
 from ..recipe.checking import look_at_recipe
@@ -79,9 +80,9 @@ class Predictor:
         trust: Paths ``pkg.mod:Name`` of your own that the run's stored files may name.
 
     Raises:
-        DataError: There is no student, or its teachers are not there.
+        DataError: There is no student, no export of that format, or its teachers are not there.
         UnsafeFileError: The run's recipe names code that nobody trusted, and that would be asked.
-        CorruptStateError: There is no export of that format.
+        CorruptStateError: The export cannot be read.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Predictor:
         with_teachers: bool = False,
         trust: Iterable[str] = (),
     ) -> None:
-        self.folder = Path(run)
+        self.folder = run_folder(run)
         refuse_untrained(self.folder, "config.json")
         setup = _setup(self.folder, frozenset(trust), with_teachers)
         if with_teachers and setup is None:
@@ -159,11 +160,24 @@ def file_rows(path: str, columns: Columns) -> Iterator[tuple[str, ...]]:
     Raises:
         DataError: It is none of these, or a row lacks its text.
     """
-    if not Path(path).is_file():
-        raise DataError(f"There is no file {Path(path).absolute()}.")
-    known_format(path)
+    refuse_no_rows(path)
     for row in stream_files([path], columns, "given"):
         yield tuple(row[column] for column in columns.texts)
+
+
+def refuse_no_rows(path: str) -> None:
+    """Refuse what is no file of rows by its name, before a student is loaded for it.
+
+    Args:
+        path: As for `file_rows`.
+
+    Raises:
+        DataError: It is none.
+    """
+    if not Path(path).is_file():
+        found = "is a folder" if Path(path).is_dir() else "is not there"
+        raise DataError(f"--file: expected a file of rows, and {Path(path).absolute()} {found}.")
+    known_format(path)
 
 
 def line_rows(lines: Iterable[str], columns: Columns) -> Iterator[tuple[str, ...]]:

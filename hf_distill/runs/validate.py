@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..evaluation.terminal import fitted
+from ..evaluation.terminal import aligned, fitted
 from ..fusion.alignment import plan_table
 from ..lookup import refuse_untrusted
 from ..processes import say
 from ..recipe.sections import Losses
 from ..recipe.setup import Setup
 from ..recipe.summary import recipe_summary
+from ..teachers.hub_ids import doubtful_id
 from ..teachers.pool import TeacherPool
 from .outlook import Outlook, announce, look_ahead
 
@@ -33,7 +34,12 @@ def validate_recipe(
     """
     say(recipe_summary(setup.recipe))
     for place, name in unchecked:
-        say(f"{'unchecked':<12}{place}: {name} is not built in; --trust {name} checks it too, which runs it")
+        sentence = f"{place}: {name} is not built in; --trust {name} checks it too, which runs it"
+        say(aligned({"unchecked": sentence}))
+    named = {f"{spec.place}.model": spec.id_or_path for spec in setup.teachers}
+    for place, source in {**named, "student.model": setup.recipe.student.model}.items():
+        if source is not None and (sentence := doubtful_id(source)):
+            say(aligned({"CHECK": f"{place}: {sentence}"}))
     if load:
         loaded = [
             found for found in unchecked if found[0] == "task" or found[0].endswith("trust_remote_code")

@@ -14,7 +14,7 @@ from ..lookup import suggest
 from ..rows.views import without_adapter
 from ..tasks.task import Task
 from .damaged_files import impossible_sizes, refuse_damaged_files, refuse_gaps
-from .hub_ids import missing_folder
+from .hub_ids import missing_folder, refuse_absent
 from .model_files import refuse_unsafe_files
 
 # What configs call the activation of their feed-forward layers.
@@ -45,6 +45,7 @@ def load_model(
         raise DataError(
             f"{what}: {id_or_path} was saved as {auto_class}, which transformers has no model of."
         )
+    refuse_absent(id_or_path, what)
     trusted = bool(options.setdefault("trust_remote_code", False))
     refuse_unsafe_files(id_or_path, what, revision=options.get("revision"), trust_remote_code=trusted)
     where = f"{what}: {id_or_path}"
@@ -116,6 +117,7 @@ def load_config(id_or_path: str, *, what: str, **options: Any) -> PretrainedConf
         DataError: There is none, or it cannot be read.
         UnsafeFileError: It needs code of the model's own.
     """
+    refuse_absent(id_or_path, what)
     options.setdefault("trust_remote_code", False)
     try:
         return transformers.AutoConfig.from_pretrained(id_or_path, **options)
@@ -191,6 +193,7 @@ def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedT
     """
     advice = "Save it there with tokenizer.save_pretrained, or pass it."
     options.setdefault("trust_remote_code", False)
+    refuse_absent(id_or_path, what)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
     except Exception as error:  # tokenizers raise whatever their own files make them

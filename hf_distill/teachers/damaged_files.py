@@ -33,7 +33,7 @@ def refuse_damaged_files(id_or_path: str, what: str) -> None:
         files = _shards(folder, what)
     for file in files:
         if file.is_file():
-            _refuse_cut(file, what)
+            refuse_cut(file, what)
 
 
 def _shards(folder: Path, what: str) -> list[Path]:
@@ -56,8 +56,18 @@ def _shards(folder: Path, what: str) -> list[Path]:
     return shards
 
 
-def _refuse_cut(file: Path, what: str) -> None:
-    """A safetensors file is 8 bytes, as many of a header as they say, and tensors up to the last end in the header."""
+def refuse_cut(file: Path, what: str) -> None:
+    """Refuse a safetensors file that was not written to its end, or had something added to it.
+
+    It is 8 bytes, as many of a header as they say, and tensors up to the last end in the header.
+
+    Args:
+        file: It is there.
+        what: Who it is for, for messages.
+
+    Raises:
+        DataError: It is so.
+    """
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:

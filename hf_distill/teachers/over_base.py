@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import ConfigurationError, DataError, UnsafeFileError, how_to_install, in_a_line
 from ..tasks.task import Task
 from .checkpoints import load_model, load_tokenizer, output_layer, refuse_other_task, refuse_untrained_head
-from .hub_ids import missing_folder
+from .hub_ids import missing_folder, refuse_absent
 from .model_files import refuse_unsafe_files
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def peft_task_type(config: PeftConfig, task: Task, what: str) -> str:
 def _adapter_folder(adapter: str, what: str) -> Path:
     folder = Path(adapter)
     if not folder.is_dir():
+        refuse_absent(adapter, f"{what}: the adapter")
         patterns = ["*.json", "*.txt", "*.model", "*.jinja", _WEIGHTS]
         try:
             folder = Path(huggingface_hub.snapshot_download(adapter, allow_patterns=patterns))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import CorruptStateError, DataError
+from ..files import run_folder
 from ..fusion.alignment import labelled as with_label
 from ..tasks import known_family
 from ..teachers.held_out import FUSION_FILE
@@ -56,7 +57,7 @@ def saved_verdict(run: str | os.PathLike[str]) -> VerdictReport:
         DataError: It has none.
         CorruptStateError: It cannot be read.
     """
-    report = load_report(run)
+    report = load_report(run_folder(run))
     if report is None:
         raise DataError(
             f"{run} has no verdict, which `hf-distill train` writes with evaluation.verdict=true: name the output folder of "
@@ -75,7 +76,7 @@ def find_run(run: str | os.PathLike[str]) -> FoundRun:
         DataError: It has no answers of students, or says nowhere which are its own, or which rows fitted its fusion.
         CorruptStateError: One of its files cannot be read.
     """
-    folder, notes = Path(run), []
+    folder, notes = run_folder(run), []
     students, baselines = _seeds(folder, STUDENT), _seeds(folder, "baseline")
     if not students:
         raise DataError(

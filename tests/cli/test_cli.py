@@ -62,12 +62,12 @@ def test_help_and_version(run):
 def test_validate_prints_what_would_run(run, recipe, checkpoints):
     done = run("validate", recipe, "fusion={use: log_pool, weights: [1, 3]}", "teachers.models.1.name=second")
     assert done.exit_code == 0, done.output
-    lines = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in done.stdout.splitlines()}
+    said = done.stdout.replace("\n" + " " * 12, " ")  # lines that were wrapped
+    lines = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in said.splitlines()}
     assert lines["data"] == "train.jsonl, test.jsonl"
     assert lines["columns"] == "text → label"
     assert lines["labels"] == "negative, positive"
-    assert lines["teachers"] == checkpoints["bert"]
-    assert f"{checkpoints['roberta']} as second" in done.stdout
+    assert lines["teachers"] == f"{checkpoints['bert']} {checkpoints['roberta']} as second"
     assert lines["student"] == checkpoints["student"]
     assert lines["fusion"] == "log_pool(weights=[1, 3])"
     assert lines["losses"] == "0.5 x cross-entropy + 0.5 x forward_kl at temperature 2"

@@ -45,7 +45,8 @@ def run(*arguments: str):
 def test_a_validate_that_finds_nothing_says_what_it_would_take(here):
     done = run("validate", "mine.yaml", "teachers.cache_dir=cache", "evaluation={split: test, seeds: 3}")
     assert done.exit_code == 0, done.output
-    lines = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in done.stdout.splitlines()}
+    said = done.stdout.replace("\n" + " " * 12, " ")  # lines that were wrapped
+    lines = {line.partition(" ")[0]: line.partition(" ")[2].strip() for line in said.splitlines()}
     assert lines["rows"] == "64 train, 33 test"
     assert lines["labelled"] == "64 train, 33 test of 2 classes"
     assert re.fullmatch(r"student 0\.0 M, bert 0\.0 M, roberta 0\.0 M", lines["sizes"])

@@ -218,9 +218,9 @@ def test_predict_asks_the_teachers_too(here, checkpoints):
     [
         (("out",), 2, "Say what is to be predicted: --text"),
         (("out", "--text", "a", "--onnx", "--int8"), 2, "ask one"),
-        (("nothing", "--text", "a"), 3, "There is no trained student in"),
-        (("out", "--text", "a", "--int8"), 5, "does not describe an exported student"),
-        (("out", "--file", "none.csv"), 3, "There is no file"),
+        (("nothing", "--text", "a"), 3, "There is no folder"),
+        (("out", "--text", "a", "--int8"), 3, "There is no exported student in"),
+        (("out", "--file", "none.csv"), 3, "none.csv is not there"),
         (("out", "--file", "recipe.yaml"), 3, "the format is known by the suffix"),
         (("out", "--text", '{"txt": "a"}'), 3, "Line 1 has no text 'text', only 'txt'"),
         (("out", "--text", '{"text'), 3, "Line 1 begins as an object of JSON and is none"),

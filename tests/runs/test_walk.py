@@ -45,7 +45,7 @@ def test_the_walk_arrives(tmp_path, checkpoints, rows, held_out, monkeypatch):
         assert done.exit_code == 0, (words, done.output[-3000:], done.exception)
         said.append(done.stdout)
     assert "CHECK" in said[0] and "Nothing is wrong with it" in said[0]
-    assert "| 0 negative | 0 'negative' | 1 'NEGATIVE' |" in said[1]
+    assert "0 negative  0 'negative'  1 'NEGATIVE'" in said[1]
     assert "measured on a few rows" in said[2]
     assert "report.html" in said[3]
     page = Path("runs/first/report.html").read_text(encoding="utf-8")

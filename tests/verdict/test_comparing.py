@@ -163,8 +163,9 @@ def test_runs_that_cannot_be_compared(run, tmp_path):  # noqa: F811
     changed(first, split="validation").save(tmp_path / "d")
     moved = np.where(first.rows.labels == 0, 1, first.rows.labels)
     changed(first, rows=first.rows._replace(labels=moved)).save(tmp_path / "e")
+    (tmp_path / "empty").mkdir()
     for name, words in {"c": "evaluated on other rows: 300 of its own, 300 here, 0 in common", "d": "on its validation split",
-                        "e": "had other labels", "none": "has no verdict/rows-student"}.items():  # fmt: skip
+                        "e": "had other labels", "none": "There is no folder", "empty": "has no verdict/rows-student"}.items():  # fmt: skip
         done = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / name)])
         assert done.exit_code == 3 and words in done.stderr
         assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1

@@ -24,7 +24,7 @@ from transformers import (
 from ...errors import ConfigurationError
 from ...evaluation.evaluating import compute_metrics_from
 from ...evaluation.results import EvaluationReport
-from ...files import write_text
+from ...files import refuse_file, write_text
 from ...recipe import Setup, load_recipe
 from ...training.progress import LossTable
 from ...verdict import VerdictReport
@@ -124,13 +124,14 @@ def run_demo(
         The verdict on the test rows.
 
     Raises:
-        ConfigurationError: Started in several processes.
+        ConfigurationError: Started in several processes, or a file lies where its folder is to be.
         DataError: Too little text is installed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigurationError(
             f"the demo was started in {os.environ['WORLD_SIZE']} processes, but it trains in one: run `hf-distill demo`."
         )
+    refuse_file(output_dir, "--output")
     folder, began = Path(output_dir), time.perf_counter()
 
     if corpus is None:
