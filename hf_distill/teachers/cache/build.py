@@ -20,7 +20,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
-from ...rows.preparing import DistinctRows, SeenIds, distinct_rows, find_row, identified
+from ...rows.preparing import DistinctRows, SeenIds, distinct_rows, find_row, identified, narrow
 from ...rows.views import BreakingRow
 from ...tasks import build_task
 from ...tasks.task import Task
@@ -205,7 +205,7 @@ class TeacherCache:
                 where = f"Cache of teacher {cached.name!r}: shard {name}"
                 tqdm.write(f"{where} is damaged ({reason}) and is built anew.", file=sys.stderr)
             store.discard(name)
-        return store, known, np.flatnonzero(known.lacks(ids))
+        return store, known, narrow(np.flatnonzero(known.lacks(ids)))
 
     def _bytes_of_row(self, number: int) -> int:
         """What a row of a teacher takes."""

@@ -23,6 +23,7 @@ import xxhash
 
 from ...errors import CorruptStateError, DataError
 from ...files import checksum, read_json, sync_folder, whole
+from ...rows.preparing import first_places
 
 DESCRIPTION = "teacher.json"
 """What a person wants to know of a store; nothing depends on it."""
@@ -227,13 +228,14 @@ class RowReader:
     def __init__(self, shards: Sequence[Shard], what: str) -> None:
         self.what = what
         self.shards = [shard.fields for shard in shards]
-        # Sixteen bytes for each row are held, and numbers need no more than 32 bits.
+        # Sixteen bytes for each row are held.
         sizes = [len(shard.ids) for shard in shards]
-        ids = np.concatenate([np.empty(0, dtype="<i8"), *(shard.ids for shard in shards)])
-        self.ids, first = np.unique(ids, return_index=True)
-        self.shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)[first]
-        rows = [np.arange(size, dtype=np.int32) for size in sizes]
-        self.row_of = np.concatenate([np.empty(0, dtype=np.int32), *rows])[first]
+        self.ids, places = first_places(
+            np.concatenate([np.empty(0, dtype="<i8"), *(shard.ids for shard in shards)])
+        )
+        self.shard_of = np.repeat(np.arange(len(shards), dtype=np.int32), sizes)[places]
+        self.row_of = places
+        self.row_of -= np.cumsum([0, *sizes], dtype=places.dtype)[self.shard_of]
 
     def lacks(self, ids: np.ndarray) -> np.ndarray:
         """(n,) bool, which of some ids (n,) are not there."""

@@ -224,7 +224,7 @@ def test_training_on_a_stream_from_the_cache_is_training_on_its_rows(tmp_path, t
 
 def test_distinct_rows_hold_numbers_and_no_texts(many):
     found = distinct_rows(many, ["text"])
-    assert found.ids.nbytes + found.numbers.nbytes == 16 * len(set(many["text"]))
+    assert found.ids.nbytes + found.numbers.nbytes == 12 * len(set(many["text"]))
     assert found.texts(slice(None)) == [[*dict.fromkeys(many["text"])]]
     assert found.texts([3, 1]) == [[many["text"][3], many["text"][1]]] and found.texts([]) == [[]]
     assert [*found.by_id().values()] == [(text,) for text in dict.fromkeys(many["text"])]
