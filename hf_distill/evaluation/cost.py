@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..markdown import markdown_table
-from ..rows.views import TokenView, named_inputs, position_limit, text_batches
+from ..rows.views import View, named_inputs, position_limit, text_batches
 from ..teachers.teacher import Teacher, TeacherSource
 
 Row = TypeVar("Row")
@@ -217,24 +217,25 @@ def timed_rows(rows: Iterable[Row], most: int = _MOST_ROWS) -> list[Row]:
 
 def time_model(
     model: PreTrainedModel,
-    view: TokenView,
-    texts: Sequence[Sequence[str]],
+    view: View,
+    texts: Sequence[Sequence[Any]],
     *,
     device: torch.device,
     batch_size: int = BATCH_SIZE,
     seconds: float = SECONDS,
 ) -> Timing:
-    """Measure a model's forward on real rows, without tokenizing, in the type of its weights.
+    """Measure a model's forward on real rows, without what its view does, in the type of its weights.
 
     Args:
         model: Moved to the device, and back afterwards.
-        view: How it reads text.
-        texts: Rows of one text, or two for pairs; as many single rows as the time allows are taken from the front.
+        view: How it reads rows.
+        texts: Rows of content as the view takes it, one text, or two for pairs; as many single rows as the time allows are taken from the front.
         device: Where it runs.
         batch_size: B of the throughput.
         seconds: Half of it for single rows, half for batches; a model that is slower is measured a few times.
 
     Example:
+        >>> from hf_distill.rows.views import TokenView
         >>> timing = time_model(
         ...     bert, TokenView(bert_tokenizer, 32), [["a fine film"]] * 4, device=torch.device("cpu"), seconds=0.1
         ... )

@@ -1,10 +1,11 @@
-"""The ensemble as a thing of its own: texts in, labels out."""
+"""The ensemble as a thing of its own: texts or images in, labels out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -14,7 +15,8 @@ from ..fusion import Fusion, FusionChoice
 from ..fusion.alignment import TeacherBatch
 from ..fusion.targets import of_ensemble
 from ..rows.collator import MultiTeacherCollator
-from ..rows.preparing import encode_views, example_id
+from ..rows.columns import Ragged
+from ..rows.preparing import encode_views
 from ..tasks import build_task, family_of, refuse_other_family
 from ..tasks.task import Task
 from ..teachers.held_out import finished_fusion
@@ -60,7 +62,7 @@ class Ensemble:
         self.task = task.pipeline  # as pipelines have it
         members = [load_teacher(teacher, task) for teacher in teachers]
         self.fusion: Fusion = finished_fusion(task.fusion if fusion is None else fusion, "Ensemble").fusion
-        self.family, self._said = family_of(task), task.log_probs
+        self.family, self._said, self._content = family_of(task), task.log_probs, task.content
         refuse_other_family(task, fusion=self.fusion)
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)
@@ -70,17 +72,19 @@ class Ensemble:
         _let_evaluator_take_callables()
 
     def __call__(self, texts: Any, *, top_k: int | None = 1, **ignored: Any) -> list[Any]:
-        """Classify like a text-classification pipeline.
+        """Classify like the task's pipeline.
 
         Args:
-            texts: A text, a ``{"text", "text_pair"}`` dict, a pair, or a list of any of them.
+            texts: A text, a ``{"text", "text_pair"}`` dict, a pair, or a list of any of them; or an image, or a list of them.
             top_k: How many labels per text; None: all. With 1 each answer is a dict, else a list of dicts.
             ignored: Options of pipelines that mean nothing here (inputs are always cut at the teachers' own lengths).
 
         Returns:
             One ``{"label": name, "score": probability}`` per text, or lists of them.
         """
-        said = self.log_probs([texts] if isinstance(texts, (str, Mapping, tuple)) else texts)
+        said = self.log_probs(
+            list(texts) if isinstance(texts, list) or hasattr(texts, "column_names") else [texts]
+        )
         probs = torch.from_numpy(self.family.probabilities(said.numpy())).float()
         answers = []
         for row in probs:
@@ -134,44 +138,44 @@ class Ensemble:
     def _batches(self, texts: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each batch the fused log-probabilities (B, C), and the teachers' logits (K, B, C), on the CPU."""
         for start in range(0, len(texts), self.batch_size):
-            rows = [_columns(texts[i]) for i in range(start, min(start + self.batch_size, len(texts)))]
+            some = [texts[i] for i in range(start, min(start + self.batch_size, len(texts)))]
+            rows = [self._columns(text) for text in some]
             if len({len(row) for row in rows}) > 1:
                 raise DataError("The ensemble was given texts and pairs together: pass them in two calls.")
-            tokens = encode_views([list(column) for column in zip(*rows, strict=True)], self.pool.views)
+            encoded = encode_views([list(column) for column in zip(*rows, strict=True)], self.pool.views)
+            ids = np.array([self._content.example_id(row) for row in rows], np.int64)
             inputs = self._collate(
-                [
-                    {
-                        "labels": self.family.unlabelled(len(self.label_names)),
-                        "example_id": example_id(row),
-                        **{key: tokens[key][i] for key in tokens},
-                    }
-                    for i, row in enumerate(rows)
-                ]
+                {"example_id": ids, **{key: Ragged.of(values) for key, values in encoded.items()}}
             )
             with torch.no_grad():
                 batch = self.pool(_moved(inputs, self.device))
-                self._refuse_spoilt(batch, texts[start : start + self.batch_size])
+                self._refuse_spoilt(batch, rows)
                 yield of_ensemble(self.fusion, batch).cpu(), batch.logits.cpu()
 
-    def _refuse_spoilt(self, batch: TeacherBatch, texts: Sequence[Any]) -> None:
+    def _columns(self, text: Any) -> tuple[Any, ...]:
+        """The content columns of a row, however pipelines of the task are given it."""
+        if isinstance(text, Mapping) and "text" in text:
+            text = (text["text"], text["text_pair"]) if text.get("text_pair") is not None else (text["text"],)
+        columns = (
+            tuple(text) if isinstance(text, (tuple, list)) and self._content.most_columns > 1 else (text,)
+        )
+        try:
+            read = tuple(map(self._content.read, columns))
+        except ValueError as error:
+            raise DataError(f"The ensemble was given {text!r}: {error}.") from error
+        if not read:
+            raise DataError(f"The ensemble was given {text!r}; expected {self._content.name}.")
+        return read
+
+    def _refuse_spoilt(self, batch: TeacherBatch, rows: Sequence[tuple[Any, ...]]) -> None:
         found = batch.spoilt.nonzero().tolist()
         if found:
-            teacher, text = self.pool.teachers[batch.speakers[found[0][0]]], _columns(texts[found[0][1]])[0]
+            teacher = self.pool.teachers[batch.speakers[found[0][0]]]
+            text = self._content.told(rows[found[0][1]])[0]
             raise DataError(
                 f"Teacher {teacher.name!r} gives outputs that are not finite for {text[:80]!r}, so the ensemble has no "
                 "answer: mend or drop it, or give it a wider type (dtype: float32) if it overflows."
             )
-
-
-def _columns(text: Any) -> tuple[str, ...]:
-    if isinstance(text, Mapping):
-        text = (text["text"], text["text_pair"]) if text.get("text_pair") is not None else (text["text"],)
-    columns = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, (tuple, list)) else ()
-    if not columns or not all(isinstance(column, str) for column in columns):
-        raise DataError(
-            f"The ensemble was given {text!r}; expected a text, a pair, or a dict of text and text_pair."
-        )
-    return columns
 
 
 def _moved(inputs: Any, device: torch.device) -> Any:

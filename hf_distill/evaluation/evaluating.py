@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError, DataError
 from ..fusion import Fusion, FusionChoice, build_fusion, summary
@@ -25,14 +25,13 @@ from ..fusion.targets import of_ensemble
 from ..processes import once
 from ..rows.batches import ahead
 from ..rows.collator import MultiTeacherCollator
-from ..rows.columns import Padding, indexed
+from ..rows.columns import indexed
 from ..rows.preparing import prepare_dataset
 from ..rows.views import named_inputs
-from ..students.loading import load_trained, student_config
+from ..students.loading import found_processor, load_trained, student_config
 from ..tasks import build_task, family_of, refuse_other_family
 from ..tasks.family import Family
 from ..tasks.task import Task
-from ..teachers.checkpoints import load_tokenizer
 from ..teachers.fitting_parts import open_view, refuse_other_view
 from ..teachers.held_out import finished_fusion, leave_out_fitted
 from ..teachers.pool import TeacherPool
@@ -47,7 +46,7 @@ def evaluate_ensemble(
     *,
     student: str | PreTrainedModel | None = None,
     baseline: str | PreTrainedModel | None = None,
-    processing_class: PreTrainedTokenizerBase | None = None,
+    processing_class: Any = None,
     fusion: str | Mapping[str, Any] | Fusion | FusionChoice | None = None,
     task: str | Task = "text-classification",
     text_columns: Sequence[str] | None = None,
@@ -68,8 +67,8 @@ def evaluate_ensemble(
         teachers: As for the trainer.
         dataset: Raw rows.
         student: A model, id or folder; None: teachers and ensemble alone.
-        baseline: Another model for the student's tokens, e.g. the same student trained without teachers.
-        processing_class: The student's tokenizer; None: the one stored with the student.
+        baseline: Another model for the student's inputs, e.g. the same student trained without teachers.
+        processing_class: The student's tokenizer or image processor; None: the one stored with the student.
         fusion: As for the trainer, but fitted: nothing is fitted here; None: the task's.
         task, text_columns, label_column, label_names: As for the trainer; without labels or a student the first teacher's
             names are taken.
@@ -95,10 +94,8 @@ def evaluate_ensemble(
     fusion = finished_fusion(task.fusion if fusion is None else fusion, "evaluate_ensemble")
     teachers = [load_teacher(teacher, task) for teacher in teachers]
     text_columns = task.text_columns if text_columns is None else text_columns
-    if isinstance(student, str) and processing_class is None:
-        processing_class = load_tokenizer(student, what="The student")
-    if (student is not None or baseline is not None) and processing_class is None:
-        raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
+    if student is not None or baseline is not None:
+        processing_class = found_processor(student, processing_class, task, what="The student")
     given = {"student": student, "baseline": baseline}
     first = next((model for model in given.values() if model is not None), None)
     config = None if first is None else student_config(first)
@@ -119,20 +116,21 @@ def evaluate_ensemble(
     student_view = None
     if students:
         (name, model), *others = students.items()
-        student_view = open_view(model, processing_class, max_length, what=f"The {name}")
+        student_view = open_view(model, processing_class, max_length, what=f"The {name}", task=task)
         for name, model in others:
-            refuse_other_view(model, student_view, what=f"The {name}")
+            refuse_other_view(model, student_view, what=f"The {name}", task=task)
     rows = prepare_dataset(
         dataset,
         text_columns=text_columns,
         labels=task.label_reader(label_column, names),
         student_view=student_view,
         teacher_views=pool.views,
+        content=task.content,
         what=dataset_name,
     )
     rows, fitted = leave_out_fitted(rows, fusion)
     accelerator = accelerator or Accelerator()
-    collator = MultiTeacherCollator(Padding(processing_class) if students else None, pool.views)
+    collator = MultiTeacherCollator(student_view, pool.views)
     return evaluate_loader(
         ahead(
             accelerator.prepare_data_loader(

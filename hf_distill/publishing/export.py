@@ -32,12 +32,12 @@ from ..fusion.alignment import labelled as with_label
 from ..lookup import suggest
 from ..markdown import markdown_table
 from ..rows.collator import MultiTeacherCollator
-from ..rows.columns import Padding, indexed
+from ..rows.columns import indexed
 from ..rows.preparing import prepare_dataset
-from ..rows.views import TokenView, named_inputs, text_batches
+from ..rows.views import View, named_inputs, text_batches
 from ..tasks import build_task, family_of
 from ..tasks.task import Task, output_names
-from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.checkpoints import load_processor, load_with_head
 from ..teachers.fitting_parts import open_view
 from .onnx import open_session, quantize, refuse_missing, run_session, write_onnx
 
@@ -52,7 +52,7 @@ TOLERANCE = 1e-3
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _BATCH, _SECONDS = 32, 5.0
-_LENGTH, _RANDOM_ROWS = 64, 64
+_RANDOM_ROWS = 64
 # Enough to tell a wrong graph from a right one before it is quantised; the file that is kept is compared on all rows.
 _CHECKED_ROWS = 256
 
@@ -215,14 +215,14 @@ def export_student(
     model = load_with_head(
         os.fspath(folder), task, what="The student", require_head=True, dtype="float32"
     ).eval()
-    tokenizer = load_tokenizer(os.fspath(folder), what="The student")
-    view = open_view(model, tokenizer, max_length, what="The student")
+    processor = load_processor(os.fspath(folder), task.content, what="The student")
+    view = open_view(model, processor, max_length, what="The student", task=task)
     labels = output_names(model.config)
     columns = task.text_columns if text_columns is None else text_columns
     if rows is None:
         prepared, dataset_name = (
-            _random_rows(view, model.config.vocab_size, family_of(task).unlabelled(len(labels))),
-            "random tokens",
+            _random_rows(view, model, family_of(task).unlabelled(len(labels))),
+            "random tokens" if task.content.of_tokens else "random rows",
         )
     else:
         prepared = prepare_dataset(
@@ -231,15 +231,17 @@ def export_student(
             labels=task.label_reader(label_column, labels),
             student_view=view,
             teacher_views={},
+            content=task.content,
             what=dataset_name,
         )
-    collator = MultiTeacherCollator(Padding(tokenizer), {})
+    collator = MultiTeacherCollator(view, {})
     batches = list(DataLoader(indexed(prepared), batch_size=batch_size, collate_fn=collator))
     inputs = [name for name in batches[0] if name in named_inputs(model) - {"labels"}]
     output = Path(folder, format) if output is None else Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as unfinished:
-        made = write_onnx(model, {name: batches[0][name] for name in inputs}, Path(unfinished, FILES["onnx"]))
+        example = {name: batches[0][name] for name in inputs}
+        made = write_onnx(model, example, Path(unfinished, FILES["onnx"]), open_sizes=view.open_sizes)
         checked = batches if format == "onnx" else batches[: -(-_CHECKED_ROWS // batch_size)]
         bar = tqdm(batches, desc="The student", leave=False)
         reference = np.concatenate([_forward(model, batch, inputs) for batch in bar])
@@ -288,7 +290,8 @@ def export_student(
             notes=tuple(notes),
             answers=answers,
         )
-        tokenizer.save_pretrained(unfinished)
+        if processor is not None:
+            processor.save_pretrained(unfinished)
         model.config.save_pretrained(unfinished)
         report.save(unfinished)
         output.mkdir(exist_ok=True)
@@ -298,11 +301,12 @@ def export_student(
 
 
 class OnnxStudent:
-    """An exported student: texts in, logits out, by onnxruntime alone.
+    """An exported student: texts or images in, logits out, by onnxruntime alone.
 
     Args:
         folder: What `export_student` wrote.
         threads: Of onnxruntime; None: as many as PyTorch has.
+        task: What it was trained for, which says what rows hold.
 
     Raises:
         CorruptStateError: What describes it cannot be read.
@@ -310,7 +314,13 @@ class OnnxStudent:
         ConfigurationError: onnxruntime is not installed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        task: str | Task = "text-classification",
+    ) -> None:
         refuse_missing(("onnxruntime",))
         path = Path(folder, EXPORT_FILE)
         if not path.is_file():
@@ -327,42 +337,37 @@ class OnnxStudent:
                 f"{path} does not describe an exported student ({in_a_line(error, 200)}): export it again, "
                 "hf-distill export RUN --format onnx."
             ) from error
-        self.view = TokenView(load_tokenizer(os.fspath(folder), what="The exported student"), max_length)
+        self._content = build_task(task).content
+        processor = load_processor(os.fspath(folder), self._content, what="The exported student")
+        self.view = self._content.plain_view(processor, max_length)
         self._session = open_session(file, threads)
 
     def __call__(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int = 32
+        self, texts: Sequence[Any], pairs: Sequence[str] | None = None, *, batch_size: int = 32
     ) -> np.ndarray:
-        """Logits of texts, or of pairs of texts.
+        """Logits of texts, or of pairs of texts; or of images.
 
         Args:
-            texts: N texts, the first of a pair where there are two.
+            texts: N texts, the first of a pair where there are two; or N images.
             pairs: N second texts.
             batch_size: Rows per run.
 
         Returns:
             (N, C) float32, in the order of ``label_names``.
         """
-        columns = [list(column) for column in (texts, pairs) if column is not None]
+        columns = [list(map(self._content.read, column)) for column in (texts, pairs) if column is not None]
         batches = text_batches(self.view, columns, batch_size)
         found = [run_session(self._session, batch, self.inputs) for batch in batches]
         return np.concatenate([np.empty((0, len(self.label_names)), np.float32), *found])
 
 
-def _random_rows(view: TokenView, vocabulary: int, unlabelled: Any) -> list[dict[str, Any]]:
-    """Prepared rows of 1 to 64 tokens that are no special ones, the same whenever they are drawn."""
-    tokenizer, generator = view.tokenizer, np.random.default_rng(0)
-    known = sorted(
-        set(range(vocabulary)) & set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
-    )
-    rows = []
-    for number in range(_RANDOM_ROWS):
-        length = int(generator.integers(1, min(_LENGTH, view.max_length or _LENGTH) + 1))
-        ids = generator.choice(known, length).tolist()
-        kinds = {"attention_mask": [1] * length, "token_type_ids": [0] * length}
-        own = {kind: values for kind, values in kinds.items() if kind in tokenizer.model_input_names}
-        rows.append({"input_ids": ids, **own, "labels": unlabelled, "example_id": number})
-    return rows
+def _random_rows(view: View, model: PreTrainedModel, unlabelled: Any) -> list[dict[str, Any]]:
+    """Prepared rows without labels, the same whenever they are drawn."""
+    encoded = view.drawn(_RANDOM_ROWS, model)
+    return [
+        {**{name: values[i] for name, values in encoded.items()}, "labels": unlabelled, "example_id": i}
+        for i in range(_RANDOM_ROWS)
+    ]
 
 
 def _forward(model: PreTrainedModel, batch: Mapping[str, Tensor], inputs: Sequence[str]) -> np.ndarray:

@@ -51,13 +51,20 @@ class _Logits(nn.Module):
         return self.model(**dict(zip(self.inputs, tensors, strict=True))).logits
 
 
-def write_onnx(model: nn.Module, example: Mapping[str, Tensor], path: Path) -> Path:
-    """Write a model whose inputs may have any number of rows and tokens.
+def write_onnx(
+    model: nn.Module,
+    example: Mapping[str, Tensor],
+    path: Path,
+    *,
+    open_sizes: Sequence[str] = ("batch", "length"),
+) -> Path:
+    """Write a model whose inputs may have any number of rows, and of tokens where they are tokens.
 
     Args:
         model: In evaluation mode.
-        example: Its inputs by name, each (B, L).
+        example: Its inputs by name, each (B, …).
         path: Of the file.
+        open_sizes: What the leading dimensions of each input are called that may be of any size.
 
     Returns:
         The path.
@@ -66,8 +73,8 @@ def write_onnx(model: nn.Module, example: Mapping[str, Tensor], path: Path) -> P
         ConfigurationError: The exporter refuses the model.
     """
     # One row or one token would be taken for a constant of the graph.
-    inputs = {name: value.repeat(2, 2)[:2, : max(2, value.shape[1])] for name, value in example.items()}
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    inputs = {name: _at_least_two(value, len(open_sizes)) for name, value in example.items()}
+    sizes = {number: torch.export.Dim(name) for number, name in enumerate(open_sizes)}
     try:
         with _quietly(), _waiting("Writing the graph"):
             torch.onnx.export(
@@ -89,6 +96,14 @@ def write_onnx(model: nn.Module, example: Mapping[str, Tensor], path: Path) -> P
             f"{' '.join(str(error).split())[:400]}"
         ) from error
     return path
+
+
+def _at_least_two(value: Tensor, dimensions: int) -> Tensor:
+    """Two rows of an input, and two at least along the other open dimensions."""
+    doubled = value.repeat(*(2 if number < dimensions else 1 for number in range(value.dim())))
+    for number in range(dimensions):
+        doubled = doubled.narrow(number, 0, 2 if number == 0 else max(2, value.shape[number]))
+    return doubled
 
 
 def quantize(path: Path, to: Path) -> Path:

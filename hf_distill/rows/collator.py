@@ -1,4 +1,4 @@
-"""From tokenized rows to a batch: the student's view padded as ever, each teacher view by its own tokenizer."""
+"""From prepared rows to a batch: the student's view and each teacher's make their own parts of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import DataError
+from ..errors import ConfigurationError, DataError
 from .columns import Columns, Padding, Ragged, as_rows, columns_of
 from .views import VIEWS, WORD_MASK, WORD_OF, View, view_column
 
 
 class MultiTeacherCollator:
-    """Pads the student's view and lets every teacher view make its own part of a batch.
+    """Lets the student's view and every teacher view make its own part of a batch.
 
     Args:
-        student: Pads the student's columns, labels among them: a `Padding`, or any data collator of `transformers`, which
-            is given lists of rows. None where only teachers are run.
+        student: The student's view, or a `Padding`; or any data collator of `transformers`, which is given lists of rows,
+            labels among them. None where only teachers are run.
         views: The teacher views by name.
 
     Returns:
@@ -34,7 +34,7 @@ class MultiTeacherCollator:
 
     def __init__(
         self,
-        student: Padding | Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None,
+        student: View | Padding | Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None,
         views: Mapping[str, View],
     ) -> None:
         self.student = student
@@ -43,7 +43,25 @@ class MultiTeacherCollator:
     @property
     def draws_nothing(self) -> bool:
         """Whether a batch depends on its rows alone; a data collator of the user's own may mask tokens at random."""
-        return self.student is None or isinstance(self.student, Padding)
+        return self.student is None or hasattr(self.student, "collate")
+
+    def augmented(self, augment: Callable[[Any, int], Any]) -> MultiTeacherCollator:
+        """The same of rows that are changed at random, for student and teachers alike.
+
+        Args:
+            augment: As for `View.augmented`.
+
+        Raises:
+            ConfigurationError: A view cannot have that.
+        """
+        if not hasattr(self.student, "augmented"):
+            raise ConfigurationError(
+                "Rows are augmented before the student's own view reads them: leave data_collator out, or augment."
+            )
+        return MultiTeacherCollator(
+            self.student.augmented(augment),
+            {name: view.augmented(augment) for name, view in self.views.items()},
+        )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]] | Columns) -> dict[str, Any]:
         columns = columns_of(rows)
@@ -54,10 +72,10 @@ class MultiTeacherCollator:
             if name not in ("example_id", WORD_OF) and not name.startswith(VIEWS)
         }
         several = own.pop("labels") if isinstance(own.get("labels"), Ragged) else None
-        if self.student is None:
-            batch = {} if several is not None else {"labels": torch.from_numpy(own["labels"])}
-        elif isinstance(self.student, Padding):
-            batch = self.student.collate(own, example_id)
+        if self.student is None or hasattr(self.student, "collate"):
+            labels = own.pop("labels", None)
+            batch = {} if labels is None else {"labels": torch.from_numpy(labels)}
+            batch |= {} if self.student is None else self.student.collate(own, example_id)
         else:
             batch = dict(self.student(as_rows(own)))
         if several is not None:
@@ -91,7 +109,9 @@ class StudentCollator:
         {'labels': tensor([1]), 'example_id': tensor([7])}
     """
 
-    def __init__(self, student: Padding | Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None) -> None:
+    def __init__(
+        self, student: View | Padding | Callable[[list[dict[str, Any]]], Mapping[str, Any]] | None
+    ) -> None:
         self._collate = MultiTeacherCollator(student, {})
 
     def __call__(self, rows: Sequence[Mapping[str, Any]] | Columns) -> dict[str, Any]:

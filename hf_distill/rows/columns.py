@@ -39,6 +39,8 @@ class Ragged(NamedTuple):
             [2, 0]
         """
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        if len(rows) and isinstance(rows[0], np.ndarray):
+            return cls(np.concatenate(rows), lengths)
         first = next(itertools.chain.from_iterable(rows), 0)
         kind = np.float64 if isinstance(first, float) else np.int64  # labels may be numbers, tokens never are
         return cls(np.fromiter(itertools.chain.from_iterable(rows), kind, int(lengths.sum())), lengths)
@@ -198,15 +200,15 @@ class Padding:
         return names[0], "attention_mask" in names, left, None if own_way else fills
 
 
-def student_padding(collator: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """How the student's columns are padded where a user gives a data collator, or none.
+def student_padding(collator: Any, view: Any) -> Any:
+    """What makes the student's part of a batch where a user gives a data collator, or none.
 
     Args:
         collator: The user's; a `DataCollatorWithPadding` that pads to the longest row is known, and is given no lists.
-        tokenizer: The student's.
+        view: The student's.
     """
     if collator is None:
-        return Padding(tokenizer)
+        return view
     if (
         type(collator) is DataCollatorWithPadding
         and collator.padding in (True, "longest")

@@ -1,4 +1,4 @@
-"""From raw rows to prepared rows: every view's tokens and the labels, each made once."""
+"""From raw rows to prepared rows: what every view keeps of them, and the labels, each made once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ import numpy as np
 
 from ..errors import DataError
 from ..lookup import suggest
+from .content import Content, hashed
 from .labels import LabelReader
+from .texts import TEXTS
 from .views import VIEWS, WORD_OF, BreakingRow, TokenView, View, view_column
 from .words import align_words
 
 # Part of the key under which `datasets` caches prepared rows: raise it whenever this module makes other rows.
 _FORMAT = 2
+# What the description of prepared rows says: their columns have whatever names a student's inputs have.
+_PREPARED = "Prepared by hf_distill."
 
 
 def example_id(texts: Sequence[str]) -> int:
@@ -29,15 +33,14 @@ def example_id(texts: Sequence[str]) -> int:
         >>> example_id(["a good film"]) == example_id(["a good film"]) != example_id(["a good", "film"])
         True
     """
-    digest = hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return hashed(list(texts))
 
 
-def encode_views(texts: Sequence[Sequence[str]], views: Mapping[str, View]) -> dict[str, list[list[int]]]:
-    """The columns of the teachers' views: each distinct tokenizer runs once.
+def encode_views(texts: Sequence[Sequence[Any]], views: Mapping[str, View]) -> dict[str, list[Any]]:
+    """The columns of the teachers' views: each distinct view runs once.
 
     Args:
-        texts: One list of B texts, or two for pairs.
+        texts: B values of each content column: one list of texts, or two for pairs.
         views: The views by name.
 
     Returns:
@@ -81,15 +84,15 @@ def encode_with_words(
     return columns | encode_views(texts, others)
 
 
-def refuse_other_types(dataset: Any, what: str) -> None:
-    """Refuse what has no named columns of text, or no rows.
+def refuse_other_types(dataset: Any, what: str, content: Content = TEXTS) -> None:
+    """Refuse what has no named columns, or no rows.
 
     Raises:
         DataError: It is no dataset, several, or empty.
     """
     if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
         raise DataError(
-            f"The {what} is a {type(dataset).__name__}, but teachers read text from named columns: pass one "
+            f"The {what} is a {type(dataset).__name__}, but teachers read {content.name} from named columns: pass one "
             "datasets.Dataset, e.g. one split, or Dataset.from_list(rows)."
         )
     if isinstance(dataset, datasets.Dataset) and not len(dataset):
@@ -118,6 +121,8 @@ def is_prepared(dataset: Any, text_columns: Sequence[str]) -> bool:
         >>> is_prepared(datasets.Dataset.from_dict({"example_id": [1], "sentence": ["fine"]}), ("text",))
         False
     """
+    if getattr(getattr(dataset, "info", None), "description", None) == _PREPARED:
+        return True
     columns = set(getattr(dataset, "column_names", None) or ())
     tokens = any(column == "input_ids" or column.startswith(f"{VIEWS}/") for column in columns)
     number = (getattr(dataset, "features", None) or {}).get("example_id") == datasets.Value("int64")
@@ -132,27 +137,30 @@ def prepare_dataset(
     student_view: View | None,
     teacher_views: Mapping[str, View],
     word_views: Sequence[str] = (),
+    content: Content = TEXTS,
     what: str = "dataset",
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Tokenize raw rows once for the student and once for every distinct teacher tokenizer.
+    """Read raw rows once for the student and once for every distinct view of the teachers.
 
     Args:
         dataset: Raw rows, in memory, on disk or streamed.
-        text_columns: One column of text, or two for pairs.
+        text_columns: The columns that models read: of text one, or two for pairs.
         labels: How labels are read; rows may lack them, and so may the whole dataset.
         student_view: The student's tokenization; None where no student takes part.
         teacher_views: The teachers' views by name.
         word_views: Names of those whose words are matched with the student's, see `encode_with_words`.
+        content: What the columns hold.
         what: Which dataset it is, for messages.
 
     Returns:
         Rows with the student's inputs, ``labels``, ``example_id`` and the columns of `view_column`; nothing else.
 
     Raises:
-        DataError: Missing text columns, text that is not text, or labels that are none of the student's.
+        DataError: Missing columns, text that is not text, or labels that are none of the student's.
     """
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
-    refuse_other_types(dataset, what)
+    source = dataset
+    refuse_other_types(dataset, what, content)
     dataset = dataset.with_format(None)  # tensors are no texts and no labels
     if dataset.features is None:  # a stream tells its columns only with its first rows
         dataset = dataset._resolve_features()
@@ -163,11 +171,13 @@ def prepare_dataset(
             f"The {what} is already tokenized (columns {list(features)}) and lacks {missing}, but each teacher needs "
             "the text for its own tokenizer: pass the raw rows, the trainer tokenizes them."
         )
-    if missing or not 1 <= len(text_columns) <= 2:
+    if missing or not 1 <= len(text_columns) <= content.most_columns:
+        number = "one or two columns that hold" if content.most_columns > 1 else "one column that holds"
         raise DataError(
             f"The {what} has the columns {list(features)}, but text_columns={text_columns} are asked for"
-            f"{suggest(missing[0], features) if missing else ''}: name the one or two columns that hold the text."
+            f"{suggest(missing[0], features) if missing else ''}: name the {number} the {content.name}."
         )
+    dataset = content.as_stored(dataset, text_columns)
     label_feature = features.get(labels.column)
     if isinstance(dataset, datasets.IterableDataset) and getattr(label_feature, "dtype", "null") == "null":
         # What a stream's first rows lack its later ones may have, but it would drop columns that it does not know.
@@ -177,19 +187,12 @@ def prepare_dataset(
     encode_labels = labels.encoder(label_feature)
 
     def prepare(batch: Mapping[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
-        texts = [batch[column] for column in text_columns]
-        for column, values in zip(text_columns, texts, strict=True):
-            for row, value in zip(rows, values, strict=True):
-                if not isinstance(value, str):
-                    raise DataError(
-                        f"Row {row} of the {what}, column {column!r}: found {value!r}, expected text: "
-                        "remove the row or fill it in."
-                    )
+        texts = _read(content, batch, text_columns, rows, f" of the {what}")
         prepared: dict[str, list[Any]] = {
             "labels": encode_labels(
                 batch[labels.column] if labels.column in batch else [None] * len(rows), rows
             ),
-            "example_id": [example_id(row) for row in zip(*texts, strict=True)],
+            "example_id": [content.example_id(row) for row in zip(*texts, strict=True)],
         }
         try:
             if word_views:
@@ -213,7 +216,7 @@ def prepare_dataset(
         # The automatic key hashes `prepare` but not the functions it calls, and would miss an edit of them.
         parts = (
             _FORMAT,
-            dataset._fingerprint,
+            source._fingerprint,
             text_columns,
             labels.column,
             labels.key,
@@ -224,28 +227,57 @@ def prepare_dataset(
         )
         options |= {
             "new_fingerprint": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32],
-            "desc": f"Tokenizing {what}",
+            "desc": f"Preparing {what}",
         }
     prepared = dataset.map(prepare, **options)
+    prepared._info.description = _PREPARED
     return prepared._resolve_features() if isinstance(prepared, datasets.IterableDataset) else prepared
+
+
+def _read(
+    content: Content,
+    batch: Mapping[str, Sequence[Any]],
+    columns: Sequence[str],
+    rows: Sequence[int],
+    of: str,
+) -> list[list[Any]]:
+    """The content columns of some rows.
+
+    Raises:
+        DataError: A value is nothing of the kind.
+    """
+    found = []
+    for column in columns:
+        own = []
+        for row, value in zip(rows, batch[column], strict=True):
+            try:
+                own.append(content.read(value))
+            except ValueError as error:
+                raise DataError(
+                    f"Row {row}{of}, column {column!r}: {error}: remove the row or fill it in."
+                ) from error
+        found.append(own)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
 class DistinctRows:
-    """The rows of a dataset, each text once: their numbers and ids in memory, their texts where they are stored.
+    """The rows of a dataset, each content once: their numbers and ids in memory, their content where it is stored.
 
     Attributes:
-        dataset: The raw rows, their text columns alone.
+        dataset: The raw rows, their content columns alone.
         ids: (n,) int64 example ids, in the order of their first appearance.
         numbers: (n,) where each stands first.
+        content: What the columns hold.
     """
 
     dataset: datasets.Dataset
     ids: np.ndarray
     numbers: np.ndarray
+    content: Content = TEXTS
 
-    def texts(self, which: Any) -> list[list[str]]:
-        """The text columns of some rows.
+    def texts(self, which: Any) -> list[list[Any]]:
+        """The content columns of some rows, as `Content.read` makes them.
 
         Args:
             which: Of the n rows, as numpy counts them.
@@ -255,19 +287,22 @@ class DistinctRows:
             return [[] for _ in self.dataset.column_names]
         one_run = numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all()
         rows = self.dataset[slice(int(numbers[0]), int(numbers[-1]) + 1) if one_run else numbers.tolist()]
-        return [list(rows[column]) for column in self.dataset.column_names]
+        return [list(map(self.content.read, rows[column])) for column in self.dataset.column_names]
 
-    def by_id(self) -> dict[int, tuple[str, ...]]:
-        """All texts, in memory."""
+    def by_id(self) -> dict[int, tuple[Any, ...]]:
+        """All content, in memory."""
         return dict(zip(self.ids.tolist(), zip(*self.texts(slice(None)), strict=True), strict=True))
 
 
-def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> DistinctRows:
+def distinct_rows(
+    dataset: datasets.Dataset, text_columns: Sequence[str], content: Content = TEXTS
+) -> DistinctRows:
     """Which rows of a dataset differ, by their ids; no text is held.
 
     Args:
         dataset: Raw rows.
         text_columns: The columns that teachers read.
+        content: What they hold.
 
     Raises:
         DataError: It is no dataset, lacks a column, or holds something else than text.
@@ -278,12 +313,12 @@ def distinct_rows(dataset: datasets.Dataset, text_columns: Sequence[str]) -> Dis
         ([0, 1], [['b']])
     """
     ids, at = np.empty(len(dataset) if isinstance(dataset, datasets.Dataset) else 0, "<i8"), 0
-    for part, _ in identified(dataset, text_columns):
+    for part, _ in identified(dataset, text_columns, content=content):
         ids[at : at + len(part)] = part
         at += len(part)
     numbers = np.sort(first_places(ids)[1])
-    texts = dataset.select_columns(list(text_columns)).with_format(None)
-    return DistinctRows(texts, ids if len(numbers) == len(ids) else ids[numbers], numbers)
+    texts = content.as_stored(dataset.select_columns(list(text_columns)).with_format(None), text_columns)
+    return DistinctRows(texts, ids if len(numbers) == len(ids) else ids[numbers], numbers, content)
 
 
 def first_places(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -315,21 +350,25 @@ def narrow(places: np.ndarray) -> np.ndarray:
 
 
 def identified(
-    dataset: datasets.Dataset | datasets.IterableDataset, text_columns: Sequence[str], size: int = 10_000
-) -> Iterator[tuple[np.ndarray, list[list[str]]]]:
-    """The rows of a dataset or stream in their order, part by part: their ids (m,) and their text columns.
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    text_columns: Sequence[str],
+    size: int = 10_000,
+    content: Content = TEXTS,
+) -> Iterator[tuple[np.ndarray, list[list[Any]]]]:
+    """The rows of a dataset or stream in their order, part by part: their ids (m,) and their content columns.
 
     Args:
         dataset: Raw rows.
         text_columns: The columns that teachers read.
         size: Rows of a part.
+        content: What the columns hold.
 
     Raises:
         DataError: It is neither, lacks a column, or holds something else than text.
     """
     if not isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)):
         raise DataError(
-            f"The rows to cache are a {type(dataset).__name__}, but teachers read text from named columns: pass a "
+            f"The rows to cache are a {type(dataset).__name__}, but teachers read {content.name} from named columns: pass a "
             "datasets.Dataset or a stream (IterableDataset)."
         )
     columns = list(text_columns)
@@ -338,17 +377,11 @@ def identified(
     if any(column not in dataset.column_names for column in columns):
         raise DataError(f"The dataset has the columns {dataset.column_names}, but text_columns={columns}.")
     before = 0
-    for part in dataset.select_columns(columns).with_format(None).iter(size):
-        texts = [list(part[column]) for column in columns]
-        for column, values in zip(columns, texts, strict=True):
-            for row, text in enumerate(values, before):
-                if not isinstance(text, str):
-                    raise DataError(
-                        f"Row {row} of the rows to cache, column {column!r}: found {text!r}, expected text: remove the row or "
-                        "fill it in."
-                    )
-        yield np.fromiter(map(example_id, zip(*texts, strict=True)), "<i8", len(texts[0])), texts
-        before += len(texts[0])
+    for part in content.as_stored(dataset.select_columns(columns).with_format(None), columns).iter(size):
+        numbers = range(before, before + len(part[columns[0]]))
+        texts = _read(content, part, columns, numbers, " of the rows to cache")
+        yield np.fromiter(map(content.example_id, zip(*texts, strict=True)), "<i8", len(numbers)), texts
+        before = numbers.stop
 
 
 class SeenIds:
@@ -378,7 +411,9 @@ class SeenIds:
         return np.sort(first)
 
 
-def find_row(dataset: Any, text_columns: Sequence[str], texts: Sequence[str]) -> int:
+def find_row(
+    dataset: Any, text_columns: Sequence[str], texts: Sequence[Any], content: Content = TEXTS
+) -> int:
     """The number of the first row with these texts.
 
     Example:
@@ -386,6 +421,6 @@ def find_row(dataset: Any, text_columns: Sequence[str], texts: Sequence[str]) ->
         1
     """
     rows = itertools.chain.from_iterable(
-        zip(*columns, strict=True) for _, columns in identified(dataset, text_columns)
+        zip(*columns, strict=True) for _, columns in identified(dataset, text_columns, content=content)
     )
     return next(number for number, row in enumerate(rows) if row == tuple(texts))

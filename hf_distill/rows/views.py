@@ -1,4 +1,4 @@
-"""One tokenization of a batch: which tokenizer, how long, under which columns."""
+"""How a model reads rows: what is made of each once, and what of a batch of them. The view of a tokenizer is here too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ WORD_MASK = "word_mask"
 """Key of a batch: (N, W) bool, which words a row has that student and teachers share."""
 
 
+# Tokens of a row that is drawn, at most.
+_DRAWN = 64
 # Where a tokenizer was loaded from, which decides no token.
 _WHEREABOUTS = {"name_or_path", "tokenizer_file", "vocab_file", "merges_file", "is_local", "local_files_only"}
 
@@ -44,21 +46,78 @@ def view_column(view: str, key: str) -> str:
 
 
 class View(Protocol):
-    """How a row reaches a teacher: what is made of its text once, and what of a batch of rows.
+    """How a row reaches a model: what is made of its content once, and what of a batch of rows.
+
+    A class of your own inherits this one: only `key`, `encode` and `collate` have to be written, the rest has a default.
 
     Attributes:
-        key: Teachers whose views have the same key share one.
+        key: Hash of all that decides the inputs; teachers whose views have the same key share one.
+        processor: What stands between content and model, as it is saved beside a student; None: nothing does.
+        max_length: Longest input, where the view cuts at one.
+        open_sizes: What the leading dimensions of an input are called that have another size from batch to batch.
     """
 
     key: str
+    processor: Any = None
+    max_length: int | None = None
+    open_sizes: tuple[str, ...] = ("batch",)
 
-    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
-        """Columns to store with B prepared rows; one list of B texts, or two for pairs, come in."""
+    def encode(self, texts: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+        """Columns of numbers to store with B prepared rows; B values of each content column come in, as `Content.read` makes
+        them."""
         ...
 
     def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
         """Tensors of a batch from the stored columns of B rows and their example ids (B,)."""
         ...
+
+    def sizes(self, encoded: Columns, rows: int) -> np.ndarray:
+        """(B,) about how many tokens' worth a model has to compute for each row of a batch, for cutting batches by it."""
+        return np.ones(rows, np.int64)
+
+    def also_for(self, other: View) -> View:
+        """This view, read by the models of another one of the same key."""
+        return self
+
+    def refuse_rows(self, texts: Sequence[Sequence[Any]], encoded: Columns) -> None:
+        """As `encode` refuses rows, where the same columns were made by another view of the same key."""
+
+    def augmented(self, augment: Any) -> View:
+        """This view, of rows that are changed at random before they are read.
+
+        Args:
+            augment: ``(content, example_id) -> content``.
+
+        Raises:
+            ConfigurationError: There is nothing that could be changed so.
+        """
+        raise ConfigurationError(
+            "Rows of this task cannot be augmented, which is for images: leave augment out."
+        )
+
+    def made_up(self, rows: int) -> list[list[Any]]:
+        """Columns of some rows of nothing in particular, for trying a model.
+
+        Args:
+            rows: How many.
+
+        Raises:
+            ConfigurationError: Nothing can be made up.
+        """
+        raise ConfigurationError("Nothing is known of rows of this task that could be made up: give some.")
+
+    def drawn(self, rows: int, model: Any) -> dict[str, list[Any]]:
+        """Columns as `encode` makes them, of rows drawn at random, the same whenever they are drawn.
+
+        Args:
+            rows: How many.
+            model: That is to read them.
+        """
+        return self.encode(self.made_up(rows))
+
+    def lengths(self, prepared: Any) -> np.ndarray | None:
+        """(N,) how long prepared rows are, in tokens; None where rows have no length."""
+        return None
 
 
 class BreakingRow(DataError):
@@ -88,7 +147,7 @@ class RowRule:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenView:
+class TokenView(View):
     """A tokenizer and the length it cuts at. Teachers whose views have the same key share the tokens.
 
     Args:
@@ -100,6 +159,12 @@ class TokenView:
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
     row_rules: tuple[RowRule, ...] = ()
+    open_sizes: ClassVar[tuple[str, ...]] = ("batch", "length")
+
+    @property
+    def processor(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.tokenizer
 
     @functools.cached_property
     def key(self) -> str:
@@ -158,9 +223,9 @@ class TokenView:
         """
         return dict(self._encoding(texts))
 
-    def also_for(self, row_rules: Sequence[RowRule]) -> TokenView:
-        """This view, read by further models."""
-        added = tuple(rule for rule in row_rules if rule not in self.row_rules)
+    def also_for(self, other: TokenView) -> TokenView:
+        """This view, with what the models of another one need of rows."""
+        added = tuple(rule for rule in other.row_rules if rule not in self.row_rules)
         return replace(self, row_rules=(*self.row_rules, *added)) if added else self
 
     def encode_with_spans(
@@ -196,16 +261,17 @@ class TokenView:
                     )
                 raise BreakingRow(f"{rule.what} cannot answer the text {shown}: {why}.", given)
 
-    def refuse_rows(self, texts: Sequence[Sequence[str]], tokens: Ragged) -> None:
+    def refuse_rows(self, texts: Sequence[Sequence[str]], encoded: Columns) -> None:
         """As `encode` refuses rows, where the same tokens were made by another view.
 
         Args:
             texts: One list of B texts, or two for pairs.
-            tokens: Their ``input_ids``.
+            encoded: Their columns.
 
         Raises:
             BreakingRow: One of the models cannot answer one of the rows.
         """
+        tokens = encoded["input_ids"]
         row_of, fine = np.repeat(np.arange(len(tokens.lengths)), tokens.lengths), tokens.lengths > 0
         for rule in self.row_rules:
             if rule.end_token is not None:
@@ -226,13 +292,41 @@ class TokenView:
     def _padding(self) -> Padding:
         return Padding(self.tokenizer)
 
+    def sizes(self, encoded: Columns, rows: int) -> np.ndarray:
+        """(B,) the rows' tokens."""
+        return encoded["input_ids"].lengths
 
-def text_batches(view: View, texts: Sequence[Sequence[str]], size: int) -> Iterator[dict[str, Tensor]]:
-    """Texts as a model reads them, batch by batch.
+    def made_up(self, rows: int) -> list[list[str]]:
+        """A word."""
+        return [["a"] * rows]
+
+    def drawn(self, rows: int, model: Any) -> dict[str, list[Any]]:
+        """Rows of 1 to 64 tokens that are no special ones."""
+        tokenizer, generator = self.tokenizer, np.random.default_rng(0)
+        known = sorted(
+            set(range(model.config.vocab_size))
+            & set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+        )
+        columns: dict[str, list[Any]] = {}
+        for _ in range(rows):
+            length = int(generator.integers(1, min(_DRAWN, self.max_length or _DRAWN) + 1))
+            columns.setdefault("input_ids", []).append(generator.choice(known, length).tolist())
+            for kind, filled in (("attention_mask", 1), ("token_type_ids", 0)):
+                if kind in tokenizer.model_input_names:
+                    columns.setdefault(kind, []).append([filled] * length)
+        return columns
+
+    def lengths(self, prepared: Any) -> np.ndarray | None:
+        """(N,) the tokens of prepared rows."""
+        return np.array([len(ids) for ids in prepared.with_format(None)["input_ids"][:]], dtype=np.int64)
+
+
+def text_batches(view: View, texts: Sequence[Sequence[Any]], size: int) -> Iterator[dict[str, Tensor]]:
+    """Content as a model reads it, batch by batch.
 
     Args:
-        view: How it reads text.
-        texts: One list of texts, or two for pairs.
+        view: How it reads it.
+        texts: The content, a list for each column, as `Content.read` makes it: one list of texts, or two for pairs.
         size: B, rows of a batch; the last may have fewer.
 
     Example:

@@ -172,6 +172,10 @@ def attention_recipe(
         DataError: There is no trained student, no such split, or a model that cannot be loaded.
     """
     recipe, data = setup.recipe, setup.rows
+    if not setup.task.content.of_tokens:
+        raise ConfigurationError(
+            f"attention and layers are compared over tokens, and models of {setup.task.content.name} are not known to have any"
+        )
     split = split or next(name for name in ("validation", "test", "train") if name in data)
     if split not in data:
         raise DataError(f"there is no {split} split; the data has only {', '.join(data)}")

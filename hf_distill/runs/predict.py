@@ -24,7 +24,7 @@ from ..rows.views import named_inputs, text_batches
 from ..tasks import build_task, family_of
 from ..tasks.family import Family
 from ..tasks.task import output_names
-from ..teachers.checkpoints import load_tokenizer, load_with_head
+from ..teachers.checkpoints import load_processor, load_with_head
 from ..teachers.fitting_parts import open_view
 from ..teachers.held_out import load_choice
 from .evaluate import refuse_untrained
@@ -236,8 +236,9 @@ def _told(said: Tensor, family: Family) -> Tensor:
 def _student(folder: Path, task: Any, max_length: int | None) -> tuple[_Asked, tuple[str, ...]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_with_head(str(folder), task, what="The student", require_head=True).eval().to(device)
-    tokenizer = load_tokenizer(str(folder), what="The student")
-    view, known = open_view(model, tokenizer, max_length, what="The student"), named_inputs(model)
+    processor = load_processor(str(folder), task.content, what="The student")
+    view = open_view(model, processor, max_length, what="The student", task=task)
+    known = named_inputs(model)
 
     def ask(texts: Sequence[Sequence[str]], size: int) -> Tensor:
         with torch.inference_mode():
@@ -255,7 +256,7 @@ def _student(folder: Path, task: Any, max_length: int | None) -> tuple[_Asked, t
 def _exported(folder: Path, format: str, task: Any) -> tuple[_Asked, tuple[str, ...]]:
     if format not in FILES:
         raise ConfigurationError(f"There is no export format {format!r}; there are {', '.join(FILES)}.")
-    student = OnnxStudent(folder / format)
+    student = OnnxStudent(folder / format, task=task)
 
     def ask(texts: Sequence[Sequence[str]], size: int) -> Tensor:
         logits = student(texts[0], texts[1] if len(texts) > 1 else None, batch_size=size)

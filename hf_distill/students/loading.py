@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from transformers import PretrainedConfig, PreTrainedModel
 
 from ..errors import ConfigurationError, DataError
-from ..rows.views import TokenView
+from ..rows.views import View
 from ..tasks.task import Task
-from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
+from ..teachers.checkpoints import load_config, load_processor, load_with_head
 from ..teachers.fitting_parts import open_view, refuse_label_map
 from .adapters import add_adapter
 
@@ -37,18 +37,18 @@ class OpenedStudent(NamedTuple):
 
     Attributes:
         model: Its config names the labels.
-        view: How it reads text.
+        view: How it reads rows.
         label_names: The labels, in the order of its logits.
     """
 
     model: PreTrainedModel
-    view: TokenView
+    view: View
     label_names: tuple[str, ...]
 
 
 def open_student(
     model: str | PreTrainedModel,
-    tokenizer: Any,
+    processor: Any,
     rows: Any,
     *,
     task: Task,
@@ -58,11 +58,11 @@ def open_student(
     teachers: Sequence[Any] = (),
     peft_config: PeftConfig | None = None,
 ) -> OpenedStudent:
-    """The student of a run: loaded where it is given by id or folder, its labels named, its tokenizer found.
+    """The student of a run: loaded where it is given by id or folder, its labels named, its processor found.
 
     Args:
         model: Id, folder or model.
-        tokenizer: A tokenizer, id or folder; None: the one stored with a student given by id or folder.
+        processor: A tokenizer or image processor, id or folder; None: the one stored with a student given by id or folder.
         rows: Raw rows, which may name the labels; or None.
         task: Its auto class loads the model.
         label_column: Of the rows.
@@ -72,16 +72,10 @@ def open_student(
         peft_config: Of its adapter; None: all of it is trained.
 
     Raises:
-        ConfigurationError: Nothing says which tokenizer; it is a teacher; the adapter does not fit.
+        ConfigurationError: Nothing says which processor; it is a teacher; the adapter does not fit.
         DataError: It cannot be loaded, or its head was trained for other labels or another order of them.
     """
-    if isinstance(tokenizer, str) or (tokenizer is None and isinstance(model, str)):
-        tokenizer = load_tokenizer(tokenizer or model, what="The student")
-    if tokenizer is None:
-        raise ConfigurationError(
-            "processing_class= is missing: pass the student's tokenizer (it is read from the model only where that "
-            "is given by id or folder)."
-        )
+    processor = found_processor(model, processor, task, what="The student")
     config = student_config(model)
     names = task.label_names(label_names, rows, label_column, config)
     task.refuse_other_labels(config, names, "The student")
@@ -92,7 +86,31 @@ def open_student(
             "The student is one of the teachers, which are frozen: load it a second time."
         )
     model = adapted(model, names, peft_config, task)
-    return OpenedStudent(model, open_view(model, tokenizer, max_length, what="The student"), names)
+    return OpenedStudent(model, open_view(model, processor, max_length, what="The student", task=task), names)
+
+
+def found_processor(model: str | PreTrainedModel | None, given: Any, task: Task, *, what: str) -> Any:
+    """A student's tokenizer or image processor: the one that is given, or the one that lies with it.
+
+    Args:
+        model: Id, folder or model.
+        given: A processor, id or folder; or None.
+        task: Says what rows hold.
+        what: Who it is for, for messages.
+
+    Raises:
+        ConfigurationError: Nothing says which.
+        DataError: It cannot be loaded.
+    """
+    if isinstance(given, str) or (given is None and isinstance(model, str)):
+        return load_processor(given or model, task.content, what=what)
+    if given is None and task.content.processor_class is not None:
+        kind = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}
+        raise ConfigurationError(
+            f"processing_class= is missing: pass the student's {kind.get(task.content.processor_class, 'processor')} (it is read "
+            "from the model only where that is given by id or folder)."
+        )
+    return given
 
 
 def adapted(

@@ -22,7 +22,9 @@ from ..errors import DataError
 from ..fusion.alignment import LabelMap, find_label, is_generic, unclear_names
 from ..lookup import suggest
 from ..losses.separate_labels import binary_cross_entropy
+from ..rows.content import Content
 from ..rows.labels import LabelReader
+from ..rows.texts import TEXTS
 from .task import head_config, output_names, refuse_contradiction
 from .text_classification import given_names
 
@@ -51,6 +53,7 @@ class MultiLabel:
     architecture: str = "ForSequenceClassification"
     peft_type: str = "SEQ_CLS"
     family: Literal["bernoulli"] = "bernoulli"
+    content: Content = TEXTS
     text_columns: tuple[str, ...] = ("text",)
     metrics: tuple[str, ...] = ("f1", "f1_micro", "accuracy", "label_nll", "label_brier", "label_agreement")
     loss: str = "bernoulli_kl"

@@ -20,7 +20,9 @@ from transformers import PretrainedConfig
 from ..errors import DataError
 from ..fusion.alignment import LabelMap, find_label, is_generic, unclear_names
 from ..losses.separate_labels import gaussian_mse
+from ..rows.content import Content
 from ..rows.labels import LabelReader
+from ..rows.texts import TEXTS
 from .task import head_config, output_names
 from .text_classification import given_names
 
@@ -46,6 +48,7 @@ class Regression:
     architecture: str = "ForSequenceClassification"
     peft_type: str = "SEQ_CLS"
     family: Literal["gaussian"] = "gaussian"
+    content: Content = TEXTS
     text_columns: tuple[str, ...] = ("text",)
     metrics: tuple[str, ...] = ("pearson", "spearman", "mse", "mae")
     loss: str = "gaussian_mse"

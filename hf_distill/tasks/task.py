@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from ..errors import DataError
 from ..fusion.alignment import is_generic
+from ..rows.content import Content
 from ..rows.labels import LabelReader
 
 
@@ -30,7 +31,8 @@ class Task(Protocol):
         peft_type: What `peft` calls the task; None: it knows no adapters for it.
         family: How predictions are distributed, a name of `FAMILIES`. ``categorical``: one of C classes per unit;
             ``bernoulli``: C labels that each hold or not; ``gaussian``: C numbers. What follows from it alone is a `Family`'s.
-        text_columns: The columns that hold the text where the user names none.
+        content: What rows hold for models to read: text, images…; it says how it is read, known and told.
+        text_columns: The columns that hold it where the user names none.
         metrics: The metrics of a report where the user names none (names of `hf_distill.evaluation.metrics.METRICS`).
         loss: The distillation loss where the user names none (a name of `ALL_LOSSES`).
         fusion: The fusion of teachers for whom nothing is fitted, where the user names none (a name of
@@ -48,6 +50,7 @@ class Task(Protocol):
     architecture: str
     peft_type: str | None
     family: Literal["categorical", "bernoulli", "gaussian"]
+    content: Content
     text_columns: tuple[str, ...]
     metrics: tuple[str, ...]
     loss: str

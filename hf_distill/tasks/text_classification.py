@@ -22,7 +22,9 @@ from ..errors import DataError
 from ..fusion.alignment import UNLABELLED, LabelMap, alike_names, find_label, is_generic, unclear_names
 from ..lookup import suggest
 from ..losses.distributions import cross_entropy
+from ..rows.content import Content
 from ..rows.labels import LabelReader
+from ..rows.texts import TEXTS
 from .task import head_config, output_names, refuse_contradiction
 
 
@@ -42,6 +44,7 @@ class TextClassification:
     architecture: str = "ForSequenceClassification"
     peft_type: str = "SEQ_CLS"
     family: Literal["categorical"] = "categorical"
+    content: Content = TEXTS
     text_columns: tuple[str, ...] = ("text",)
     metrics: tuple[str, ...] = ("accuracy", "f1", "nll", "brier", "ece", "agreement")
     loss: str = "forward_kl"

@@ -11,12 +11,16 @@ from transformers.activations import ACT2FN
 
 from ..errors import ConfigurationError, DataError, UnsafeFileError, in_a_line
 from ..lookup import suggest
+from ..rows.content import Content
+from ..rows.texts import TEXTS
 from ..rows.views import without_adapter
 from ..tasks.task import Task
 from .damaged_files import impossible_sizes, refuse_damaged_files, refuse_gaps
 from .hub_ids import missing_folder, refuse_absent
 from .model_files import refuse_unsafe_files
 
+# What messages call a processor.
+_CALLED = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}
 # What configs call the activation of their feed-forward layers.
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 
@@ -185,27 +189,42 @@ def load_with_head(
     return model
 
 
+def load_processor(id_or_path: str, content: Content, *, what: str, **options: Any) -> Any:
+    """A model's tokenizer, image processor, or what else stands between it and rows; None where nothing does.
+
+    Args:
+        id_or_path: Hub id or folder.
+        content: What rows hold.
+        what: Who it is for, for messages: "Teacher 'bert'".
+        options: Arguments of ``from_pretrained``.
+
+    Raises:
+        DataError: There is none.
+    """
+    if content.processor_class is None:
+        return None
+    called = _CALLED.get(content.processor_class, "processor")
+    advice = f"Save it there with {called.replace(' ', '_')}.save_pretrained, or pass it."
+    options.setdefault("trust_remote_code", False)
+    refuse_absent(id_or_path, what)
+    try:
+        processor = getattr(transformers, content.processor_class).from_pretrained(id_or_path, **options)
+    except Exception as error:  # tokenizers raise whatever their own files make them
+        refuse_remote_code(in_a_line(error, 10_000), f"{what}: the {called} of {id_or_path}")
+        reason = missing_folder(id_or_path) or in_a_line(error)
+        raise DataError(f"{what}: no {called} can be loaded from {id_or_path}: {reason}. {advice}") from error
+    if wrong := content.refuse_processor(processor):
+        raise DataError(f"{what}: {wrong} in {id_or_path}. {advice}")
+    return processor
+
+
 def load_tokenizer(id_or_path: str, *, what: str, **options: Any) -> PreTrainedTokenizerBase:
-    """`AutoTokenizer.from_pretrained`, with an error that says whose tokenizer is missing.
+    """`load_processor` of rows of text.
 
     Raises:
         DataError: No tokenizer can be loaded there.
     """
-    advice = "Save it there with tokenizer.save_pretrained, or pass it."
-    options.setdefault("trust_remote_code", False)
-    refuse_absent(id_or_path, what)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(id_or_path, **options)
-    except Exception as error:  # tokenizers raise whatever their own files make them
-        refuse_remote_code(in_a_line(error, 10_000), f"{what}: the tokenizer of {id_or_path}")
-        reason = missing_folder(id_or_path) or in_a_line(error)
-        raise DataError(
-            f"{what}: no tokenizer can be loaded from {id_or_path}: {reason}. {advice}"
-        ) from error
-    # transformers 5 makes an empty tokenizer of the model's type where no file of one is found, without a word.
-    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
-        raise DataError(f"{what}: there is no tokenizer in {id_or_path}. {advice}")
-    return tokenizer
+    return load_processor(id_or_path, TEXTS, what=what, **options)
 
 
 def refuse_other_task(model: PreTrainedModel, task: Task, what: str, *, checkpoint: bool = False) -> None:

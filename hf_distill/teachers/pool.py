@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion import Fusion
 from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, not_finite, refuse_misspelt
 from ..fusion.shares import constant
-from ..rows.views import VIEWS, WORD_MASK, TokenView, View
+from ..rows.views import VIEWS, WORD_MASK, View
 from ..tasks import family_of
 from ..tasks.family import Family
 from ..tasks.task import Task
@@ -85,9 +85,8 @@ class TeacherPool:
             if teacher.view is not None:
                 name = first.setdefault(teacher.view.key, teacher.name)
                 self.view_of[teacher.name] = name
-                shared = self.views.setdefault(name, teacher.view)
-                if isinstance(shared, TokenView):  # one tokenization, and each of its readers' needs
-                    self.views[name] = shared.also_for(teacher.view.row_rules)
+                shared = self.views.get(name)  # made once, and for each of its readers' needs
+                self.views[name] = teacher.view if shared is None else shared.also_for(teacher.view)
 
     def listen(self, fusion: Fusion | None) -> None:
         """Find out which teachers a fusion hears.

@@ -1,4 +1,4 @@
-"""Teachers: frozen models with their own tokenizers, run over their own views of a batch."""
+"""Teachers: frozen models with their own processors, run over their own views of a batch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion.alignment import TeacherOutputs, unclear_names
@@ -19,7 +19,7 @@ from ..lookup import suggest
 from ..rows.views import WORD_OF, View, named_inputs
 from ..tasks import build_task
 from ..tasks.task import Task, output_names, refuse_contradiction
-from .checkpoints import load_tokenizer, load_with_head, refuse_other_task
+from .checkpoints import load_processor, load_with_head, refuse_other_task
 from .fitting_parts import name_outputs, open_view, refuse_label_map
 from .hub_ids import loaded_commit
 from .over_base import load_over_base
@@ -33,7 +33,7 @@ class TeacherSource(Protocol):
     Attributes:
         name: Unique among the teachers of a run.
         label_names: The labels of the logits, in their order.
-        view: How the text reaches the teacher; None where it needs no tokens.
+        view: How rows reach the teacher; None where it needs nothing of them but their ids.
     """
 
     name: str
@@ -44,8 +44,8 @@ class TeacherSource(Protocol):
         """Run the teacher.
 
         Args:
-            view: The inputs of its view, each (B, L); empty where it has none.
-            example_id: (B,) int64, a hash of each row's text columns.
+            view: The inputs of its view, each (B, …); empty where it has none.
+            example_id: (B,) int64, a hash of each row's content columns.
 
         Returns:
             `TeacherOutputs` with logits (B, Ck) on the device of ``example_id``.
@@ -54,14 +54,14 @@ class TeacherSource(Protocol):
 
 
 class Teacher:
-    """A live teacher: a frozen model with a head, its tokenizer, and the names of its labels.
+    """A live teacher: a frozen model with a head, its processor, and the names of its labels.
 
     The model is put into evaluation mode and its parameters stop requiring gradients; it is never trained, wrapped
     or saved.
 
     Args:
         model: A model with the task's head.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer; for other content than text what stands in its place, such as an image processor.
         name: What logs and reports call it; None: the last part of the id it was loaded from.
         labels: Where the checkpoint's names are missing or wrong: ``{its name: right name}``, or all names in the
             order of its logits. A name given as itself is another class than one of the student's that is nearly called so.
@@ -81,7 +81,7 @@ class Teacher:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Any = None,
         *,
         name: str | None = None,
         labels: Mapping[str, str] | Sequence[str] | None = None,
@@ -101,7 +101,7 @@ class Teacher:
         name_outputs(model, labels)
         refuse_label_map(model.config, what)
         refuse_other_task(model, self.task, what)
-        view = open_view(model, tokenizer, max_length, what=what)
+        view = open_view(model, tokenizer, max_length, what=what, task=self.task)
         self.label_names = _named(model, labels, name)
         self.said_labels = said_labels(labels)
         self.place: str | None = None
@@ -151,7 +151,7 @@ class Teacher:
         types = {"dtype": "auto" if dtype is None else dtype}
         if adapter is None:
             model = load_with_head(id_or_path, task, what=what, require_head=True, **types, **options)
-            tokenizer = load_tokenizer(id_or_path, what=what, **options)
+            tokenizer = load_processor(id_or_path, task.content, what=what, **options)
         else:
             model, tokenizer = load_over_base(id_or_path, adapter, task, what=what, **types, **options)
         teacher = cls(model, tokenizer, name=name, labels=labels, max_length=max_length, task=task)

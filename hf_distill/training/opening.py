@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from ..errors import ConfigurationError
-from ..rows.views import TokenView
+from ..rows.views import View
 from ..tasks.task import Task
 from ..teachers.cache.build import TeacherCache
 from ..teachers.cache.reading import CachedTeacher
@@ -28,7 +28,7 @@ def open_teachers_for(
     losses: Sequence[HiddenLoss],
     *,
     student: nn.Module,
-    view: TokenView,
+    view: View,
     task: Task,
     device: torch.device | None,
 ) -> tuple[list[TeacherSource], TeacherCache | None, HiddenPlan | None]:
@@ -40,7 +40,7 @@ def open_teachers_for(
         settings: How outputs are computed and stored.
         losses: The hidden losses.
         student: The student.
-        view: How it reads text.
+        view: How it reads rows.
         task: Loads teachers given by id or folder.
         device: Where they run; None: the process's own.
 
@@ -59,6 +59,11 @@ def open_teachers_for(
             losses, _of_config("student", student.config)._replace(view=view, model=student), bodies
         )
 
+    if losses and not task.content.of_tokens:
+        raise ConfigurationError(
+            f"Hidden losses compare the states of tokens, and models of {task.content.name} are not known to have any: leave hidden "
+            "losses out."
+        )
     if cache_dir is None:
         sources = [load_teacher(given, task) for given in teachers]
         return sources, None, plan([_body(source) for source in sources]) if losses else None

@@ -1,4 +1,4 @@
-"""Raw datasets in, prepared ones out: completed in the cache, tokenized, each once."""
+"""Raw datasets in, prepared ones out: completed in the cache, read by every view, each once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from transformers import TrainingArguments
 
 from ..errors import ConfigurationError, DataError
 from ..fusion.alignment import labelled
+from ..rows.content import Content
 from ..rows.labels import LabelReader, count_labelled
 from ..rows.preparing import is_prepared, prepare_dataset
-from ..rows.views import TokenView
+from ..rows.texts import TEXTS
+from ..rows.views import View
 from ..tasks.family import Family
 from ..tasks.task import Task
 from ..teachers.cache.build import TeacherCache
@@ -30,19 +32,21 @@ class RowPreparation:
         args: Says which process goes first.
         text_columns: As for the trainer.
         labels: How labels are read.
-        student_view: The student's tokenization.
+        student_view: How the student reads rows.
         pool: The teachers.
         cache: Where their outputs are kept; None: they run live.
         word_views: Names of the teachers' views whose words are matched with the student's.
+        content: What rows hold.
     """
 
     args: TrainingArguments
     text_columns: Sequence[str]
     labels: LabelReader
-    student_view: TokenView
+    student_view: View
     pool: TeacherPool
     cache: TeacherCache | None = None
     word_views: Sequence[str] = ()
+    content: Content = TEXTS
     _prepared: dict[str, Any] = field(default_factory=dict)
     _raw: list[tuple[Any, Any, str]] = field(default_factory=list)
 
@@ -79,6 +83,7 @@ class RowPreparation:
             self.labels,
             self.student_view,
             TeacherPool([], label_names, task=task),
+            content=self.content,
         )
 
     def __call__(self, dataset: Any, what: str) -> Any:
@@ -95,7 +100,7 @@ class RowPreparation:
             return self._prepared[key]
         if self.cache is not None:
             self.cache.add(dataset, self.text_columns)
-        with self.args.main_process_first(desc="tokenizing"):
+        with self.args.main_process_first(desc="preparing"):
             prepared = prepare_dataset(
                 dataset,
                 text_columns=self.text_columns,
@@ -103,6 +108,7 @@ class RowPreparation:
                 student_view=self.student_view,
                 teacher_views=self.pool.views,
                 word_views=self.word_views,
+                content=self.content,
                 what=what,
             )
         if isinstance(prepared, datasets.Dataset):
@@ -124,8 +130,9 @@ class RowPreparation:
             if isinstance(prepared, datasets.Dataset):
                 found = np.flatnonzero(prepared.with_format("numpy")["example_id"][:] == example_id)
                 if len(found):
-                    text = str(raw.with_format(None)[int(found[0])][self.text_columns[0]])[:80]
-                    return f"row {found[0]} of the {what}, {text!r}"
+                    row = self.content.as_stored(raw.with_format(None), self.text_columns)[int(found[0])]
+                    told = self.content.told([self.content.read(row[c]) for c in self.text_columns])
+                    return f"row {found[0]} of the {what}, {told[0][:80]!r}"
         return None
 
 

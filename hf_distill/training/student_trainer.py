@@ -31,7 +31,7 @@ from ..rows.batches import ahead
 from ..rows.collator import StudentCollator
 from ..rows.columns import indexed
 from ..rows.labels import count_labelled
-from ..rows.views import VIEWS, TokenView
+from ..rows.views import VIEWS, View
 from ..tasks.task import Task
 from .commits import begin, checkpoints, commit, is_checkpoint, is_committed, problem, rotate, saving, size
 from .finite import FiniteUpdates, refuse_not_finite
@@ -75,8 +75,8 @@ class StudentTrainer(Trainer):
         return bare(self.model if plain else self.accelerator.unwrap_model(self.model))
 
     @property
-    def student_view(self) -> TokenView:
-        """How the student reads text."""
+    def student_view(self) -> View:
+        """How the student reads rows."""
         return self._prepare.student_view
 
     # ---- Raw rows in, prepared rows to the loaders, the student's columns to the student ----

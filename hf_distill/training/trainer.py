@@ -34,7 +34,7 @@ from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import student_padding
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
-from ..rows.views import VIEWS, TokenView
+from ..rows.views import VIEWS, View
 from ..students.loading import adapted, load_trained, open_student
 from ..tasks import build_task, family_of, refuse_other_family, refuse_unfit_loss
 from ..tasks.task import Task
@@ -62,15 +62,15 @@ from .student_trainer import StudentTrainer
 class MultiTeacherDistillationTrainer(StudentTrainer):
     """A `transformers.Trainer` whose student learns from labels and from the fused knowledge of several teachers.
 
-    Every argument and method of `Trainer` keeps its meaning; datasets hold raw text, since each teacher reads it
-    through its own tokenizer. Labels are matched by name, and the plan is printed before training.
+    Every argument and method of `Trainer` keeps its meaning; datasets hold raw text or images, since each teacher reads
+    them through its own tokenizer or image processor. Labels are matched by name, and the plan is printed before training.
 
     Args:
         model: The student: Hub id, folder or `PreTrainedModel`; or ``model_init``.
         args: `DistillationArguments`.
         train_dataset, eval_dataset: `datasets.Dataset` or `IterableDataset` with raw columns; the latter also a dict
             of them. Labels may be missing (None, -100 or no column at all).
-        processing_class: The student's tokenizer; None: the one stored with a student given by id or folder.
+        processing_class: The student's tokenizer or image processor; None: the one stored with a student given by id or folder.
         data_collator: Pads the student's view; None: `DataCollatorWithPadding`.
         compute_loss_func: Replaces the cross-entropy: ``f(outputs, labels, num_items_in_batch=None)`` returns the mean
             over the labelled rows of a batch.
@@ -86,7 +86,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             mappings of the fields of `HiddenLoss`.
         peft_config: An adapter for the student, see `add_adapter`: it and the head are trained, and saved alone.
         task: A name of `TASKS`, or a `Task`.
-        text_columns: One column of text, or two for pairs.
+        text_columns: The columns that models read, of text one, or two for pairs; None: the task's.
         label_column: The column of the labels.
         label_names: The student's label names in the order of its logits; None: see `Task.label_names`.
         cache_dir: Folder where the teachers' outputs are kept: each teacher runs once over each row of every dataset,
@@ -168,7 +168,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             teachers=teachers,
             peft_config=peft_config,
         )
-        processing_class, self.student_labels = opened.view.tokenizer, opened.label_names
+        processing_class, self.student_labels = opened.view.processor, opened.label_names
         self.teachers, self._cache, self.hidden = open_teachers_for(
             teachers,
             cache_dir,
@@ -198,6 +198,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             self.teacher_pool,
             self._cache,
             () if self.hidden is None else self.hidden.word_views(self.teacher_pool.view_of),
+            content=self.task.content,
         )
         train_dataset = self._prepare(train_dataset, "training set")
         eval_dataset = self._prepare.each(eval_dataset, "evaluation set")
@@ -209,7 +210,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._evaluated = EvaluationRows()
         self._parts: set[str] = set()
         self._drawn: set[str] = set()
-        self.numbers = FiniteUpdates(self.teachers, self._prepare.row_of, opened.view.tokenizer.decode)
+        self.numbers = FiniteUpdates(
+            self.teachers, self._prepare.row_of, getattr(processing_class, "decode", str)
+        )
         self._run: dict[str, Any] | None = None
         self._began: float | None = None
         self._seconds_before = 0.0
@@ -217,7 +220,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
             args=args,
             data_collator=MultiTeacherCollator(
-                student_padding(data_collator, processing_class), self.teacher_pool.views
+                student_padding(data_collator, opened.view), self.teacher_pool.views
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -242,8 +245,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self._draws = Draws(args.seed, args.process_index)
 
     @property
-    def student_view(self) -> TokenView:
-        """How the student reads text."""
+    def student_view(self) -> View:
+        """How the student reads rows."""
         return self._prepare.student_view
 
     @property
@@ -500,7 +503,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         """A fresh student from ``model_init``, with the run's label names."""
         model = super().call_model_init(trial)
         model = adapted(model, self.student_labels, self.peft_config, self.task)
-        refuse_other_view(model, self.student_view, what="The student")
+        refuse_other_view(model, self.student_view, what="The student", task=self.task)
         return with_projections(self.hidden, model, self.args.seed)
 
     def train(
@@ -626,7 +629,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         students = {"student": self.student}
         if baseline is not None:
             students["baseline"] = load_trained(baseline, self.student_labels, self.task, "The baseline")
-            refuse_other_view(students["baseline"], self.student_view, what="The baseline")
+            refuse_other_view(students["baseline"], self.student_view, what="The baseline", task=self.task)
         report = evaluate_loader(
             self.get_eval_dataloader(rows),
             pool=self.teacher_pool.to(self.args.device),

@@ -178,12 +178,17 @@ def _opened(
     max_length: int | None,
     task: str | Task,
 ) -> tuple[PreTrainedModel, TokenView]:
+    content = build_task(task).content
+    if not content.of_tokens:
+        raise ConfigurationError(
+            f"Attention and layers are compared over tokens, and models of {content.name} are not known to have any."
+        )
     if isinstance(student, str):
         tokenizer = tokenizer or load_tokenizer(student, what="The student")
         student = load_with_head(student, build_task(task), what="The student", require_head=False)
     if tokenizer is None:
         raise ConfigurationError("processing_class= is missing: pass the student's tokenizer.")
-    return student, open_view(student, tokenizer, max_length, what="The student")
+    return student, open_view(student, tokenizer, max_length, what="The student", task=task)
 
 
 def _live(given: str | TeacherSpec | TeacherSource, task: str | Task) -> Teacher:

@@ -104,6 +104,7 @@ def audit_teachers(
         labels=task.label_reader(label_column, names),
         student_view=None,
         teacher_views=pool.views,
+        content=task.content,
         what=dataset_name,
     )
     loader = DataLoader(
@@ -119,7 +120,7 @@ def audit_teachers(
 
     def audited() -> AuditReport:
         some = dataset[: max(2 * batch_size, _TIMED_ROWS)]
-        texts = [some[column] for column in text_columns]
+        texts = [list(map(task.content.read, some[column])) for column in text_columns]
         costs = {
             own.name: _cost(own if spec is None else spec.load(task), texts, batch_size, accelerator)
             for own, spec in zip(loaded, live or itertools.repeat(None, len(loaded)), strict=True)

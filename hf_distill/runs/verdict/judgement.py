@@ -240,13 +240,15 @@ def judged_report(
         notes: What a reader must know besides.
     """
     choice, state, args = trainer.fusion_choice, trainer.state, trainer.args
-    texts = distinct_rows(asked.rows, trainer.text_columns).by_id()
+    content = trainer.task.content
+    given = distinct_rows(asked.rows, trainer.text_columns, content).by_id()
+    texts = {row: content.told(own) for row, own in given.items()}
     prepared = trainer.get_eval_dataloader(asked.rows).dataset.rows
     chosen = args.load_best_model_at_end and state.best_metric is not None
     baselines, singles = (
         [found[name, seed] for seed in seeds if (name, seed) in found] for name in ("baseline", "single")
     )
-    timed = timed_rows(texts.values())
+    timed = timed_rows(given.values())
     costs, failed = _costs(trainer, timed, load)
     alone = single_teacher and not singles
     train = trainer.train_dataset

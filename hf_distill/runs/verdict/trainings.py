@@ -399,12 +399,10 @@ def _eval_steps(trainer: MultiTeacherDistillationTrainer) -> int:
 def _lengths(
     trainer: MultiTeacherDistillationTrainer, rows: datasets.Dataset, example_ids: np.ndarray
 ) -> np.ndarray | None:
-    """(N,) tokens of each row as the student reads it, in the order of its answers, which is the sampler's."""
+    """(N,) length of each row as the student reads it, in the order of its answers, which is the sampler's; None: they have none."""
     prepared = trainer.get_eval_dataloader(rows).dataset.rows
-    if "input_ids" not in prepared.column_names:
+    lengths = trainer.student_view.lengths(prepared)
+    if lengths is None:
         return None
-    columns = prepared.with_format(None)
-    tokens = {
-        row: len(ids) for row, ids in zip(columns["example_id"][:], columns["input_ids"][:], strict=True)
-    }
+    tokens = dict(zip(prepared.with_format(None)["example_id"][:], lengths.tolist(), strict=True))
     return np.array([tokens[row] for row in example_ids.tolist()], dtype=np.int64)

@@ -20,7 +20,9 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from ...errors import ConfigurationError, DataError
+from ...rows.content import Content
 from ...rows.preparing import DistinctRows, SeenIds, distinct_rows, find_row, identified, narrow
+from ...rows.texts import TEXTS
 from ...rows.views import BreakingRow
 from ...tasks import build_task
 from ...tasks.task import Task
@@ -157,7 +159,8 @@ class TeacherCache:
         """
         text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
         streamed = isinstance(dataset, datasets.IterableDataset)
-        rows = None if streamed else distinct_rows(dataset, text_columns)
+        content = self._task.content
+        rows = None if streamed else distinct_rows(dataset, text_columns, content)
         ids = np.empty(0, dtype="<i8") if rows is None else rows.ids
         with PartialState().main_process_first():  # only it speaks, so it has to be the one that finds damage
             opened = [self._open(cached, ids) for cached in self.teachers]
@@ -172,7 +175,9 @@ class TeacherCache:
                 if streamed or len(missing):
                     size = self.settings[number].shard_rows
                     parts = (
-                        self._within_limit(number, streamed_parts(dataset, text_columns, known, size))
+                        self._within_limit(
+                            number, streamed_parts(dataset, text_columns, known, size, content)
+                        )
                         if rows is None
                         else stored_parts(rows, missing, size)
                     )
@@ -181,7 +186,7 @@ class TeacherCache:
                             number, store, parts, tokens, None if streamed else len(missing)
                         )
                     except BreakingRow as error:
-                        number_of_row = find_row(dataset, text_columns, error.texts)
+                        number_of_row = find_row(dataset, text_columns, error.texts, content)
                         raise DataError(f"Row {number_of_row}: {error}") from error
                 PartialState().wait_for_everyone()
                 # Always, and here: what is missing for us may have been written by others, and workers inherit the maps.
@@ -318,7 +323,11 @@ def stored_parts(rows: DistinctRows, missing: np.ndarray, size: int) -> Iterator
 
 
 def streamed_parts(
-    dataset: datasets.IterableDataset, text_columns: Sequence[str], known: RowReader, size: int
+    dataset: datasets.IterableDataset,
+    text_columns: Sequence[str],
+    known: RowReader,
+    size: int,
+    content: Content = TEXTS,
 ) -> Iterator[Part]:
     """The shards of what is missing of a stream, while it passes; of several processes each takes every so many.
 
@@ -327,6 +336,7 @@ def streamed_parts(
         text_columns: The columns that teachers read.
         known: What is there already; the same for all processes.
         size: Rows of a shard.
+        content: What the columns hold.
     """
     state, seen, shards = PartialState(), SeenIds(), 0
     ids, texts = np.empty(0, dtype="<i8"), [[] for _ in text_columns]
@@ -340,7 +350,7 @@ def streamed_parts(
             yield Part(ids[:size], lambda: taken)
         ids, texts = ids[size:], [column[size:] for column in whole]
 
-    for some, columns in identified(dataset, text_columns, size):
+    for some, columns in identified(dataset, text_columns, size, content):
         new = seen.new(some)
         new = new[known.lacks(some[new])]
         ids = np.concatenate([ids, some[new]])
@@ -356,7 +366,7 @@ def cache_teacher_outputs(
     dataset: datasets.Dataset | datasets.IterableDataset,
     *,
     cache_dir: str | os.PathLike[str],
-    text_columns: Sequence[str] = ("text",),
+    text_columns: Sequence[str] | None = None,
     dtype: str = "float16",
     precision: str | None = None,
     shard_rows: int = 4096,
@@ -371,7 +381,7 @@ def cache_teacher_outputs(
         teachers: `Teacher`s, or ids and folders, of which one is in memory at a time.
         dataset: Raw rows; a stream is read once for each teacher.
         cache_dir: Folder of the cache.
-        text_columns: One column of text, or two for pairs.
+        text_columns: The columns that teachers read; None: the task's.
         dtype, precision, shard_rows, token_budget, hidden_states: See `CacheSettings`.
         task: Loads teachers given by id or folder.
         device: Where they run; None: the process's own.
@@ -391,7 +401,7 @@ def cache_teacher_outputs(
         dtype, precision, shard_rows, token_budget, hidden_states=tuple(hidden_states or ())
     )
     cache = TeacherCache(teachers, cache_dir, settings, task=task, device=device)
-    cache.add(dataset, text_columns)
+    cache.add(dataset, build_task(task).text_columns if text_columns is None else text_columns)
     return cache.teachers
 
 

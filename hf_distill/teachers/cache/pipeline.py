@@ -1,6 +1,6 @@
 """From the texts of shards to their files: while one batch is on the device, what comes before and after it is done beside.
 
-texts -> tokens (a thread, one shard ahead) -> batches in order of length (a thread, two ahead, copied to the device)
+content -> what views keep of it, tokens (a thread, one shard ahead) -> batches in order of length (a thread, two ahead, copied to the device)
 -> forward (who asks; nothing waits for the device) -> a whole shard -> its files (a thread)
 
 Shapes: n rows of a shard, B rows of a batch, L tokens.
@@ -40,11 +40,11 @@ class Part(NamedTuple):
 
     Attributes:
         ids: (n,) int64.
-        texts: Reads their text columns.
+        texts: Reads their content columns.
     """
 
     ids: np.ndarray
-    texts: Callable[[], list[list[str]]]
+    texts: Callable[[], list[list[Any]]]
 
 
 @dataclass(eq=False)
@@ -123,7 +123,8 @@ def compute_parts(
     def batches() -> Iterator[Callable[[], tuple[_Shard, np.ndarray, bool, Moved]]]:
         with contextlib.closing(made_ahead(claimed(), 1, "tokenizes")) as shards:
             for shard in shards:
-                cut = list(by_length(shard.tokens["input_ids"].lengths, budget))
+                sizes = teacher.view.sizes(shard.tokens, len(shard.part.ids))
+                cut = list(by_length(sizes, budget))
                 for number, rows in enumerate(cut, 1):
                     yield functools.partial(_collated, shard, rows, number == len(cut), teacher, mover)
 
@@ -162,7 +163,7 @@ def _tokenized(shard: _Shard, teacher: Teacher, kept: KeptTokens | None) -> _Sha
         if kept:
             kept.write(view.key, shard.name, found)
     else:  # of another teacher, whose model may take rows that this one's does not
-        view.refuse_rows(texts, found["input_ids"])
+        view.refuse_rows(texts, found)
     shard.tokens = found
     return shard
 
@@ -200,7 +201,8 @@ def _write(shard: _Shard, teacher: Teacher, settings: CacheSettings, store: Stor
         shard.outputs.clear()
         finite = np.all([np.isfinite(f).reshape(len(ids), -1).all(1) for f in fields.values()], axis=0)
         if not finite.all():
-            first = shard.part.texts()[0][int(np.flatnonzero(~finite)[0])]
+            row = [column[int(np.flatnonzero(~finite)[0])] for column in shard.part.texts()]
+            first = teacher.task.content.told(row)[0]
             raise DataError(
                 f"Teacher {teacher.name!r} gives outputs that are not finite in {settings.dtype} for "
                 f"{len(ids) - finite.sum()} row(s), e.g. {first[:80]!r}: they are not stored. Store float32 if they are "

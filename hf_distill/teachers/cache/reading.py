@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ConfigurationError
 from ...fusion.alignment import TeacherOutputs
 from ...rows.columns import Columns
+from ...rows.views import View
 from ..states import Wanted
 from .store import RowReader, Store
 
 
 @dataclass(eq=False)
-class CachedView:
+class CachedView(View):
     """A view whose tensors are a teacher's stored outputs, read by the rows' ids where the batch is collated.
 
     Args:
@@ -32,8 +34,8 @@ class CachedView:
     what: str
     _reader: RowReader | None = None
 
-    def encode(self, texts: Sequence[Sequence[str]]) -> dict[str, list[Any]]:
-        """Nothing: stored outputs need no tokens."""
+    def encode(self, texts: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+        """Nothing: stored outputs need no inputs."""
         return {}
 
     def collate(self, encoded: Columns, example_ids: Tensor) -> dict[str, Tensor]:
@@ -45,6 +47,17 @@ class CachedView:
         return {
             name: torch.from_numpy(values) for name, values in self.reader.read(example_ids.numpy()).items()
         }
+
+    def augmented(self, augment: Any) -> View:
+        """Refused.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(
+            f"{self.what}: its outputs are read from a cache, which has those of the rows as they are, but with augment each epoch "
+            "sees other ones: let teachers run live (no cache_dir), or leave augment out."
+        )
 
     def refuse_unknown(self, example_ids: np.ndarray) -> None:
         """Refuse rows (N,) that were never computed before anything is trained on them."""

@@ -56,12 +56,14 @@ class KeptTokens:
 
     def write(self, view: str, shard: str, tokens: Mapping[str, Ragged]) -> None:
         """Keep them, if there is room."""
+        if not tokens:
+            return
         lengths = next(iter(tokens.values())).lengths
         if any((column.lengths != lengths).any() for column in tokens.values()):
             return
         narrow = {
             f"of {name}": c.values.astype(np.min_scalar_type(c.values.max(initial=0)))
-            if c.values.min(initial=0) >= 0
+            if c.values.dtype.kind in "iu" and c.values.min(initial=0) >= 0
             else c.values
             for name, c in tokens.items()
         }
