@@ -17,7 +17,10 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     text: Annotated[
         list[str] | None,
-        typer.Option(help="A text; once for each. For pairs, an object of JSON.", show_default=False),
+        typer.Option(
+            help="A text, or the path of an image; once for each. For pairs, an object of JSON.",
+            show_default=False,
+        ),
     ] = None,
     file: Annotated[
         str | None,
@@ -61,7 +64,7 @@ def predict(
     elif file == "-":
         rows = line_rows(sys.stdin, predictor.columns)
     else:
-        rows = file_rows(str(file), predictor.columns)
+        rows = file_rows(str(file), predictor.columns, predictor.content)
     size = batch_size or (1 if file == "-" else 32)
     try:
         for prediction in predictor(rows, batch_size=size):

@@ -82,9 +82,8 @@ class Ensemble:
         Returns:
             One ``{"label": name, "score": probability}`` per text, or lists of them.
         """
-        said = self.log_probs(
-            list(texts) if isinstance(texts, list) or hasattr(texts, "column_names") else [texts]
-        )
+        one = isinstance(texts, (str, bytes, Mapping, tuple)) or not hasattr(texts, "__len__")
+        said = self.log_probs([texts] if one else texts)
         probs = torch.from_numpy(self.family.probabilities(said.numpy())).float()
         answers = []
         for row in probs:
@@ -156,9 +155,7 @@ class Ensemble:
         """The content columns of a row, however pipelines of the task are given it."""
         if isinstance(text, Mapping) and "text" in text:
             text = (text["text"], text["text_pair"]) if text.get("text_pair") is not None else (text["text"],)
-        columns = (
-            tuple(text) if isinstance(text, (tuple, list)) and self._content.most_columns > 1 else (text,)
-        )
+        columns = tuple(text) if isinstance(text, (tuple, list)) and len(self._content.keys) > 1 else (text,)
         try:
             read = tuple(map(self._content.read, columns))
         except ValueError as error:

@@ -15,7 +15,7 @@ from ..evaluation.evaluating import computed_names
 from ..evaluation.metrics import METRICS, unknown_name
 from ..files import no_folder, refuse_file
 from ..fusion import build_fusion
-from ..lookup import build, refuse_untrusted, suggest
+from ..lookup import build, find, refuse_untrusted, suggest
 from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
 from ..tasks import TASKS, build_task, family_of, fits, refuse_other_family
@@ -193,12 +193,12 @@ def check(
         check_files: As for `load_recipe`.
         unchecked: Own code that no check may import.
     """
-    recipe, problems = None, []
+    recipe, problems = None, list(_registered(raw, unchecked))
     try:
         recipe = Recipe.model_validate(dict(raw))
     except ValidationError as error:
         problems += from_validation(error, training_keys())
-    metrics = list(_metrics(raw))  # by their names alone
+    metrics, registers = list(_metrics(raw)), raw.get("register")  # by their names alone
     if unchecked:
         raw = without(raw, unchecked)
     there = {section for section in ("training", "data", "student") if isinstance(raw.get(section), dict)}
@@ -210,7 +210,12 @@ def check(
         *_specs(raw),
         *(check_data(raw["data"]) if "data" in there else ()),
         *_teachers(_part(raw, "teachers")),
-        *(check_student(raw["student"], names) if "student" in there else ()),
+        *(
+            problem
+            for problem in (check_student(raw["student"], names) if "student" in there else ())
+            # Which types there are is not known before that has run.
+            if problem.path != "student.config.model_type" or registers not in unchecked
+        ),
         *check_losses(losses, training),
         *check_search(_part(raw, "search"), losses, len(names)),
         *_combinations(raw),
@@ -220,6 +225,19 @@ def check(
         *(_seeds(recipe) if recipe is not None else ()),
     ]
     return recipe, problems
+
+
+def _registered(raw: Mapping[str, Any], unchecked: Collection[str]) -> Iterator[Problem]:
+    """Call what tells `transformers` of the user's own classes, which later checks look for."""
+    name = raw.get("register")
+    if not isinstance(name, str) or name in unchecked:
+        return
+    try:
+        register = find(name, {}, "register")
+    except ConfigurationError as error:
+        yield Problem("register", str(error))
+        return
+    register()
 
 
 def _seeds(recipe: Recipe) -> Iterator[Problem]:
@@ -422,6 +440,12 @@ def _combinations(raw: Mapping[str, Any]) -> list[Problem]:
             streaming and _part(raw, "teachers").get("cache_dir") is not None,
             "teachers.cache_dir",
             "the rows of a stream are not known before they come, so no cache is made of them; leave it out, or data.streaming",
+        ),
+        (
+            _part(raw, "data").get("augment") is not None
+            and _part(raw, "teachers").get("cache_dir") is not None,
+            "data.augment",
+            "it shows another image in every epoch, of which a cache would hold none; leave it out, or teachers.cache_dir",
         ),
         (
             unjudged and evaluation.get("seeds", 1) != 1,

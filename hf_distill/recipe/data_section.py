@@ -13,6 +13,7 @@ from datasets.exceptions import DatasetsError
 
 from ..errors import DataError
 from ..lookup import suggest
+from ..tasks import build_task
 from ..tasks.multi_label import joined_labels
 from ..teachers.hub_ids import data_commit
 from .loss_section import needs_labels
@@ -42,6 +43,9 @@ def check_data(data: Mapping[str, Any]) -> Iterator[Problem]:
         if suffix not in FORMATS or (compressed and suffix == "parquet"):
             known = "csv, tsv, json, jsonl (each also .gz) and parquet"
             yield Problem(where, f"the format is known by the suffix, of {known}; found {name!r}")
+    augment = data.get("augment")
+    if isinstance(augment, Mapping) and not augment.get("crop") and not augment.get("flip"):
+        yield Problem("data.augment", "does nothing without crop and flip: give one, or leave it out")
     columns = data.get("text_columns")
     if isinstance(columns, list) and all(isinstance(column, str) for column in columns):
         if len(set(columns)) < len(columns):
@@ -144,7 +148,7 @@ def _from_files(recipe: Recipe) -> dict[str, datasets.Dataset]:
     rows = {}
     for split, names in files.items():
         read = stream_files if data.streaming and split == "train" else read_files
-        rows[split] = read(names, columns, split, data.label_columns or ())
+        rows[split] = read(names, columns, split, data.label_columns or (), build_task(recipe.task).content)
         if data.label_column not in rows[split].column_names:
             found = dict.fromkeys(column for name in names for column in columns_of(name, columns))
             _check_columns(recipe, split, list(found))

@@ -168,6 +168,13 @@ def _of_each_split(value: Any) -> Any:
     return dict.fromkeys(SPLITS, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class Augment(Section):
+    """What is done to training images at random, once per row and epoch; see `Augmentation`."""
+
+    crop: Annotated[float, Field(ge=0)] = 0.0
+    flip: bool = False
+
+
 class Data(Section):
     """Where the raw text and the labels come from, which columns hold them, and how many rows are used.
 
@@ -187,6 +194,7 @@ class Data(Section):
     label_names: Annotated[Texts, Field(min_length=2)] | None = None
     max_rows: Annotated[MostRows | None, BeforeValidator(_of_each_split)] = None
     streaming: bool = False
+    augment: Augment | None = None
 
 
 class TeacherEntry(Section):
@@ -316,7 +324,8 @@ class Hub(Section):
 class Recipe(Section):
     """A recipe as `load_recipe` returns it: checked, with the defaults filled in.
 
-    `training` holds the keys of `TrainingArguments` that were given, and `output_dir`.
+    `training` holds the keys of `TrainingArguments` that were given, and `output_dir`. `register`, a path ``pkg.mod:function``, is
+    called before any model is loaded: it tells `transformers` of classes of your own.
 
     Example:
         >>> Recipe(data={"dataset": "stanfordnlp/sst2"}, teachers={"models": ["org/a", "org/b"]},
@@ -325,6 +334,7 @@ class Recipe(Section):
     """
 
     task: Text = "text-classification"
+    register: Text | None = None
     data: Data
     teachers: Teachers
     student: Student
@@ -347,6 +357,19 @@ class Recipe(Section):
         if known.loss == Losses.model_fields["distill"].default:
             return raw
         return {**raw, "losses": {**losses, "distill": known.loss}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_columns(cls, raw: Any) -> Any:
+        """The columns of a built-in task, where nobody says others."""
+        given = raw if isinstance(raw, Mapping) else {}
+        task, data = given.get("task"), given.get("data")
+        known = TASKS.get(task) if isinstance(task, str) else None
+        if known is None or not isinstance(data, Mapping) or "text_columns" in data:
+            return raw
+        if known.text_columns == Data.model_fields["text_columns"].default:
+            return raw
+        return {**raw, "data": {**data, "text_columns": list(known.text_columns)}}
 
     @model_validator(mode="before")
     @classmethod

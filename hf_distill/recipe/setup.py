@@ -10,13 +10,14 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from .. import __version__
 from ..evaluation.evaluating import compute_metrics_from
 from ..files import write_text
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..losses import ALL_LOSSES, build_distillation_loss
+from ..rows.images import Augmentation
 from ..students.loading import load_trained, student_config
 from ..tasks import build_task, family_of
 from ..tasks.task import Task
@@ -153,6 +154,12 @@ class Setup:
         return [HiddenLoss(**entry.model_dump()) for entry in self.recipe.losses.hidden]
 
     @property
+    def augment(self) -> Augmentation | None:
+        """What is done to training images at random; None: nothing."""
+        given = self.recipe.data.augment
+        return None if given is None else Augmentation(**given.model_dump())
+
+    @property
     def peft_config(self) -> Any:
         """The adapter that the student is trained through; None where all of it is."""
         return lora_config(self.recipe.student)
@@ -168,7 +175,7 @@ class Setup:
         """The student's, found as the trainer finds them."""
         return label_names(self.recipe, self.rows["train"])
 
-    def student(self, seed: int) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+    def student(self, seed: int) -> tuple[str | PreTrainedModel, Any]:
         """Make the student, or the id that the trainer loads it from, and its tokenizer.
 
         Args:
@@ -258,6 +265,7 @@ class Setup:
             cache_settings=self.cache_settings,
             teacher_placement=recipe.teachers.placement,
             teacher_precision=recipe.teachers.precision,
+            augment=self.augment,
         )
         if trainer.is_world_process_zero():
             write_recipe(recipe, self.folder)

@@ -17,14 +17,13 @@ from transformers import (
     AutoConfig,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from ..errors import ConfigurationError, DataError, how_to_install, in_a_line
 from ..lookup import suggest
 from ..students.building import build_student
 from ..tasks import build_task
-from ..teachers.checkpoints import load_config, load_tokenizer, load_with_head
+from ..teachers.checkpoints import load_config, load_processor, load_with_head
 from ..teachers.damaged_files import impossible_sizes
 from ..teachers.teacher import Teacher, TeacherSpec
 from .problems import Problem, found, given
@@ -158,7 +157,7 @@ def teacher_spec(entry: TeacherEntry, number: int) -> TeacherSpec:
 
 def build_recipe_student(
     recipe: Recipe, train: datasets.Dataset, *, seed: int
-) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[str | PreTrainedModel, Any]:
     """Make the student, or the id that the trainer loads it from, and its tokenizer.
 
     Args:
@@ -175,9 +174,7 @@ def build_recipe_student(
     return model if isinstance(model, str) else model.to(getattr(torch, student.dtype)), tokenizer
 
 
-def _made(
-    recipe: Recipe, train: datasets.Dataset, seed: int
-) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase]:
+def _made(recipe: Recipe, train: datasets.Dataset, seed: int) -> tuple[str | PreTrainedModel, Any]:
     student = recipe.student
     if student.from_teacher is not None:
         return _from_teacher(recipe, train, seed)
@@ -187,7 +184,7 @@ def _made(
         options["revision"] = None
     source = student.tokenizer or student.model
     assert source is not None
-    tokenizer = load_tokenizer(source, what="The student", **options)
+    tokenizer = load_processor(source, build_task(recipe.task).content, what="The student", **options)
     if student.config is not None:
         return _from_scratch(recipe, train, tokenizer, seed), tokenizer
     if student.layers is not None or student.hidden_size is not None:
@@ -196,16 +193,14 @@ def _made(
     return student.model if plain else _at_revision(recipe, train, seed), tokenizer
 
 
-def _from_teacher(
-    recipe: Recipe, train: datasets.Dataset, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_teacher(recipe: Recipe, train: datasets.Dataset, seed: int) -> tuple[PreTrainedModel, Any]:
     student, teacher = recipe.student, _source(recipe)
     names = label_names(recipe, train, teacher)
     transformers.set_seed(seed)
     kept = {} if student.layers is None else {"layers": student.layers}
     return build_student(
         teacher, **kept, hidden_size=student.hidden_size, labels=names
-    ), teacher.view.tokenizer
+    ), teacher.view.processor
 
 
 def _of_layers(recipe: Recipe, train: datasets.Dataset, seed: int) -> PreTrainedModel:
@@ -278,22 +273,21 @@ def label_names(recipe: Recipe, train: datasets.Dataset, source: Teacher | None 
     )
 
 
-def _from_scratch(
-    recipe: Recipe, train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> PreTrainedModel:
+def _from_scratch(recipe: Recipe, train: datasets.Dataset, tokenizer: Any, seed: int) -> PreTrainedModel:
     names = label_names(recipe, train)
     given = dict(recipe.student.config or {})
-    size = given.get("vocab_size", len(tokenizer))
-    if size < len(tokenizer):
+    of_processor = build_task(recipe.task).content.config_of(tokenizer)
+    least = of_processor.get("vocab_size", 0)
+    if given.get("vocab_size", least) < least:
         raise ConfigurationError(
-            f"student.config.vocab_size is {size}, but the tokenizer has {len(tokenizer)} tokens; leave it out"
+            f"student.config.vocab_size is {given['vocab_size']}, but the tokenizer has {least} tokens; leave it out"
         )
-    if tokenizer.pad_token_id is None:
+    if "pad_token_id" in of_processor and of_processor["pad_token_id"] is None:
         raise DataError(
             f"student.tokenizer: {tokenizer.name_or_path} has no padding token, so rows cannot be batched"
         )
     config = transformers.AutoConfig.for_model(
-        **{"vocab_size": size, "pad_token_id": tokenizer.pad_token_id, **given},
+        **{**of_processor, **given},
         **build_task(recipe.task).head(names),
     )
     auto_class = getattr(transformers, build_task(recipe.task).auto_class)

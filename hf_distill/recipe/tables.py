@@ -13,6 +13,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from datasets.exceptions import DatasetsError
 
 from ..errors import DataError, in_a_line
 from ..lookup import suggest
+from ..rows.content import Content
+from ..rows.texts import TEXTS
 
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet")
 """The suffixes that say how a file is read."""
@@ -36,8 +39,8 @@ _FORMAT = 1
 _PIECE = 1 << 20
 """How much is read at once where lines say nothing."""
 
-_ROWS = 10_000
-"""How many rows are in memory at once."""
+_ROWS, _LARGE_ROWS = 10_000, 200
+"""How many rows are in memory at once, of text and of what may be larger."""
 
 
 class Columns(NamedTuple):
@@ -92,7 +95,11 @@ def known_format(name: str) -> str:
 
 
 def read_files(
-    names: Sequence[str], columns: Columns, split: str, joined: Sequence[str] = ()
+    names: Sequence[str],
+    columns: Columns,
+    split: str,
+    joined: Sequence[str] = (),
+    content: Content = TEXTS,
 ) -> datasets.Dataset:
     """Read the rows of a split.
 
@@ -101,9 +108,10 @@ def read_files(
         columns: Which columns are kept.
         split: Its name.
         joined: Columns of one label or score each, which become the label column together: a mapping of their texts.
+        content: What the columns hold that models read.
 
     Returns:
-        The text columns as strings, and the label column as strings, None where a row has none, if a file has it. Where
+        The content columns, text as strings, and the label column as strings, None where a row has none, if a file has it. Where
         all files are of parquet and agree, labels keep their type; lists stay lists, of strings or of floats.
 
     Raises:
@@ -116,7 +124,7 @@ def read_files(
         {'text': ['007', 'NA'], 'label': ['True', None]}
     """
     given = [_look(name, columns, split, joined) for name in names]
-    features = {column: datasets.Value("string") for column in columns.texts}
+    features = {column: content.file_feature() for column in columns.texts}
     if joined:
         features[columns.label] = {column: datasets.Value("string") for column in joined}
     elif label := _label_feature(given):
@@ -125,9 +133,9 @@ def read_files(
     # and one that was edited within its clock's tick would not.
     digest = xxhash.xxh3_128(repr((_FORMAT, columns, features)).encode())
     for name in names:
-        digest.update(repr(format_of(name)).encode() + _digest(name))
+        digest.update(repr(format_of(name)).encode() + _digest(name) + _digest_beside(name, columns, content))
     builder = _Builder(
-        tuple(names), columns, datasets.Features(features), split, digest.hexdigest(), tuple(joined)
+        tuple(names), columns, datasets.Features(features), split, digest.hexdigest(), tuple(joined), content
     )
     try:
         builder.download_and_prepare()
@@ -147,7 +155,11 @@ def read_files(
 
 
 def stream_files(
-    names: Sequence[str], columns: Columns, split: str, joined: Sequence[str] = ()
+    names: Sequence[str],
+    columns: Columns,
+    split: str,
+    joined: Sequence[str] = (),
+    content: Content = TEXTS,
 ) -> datasets.IterableDataset:
     """As `read_files`, row after row as they are asked for: nothing is kept.
 
@@ -158,7 +170,7 @@ def stream_files(
         [{'text': 'a fine film', 'label': 'good'}]
     """
     given = [_look(name, columns, split, joined) for name in names]
-    features = {column: datasets.Value("string") for column in columns.texts}
+    features = {column: content.file_feature() for column in columns.texts}
     label = {column: datasets.Value("string") for column in joined} if joined else _label_feature(given)
     if label:
         features[columns.label] = label
@@ -171,6 +183,7 @@ def stream_files(
             "columns": columns,
             "label_feature": label,
             "joined": tuple(joined),
+            "content": content,
         },
     )
 
@@ -186,7 +199,9 @@ class _Builder(datasets.ArrowBasedBuilder):
         split: str,
         digest: str,
         joined: Sequence[str] = (),
+        content: Content = TEXTS,
     ) -> None:
+        self._content = content
         self._files, self._columns, self._features, self._split = names, columns, features, split
         self._joined = joined
         super().__init__(dataset_name="files", config_id=f"{split}-{digest}")
@@ -200,19 +215,27 @@ class _Builder(datasets.ArrowBasedBuilder):
     def _generate_tables(self) -> Iterator[tuple[Any, pyarrow.Table]]:
         schema = self._features.arrow_schema
         label = self._features.get(self._columns.label)
-        rows = _generate(self._files, self._columns, label, self._joined)
-        for number, part in enumerate(iter(lambda: list(itertools.islice(rows, _ROWS)), [])):
+        rows = _generate(self._files, self._columns, label, self._joined, self._content)
+        most = _ROWS if self._content.of_tokens else _LARGE_ROWS
+        for number, part in enumerate(iter(lambda: list(itertools.islice(rows, most)), [])):
             yield datasets.builder.Key(0, number), pyarrow.Table.from_pylist(part, schema=schema)
 
 
 def _generate(
-    names: Sequence[str], columns: Columns, label_feature: Any, joined: Sequence[str]
+    names: Sequence[str],
+    columns: Columns,
+    label_feature: Any,
+    joined: Sequence[str],
+    content: Content = TEXTS,
 ) -> Iterator[dict[str, Any]]:
     as_text, items = label_feature == datasets.Value("string"), getattr(label_feature, "feature", None)
     for name in names:
         row = None
         for row in _rows(name, columns, joined):
-            kept = {column: _text(row.values.get(column), name, row, column) for column in columns.texts}
+            kept = {
+                column: _content(row.values.get(column), name, row, column, content)
+                for column in columns.texts
+            }
             if joined:
                 kept[columns.label] = {
                     column: _label(_blank_as_none(row.values.get(column)), name, row, column)
@@ -228,18 +251,32 @@ def _generate(
             raise DataError(f"data.files: {name} has no rows.")
 
 
-def _text(value: Any, name: str, row: _Row, column: str) -> str:
+def _content(value: Any, name: str, row: _Row, column: str, content: Content) -> Any:
     where = f"data.files: {name}, {row.where}"
     if column not in row.values:
         raise DataError(
             f"{where}: it has no {column!r}{suggest(column, row.values)}, only {', '.join(map(repr, row.values)) or 'nothing'}: "
-            "each row needs its text."
+            f"each row needs its {content.keys[0]}."
         )
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}, column {column!r}: found {_shown(value)}, expected text: remove the row or fill it in."
-        )
-    return _encodable(value, where, column)
+    try:
+        kept = content.of_file(value, str(Path(name).parent))
+    except ValueError as error:
+        raise DataError(f"{where}, column {column!r}: {error}: remove the row or fill it in.") from error
+    return _encodable(kept, where, column) if isinstance(kept, str) else kept
+
+
+def _digest_beside(name: str, columns: Columns, content: Content) -> bytes:
+    """What the files are known by that a file of rows names: their places, sizes and times."""
+    if content.of_tokens:
+        return b""
+    digest, folder = xxhash.xxh3_128(), str(Path(name).parent)
+    for row in _rows(name, columns._replace(label="")):
+        for column in columns.texts:
+            path = content.other_files(row.values.get(column), folder)
+            if path is not None and os.path.isfile(path):
+                found = os.stat(path)
+                digest.update(repr((path, found.st_size, found.st_mtime_ns)).encode())
+    return digest.digest()
 
 
 def _label(value: Any, name: str, row: _Row, column: str) -> str | None:

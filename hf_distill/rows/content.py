@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from ..errors import ConfigurationError
 from .views import View
 
 
@@ -18,13 +19,13 @@ class Content(Protocol):
 
     Attributes:
         name: In a word, for messages: "text".
-        most_columns: How many columns of a row a model reads at most.
+        keys: What pipelines and answers call the columns that a model reads of a row, as many as there may be.
         of_tokens: Whether models read it as tokens, whose states and attention can be compared.
         processor_class: The class of `transformers` that loads what stands between content and model; None: nothing does.
     """
 
     name: str
-    most_columns: int = 1
+    keys: tuple[str, ...] = ("inputs",)
     of_tokens: bool = False
     processor_class: str | None = None
 
@@ -74,7 +75,25 @@ class Content(Protocol):
         return dataset
 
     def file_feature(self) -> Any:
-        """The type of the column in datasets that are read from files; None: what the file says."""
+        """The type of the column in datasets that are read from files of rows."""
+        raise ConfigurationError(
+            f"Nothing says how {self.name} are read from files: pass raw rows to the trainer, or name a dataset."
+        )
+
+    def of_file(self, value: Any, folder: str) -> Any:
+        """What a file of rows has there, as `file_feature` stores it.
+
+        Args:
+            value: What stands there.
+            folder: Of the file, from which paths in it count.
+
+        Raises:
+            ValueError: It is nothing of the kind.
+        """
+        return self.read(value)
+
+    def other_files(self, value: Any, folder: str) -> str | None:
+        """The path of another file that a value names, where it does; the arguments are those of `of_file`."""
         return None
 
     def config_of(self, processor: Any) -> dict[str, Any]:

@@ -171,8 +171,8 @@ def prepare_dataset(
             f"The {what} is already tokenized (columns {list(features)}) and lacks {missing}, but each teacher needs "
             "the text for its own tokenizer: pass the raw rows, the trainer tokenizes them."
         )
-    if missing or not 1 <= len(text_columns) <= content.most_columns:
-        number = "one or two columns that hold" if content.most_columns > 1 else "one column that holds"
+    if missing or not 1 <= len(text_columns) <= len(content.keys):
+        number = "one or two columns that hold" if len(content.keys) > 1 else "one column that holds"
         raise DataError(
             f"The {what} has the columns {list(features)}, but text_columns={text_columns} are asked for"
             f"{suggest(missing[0], features) if missing else ''}: name the {number} the {content.name}."

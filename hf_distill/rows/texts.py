@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class Texts(Content):
     """
 
     name: str = "text"
-    most_columns: int = 2
+    keys: tuple[str, ...] = ("text", "text_pair")
     of_tokens: bool = True
     processor_class: str | None = "AutoTokenizer"
 
@@ -60,6 +61,17 @@ class Texts(Content):
     def file_feature(self) -> Any:
         """Whatever a file has, it is text."""
         return datasets.Value("string")
+
+    def of_file(self, value: Any, folder: str) -> str:
+        """The text.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if not isinstance(value, str):
+            shown = json.dumps(value, default=str)
+            raise ValueError(f"found {shown if len(shown) <= 80 else shown[:77] + '…'}, expected text")
+        return value
 
     def config_of(self, processor: Any) -> dict[str, Any]:
         """As many tokens as the tokenizer has, and its padding."""

@@ -21,7 +21,8 @@ from ..publishing.pushed_files import section_of_one_row
 from ..recipe.checking import look_at_recipe
 from ..recipe.sections import Recipe
 from ..recipe.setup import Setup
-from ..rows.preparing import example_id
+from ..rows.preparing import identified
+from ..tasks import build_task
 from ..verdict import Answers
 from ..verdict.exported import Judged, open_judged, with_exported
 from ..verdict.systems import Role
@@ -61,7 +62,11 @@ def export_run(
         note = f"There is no {path.name} beside the student, so no metrics could be computed."
         return export_student(folder, format=format, output=output, notes=[note])
     looked = look_at_recipe(path, check_files=False, trust=trust)
-    used = [found for found in looked.unchecked if found[0] == "task" or found[0].startswith("evaluation.")]
+    used = [
+        found
+        for found in looked.unchecked
+        if found[0] in ("task", "register") or found[0].startswith("evaluation.")
+    ]
     refuse_untrusted(used, (), path)
     setup = Setup(looked.recipe, trust=frozenset(trust))
     recipe = setup.recipe
@@ -112,9 +117,9 @@ def _reported(rows: datasets.Dataset, judged: Judged, recipe: Recipe) -> dataset
     """Those of the rows that the verdict is made of."""
     if not len(judged.left_out):
         return rows
-    texts = zip(*(rows.with_format(None)[column][:] for column in recipe.data.text_columns), strict=True)
-    ids = np.array([example_id(row) for row in texts])
-    return rows.select(np.flatnonzero(~np.isin(ids, judged.left_out)))
+    content = build_task(recipe.task).content
+    ids = [own for own, _ in identified(rows, recipe.data.text_columns, content=content)]
+    return rows.select(np.flatnonzero(~np.isin(np.concatenate(ids), judged.left_out)))
 
 
 def _add(report: ExportReport, judged: Judged, setup: Setup, folder: str | os.PathLike[str]) -> None:

@@ -259,7 +259,11 @@ def _cache_bytes(
     if given.cache_dir is None or not rows:
         return None
     columns = setup.recipe.data.text_columns
-    count = len(np.unique(np.concatenate([distinct_rows(part, columns).ids for part in rows.values()])))
+    count = len(
+        np.unique(
+            np.concatenate([distinct_rows(part, columns, setup.task.content).ids for part in rows.values()])
+        )
+    )
     number = STORED_AS[given.cache_dtype]().itemsize
     total = 0
     for spec in setup.teachers:
@@ -280,6 +284,8 @@ def _config_number(source: str, *keys: str) -> int | None:
 
 def _tokens(setup: Setup, rows: datasets.Dataset, most: int | None) -> float:
     """Of a row in a batch, padding included, by the words of some."""
+    if not setup.task.content.of_tokens:
+        return 1.0
     some = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), 200)).astype(int)).with_format(None)
     words = [
         sum(len(str(row[column] or "").split()) for column in setup.recipe.data.text_columns) for row in some

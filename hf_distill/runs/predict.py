@@ -20,6 +20,8 @@ from ..publishing.export import FILES, OnnxStudent
 from ..recipe.checking import look_at_recipe
 from ..recipe.setup import Setup
 from ..recipe.tables import Columns, known_format, stream_files
+from ..rows.content import Content
+from ..rows.texts import TEXTS
 from ..rows.views import named_inputs, text_batches
 from ..tasks import build_task, family_of
 from ..tasks.family import Family
@@ -34,14 +36,16 @@ class Prediction(NamedTuple):
     """What a student says of a row.
 
     Attributes:
-        texts: Of the row, one or two.
+        texts: Of the row, one or two: texts, or what an image was given by.
         probabilities: By label, in the order of the student's outputs; of scores the numbers themselves.
         teachers: The same of the ensemble, under ``ensemble``, and of each teacher; empty where they were not asked.
+        keys: What the texts are called.
     """
 
     texts: tuple[str, ...]
     probabilities: dict[str, float]
     teachers: dict[str, dict[str, float]]
+    keys: tuple[str, ...] = ("text", "text_pair")
 
     @property
     def label(self) -> str:
@@ -55,10 +59,7 @@ class Prediction(NamedTuple):
             >>> Prediction(("a fine film",), {"good": 0.75, "bad": 0.25}, {}).to_json()
             '{"text": "a fine film", "label": "good", "score": 0.75, "probabilities": {"good": 0.75, "bad": 0.25}}'
         """
-        texts = self.texts
-        said: dict[str, Any] = (
-            {"text": texts[0]} if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]}
-        )
+        said: dict[str, Any] = dict(zip(self.keys, self.texts, strict=False))
         said |= {
             "label": self.label,
             "score": self.probabilities[self.label],
@@ -101,7 +102,7 @@ class Predictor:
                 f"{self.folder} has no recipe.yaml, so nothing says who its teachers are: leave --with-teachers out."
             )
         task = build_task("text-classification") if setup is None else setup.task
-        self._family = family_of(task)
+        self._family, self.content = family_of(task), task.content
         data = None if setup is None else setup.recipe.data
         self.columns = Columns(
             tuple(task.text_columns) if data is None else tuple(data.text_columns),
@@ -115,11 +116,11 @@ class Predictor:
             None if setup is None or not with_teachers else _ensemble(setup, self.folder, self.label_names)
         )
 
-    def __call__(self, rows: Iterable[Sequence[str]], *, batch_size: int = 32) -> Iterator[Prediction]:
+    def __call__(self, rows: Iterable[Sequence[Any]], *, batch_size: int = 32) -> Iterator[Prediction]:
         """Answer rows as they come, in their order; no more of them are held than a batch has.
 
         Args:
-            rows: Of each its text, or its two.
+            rows: Of each its text, or its two; or its image, or the path of one.
             batch_size: Rows per forward.
 
         Raises:
@@ -131,37 +132,57 @@ class Predictor:
                 if len(row) != len(self.columns.texts):
                     raise DataError(
                         f"The student reads {' and '.join(self.columns.texts)}, and a row has {len(row)} text(s), "
-                        f"{row[0][:60]!r}: give it as an object with {' and '.join(map(repr, self.columns.texts))}."
+                        f"{str(row[0])[:60]!r}: give it as an object with {' and '.join(map(repr, self.columns.texts))}."
                     )
-            probabilities = self._ask([list(column) for column in zip(*batch, strict=True)], batch_size)
-            for row, own in zip(batch, probabilities, strict=True):
+            read = [self._read(row) for row in batch]
+            told = [
+                tuple(
+                    value if isinstance(value, str) else text
+                    for value, text in zip(row, self.content.told(own), strict=True)
+                )
+                for row, own in zip(batch, read, strict=True)
+            ]
+            probabilities = self._ask([list(column) for column in zip(*read, strict=True)], batch_size)
+            for row, own in zip(told, probabilities, strict=True):
                 if not bool(own.isfinite().all()):
                     raise DataError(f"The student's answer to {row[0][:80]!r} is not finite: train it again.")
-            texts = [row[0] if len(row) == 1 else row for row in batch]
+            texts = [row[0] if len(row) == 1 else row for row in read]
             each = {} if self._ensemble is None else self._ensemble.of_each(texts)
-            for i, row in enumerate(batch):
+            for i, row in enumerate(told):
                 yield Prediction(
                     row,
                     self._named(probabilities[i]),
                     {name: self._named(_told(logs, self._family)[i]) for name, logs in each.items()},
+                    self.content.keys,
                 )
+
+    def _read(self, row: Sequence[Any]) -> tuple[Any, ...]:
+        try:
+            return tuple(
+                self.content.given(value) if isinstance(value, str) else self.content.read(value)
+                for value in row
+            )
+        except ValueError as error:
+            raise DataError(f"A row cannot be read: {error}.") from error
 
     def _named(self, probabilities: Tensor) -> dict[str, float]:
         return dict(zip(self.label_names, probabilities.tolist(), strict=True))
 
 
-def file_rows(path: str, columns: Columns) -> Iterator[tuple[str, ...]]:
-    """The texts of a file of rows, as they are read.
+def file_rows(path: str, columns: Columns, content: Content = TEXTS) -> Iterator[tuple[Any, ...]]:
+    """The content of a file of rows, as they are read.
 
     Args:
         path: csv, tsv, json, jsonl (each also .gz) or parquet.
-        columns: Those that hold text.
+        columns: Those that hold it.
+        content: What it is.
 
     Raises:
         DataError: It is none of these, or a row lacks its text.
     """
     refuse_no_rows(path)
-    for row in stream_files([path], columns, "given"):
+    rows = stream_files([path], columns, "given", content=content)
+    for row in content.as_stored(rows, columns.texts):
         yield tuple(row[column] for column in columns.texts)
 
 
@@ -220,7 +241,7 @@ def _setup(folder: Path, trust: frozenset[str], with_teachers: bool) -> Setup | 
     if not path.is_file():
         return None
     looked = look_at_recipe(path, check_files=False, trust=trust)
-    used = ("task", "fusion", "teachers") if with_teachers else ("task",)
+    used = ("task", "register", "fusion", "teachers") if with_teachers else ("task", "register")
     refuse_untrusted([found for found in looked.unchecked if found[0].partition(".")[0] in used], (), path)
     return Setup(looked.recipe, trust=trust)
 

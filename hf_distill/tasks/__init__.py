@@ -18,6 +18,7 @@ from .bernoulli import Bernoulli
 from .categorical import Categorical
 from .family import Family
 from .gaussian import Gaussian
+from .image_classification import ImageClassification
 from .multi_label import MultiLabel
 from .regression import Regression
 from .task import Task
@@ -27,6 +28,7 @@ TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "multi-label-classification": MultiLabel(),
     "regression": Regression(),
+    "image-classification": ImageClassification(),
 }
 """The tasks by the name that recipes and ``task=`` give them."""
 

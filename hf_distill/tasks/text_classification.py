@@ -42,7 +42,7 @@ class TextClassification:
     pipeline: str = "text-classification"
     auto_class: str = "AutoModelForSequenceClassification"
     architecture: str = "ForSequenceClassification"
-    peft_type: str = "SEQ_CLS"
+    peft_type: str | None = "SEQ_CLS"
     family: Literal["categorical"] = "categorical"
     content: Content = TEXTS
     text_columns: tuple[str, ...] = ("text",)

@@ -121,6 +121,8 @@ def describe_run(trainer: Any, fusion: Any) -> dict[str, Any]:
     }
     if trainer.class_weights is not None:
         run["losses"]["class_weights"] = list(trainer.class_weights)
+    if trainer.augment is not None:
+        run["augment"] = described(trainer.augment.augmentation)
     return json.loads(json.dumps(run))
 
 

@@ -30,6 +30,7 @@ from ..publishing.facts import confirm_report, report_digest
 from ..rows.batches import ahead
 from ..rows.collator import StudentCollator
 from ..rows.columns import indexed
+from ..rows.images import SeenThisEpoch
 from ..rows.labels import count_labelled
 from ..rows.views import VIEWS, View
 from ..tasks.task import Task
@@ -53,6 +54,7 @@ class StudentTrainer(Trainer):
         teachers: Those that are learnt from; none: labels alone are.
         task: Says what its labels are.
         student_labels: The student's label names.
+        augment: What is done to training rows at random; None: nothing. `_augmented` collates them.
     """
 
     _prepare: RowPreparation
@@ -66,6 +68,8 @@ class StudentTrainer(Trainer):
     _saving: bool = False
     _to_push: str | None = None
     _unverified: bool = False
+    augment: SeenThisEpoch | None = None
+    _augmented: Any = None
 
     @property
     def student(self) -> PreTrainedModel:
@@ -95,6 +99,20 @@ class StudentTrainer(Trainer):
     def _get_dataloader(self, dataset: Any, description: str, *args: Any, **options: Any) -> Any:
         rows = self._prepare(dataset, f"{description.lower()} set")
         return ahead(super()._get_dataloader(rows, description, *args, **options))
+
+    def get_train_dataloader(self) -> Any:
+        """As `Trainer.get_train_dataloader`, of rows that are augmented where they are to be; others never are."""
+        plain = self.data_collator
+        self.data_collator = plain if self._augmented is None else self._augmented
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
+    def _run_epoch(self, *args: Any, **options: Any) -> Any:
+        if self.augment is not None:  # before the epoch's first batch is made
+            self.augment.begin_epoch(options["epoch"])
+        return super()._run_epoch(*args, **options)
 
     @contextlib.contextmanager
     def student_alone(self) -> Iterator[None]:

@@ -32,6 +32,7 @@ from ..losses.several import call_loss
 from ..publishing.facts import save_facts
 from ..rows.collator import MultiTeacherCollator
 from ..rows.columns import student_padding
+from ..rows.images import seen_each_epoch
 from ..rows.labels import count_labelled
 from ..rows.preparing import sample_rows
 from ..rows.views import VIEWS, View
@@ -93,6 +94,8 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             and training reads the rest; None: the teachers run live.
         cache_settings: How outputs are computed and stored.
         teacher_placement, teacher_precision: Of live teachers, see `TeacherPool`.
+        augment: What is done to training images at random, once per row and epoch, before student and teachers see them: an
+            `Augmentation`, its fields, or ``f(image, generator) -> image``; needs live teachers.
 
     Raises:
         ConfigurationError, DataError: Whatever cannot work, before any training.
@@ -139,6 +142,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         cache_settings: CacheSettings = CacheSettings(),  # noqa: B008 - frozen
         teacher_placement: str = "resident",
         teacher_precision: str | None = None,
+        augment: Callable[[Any, Any], Any] | Mapping[str, Any] | None = None,
     ) -> None:
         args = DistillationArguments() if args is None else args
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
@@ -146,6 +150,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if args.push_to_hub:  # before teachers are loaded and run
             self._repository = check_for_all(args)
         self.task, self.family = build_task(task), family_of(task)
+        self.augment = seen_each_epoch(augment, args.seed, cached=cache_dir is not None)
         compute_metrics = metrics_for(args, self.task, compute_metrics, eval_dataset)
         loss = self.task.loss if distillation_loss is None else distillation_loss
         self.distillation_loss: Callable[..., Tensor] = build_distillation_loss(loss, ALL_LOSSES)
@@ -206,6 +211,9 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         self.class_weights = class_weights(
             args.class_weights, train_dataset, self.student_labels, self.family
         )
+        collator = MultiTeacherCollator(student_padding(data_collator, opened.view), self.teacher_pool.views)
+        if self.augment is not None:
+            self._augmented = collator.augmented(self.augment)
         self._sums = TrainingSums()
         self._evaluated = EvaluationRows()
         self._parts: set[str] = set()
@@ -219,9 +227,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         super().__init__(
             model=None if model is None else with_projections(self.hidden, opened.model, args.seed),
             args=args,
-            data_collator=MultiTeacherCollator(
-                student_padding(data_collator, opened.view), self.teacher_pool.views
-            ),
+            data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,

@@ -27,6 +27,7 @@ from hf_distill import (
 from hf_distill.errors import ConfigurationError, DataError
 from hf_distill.losses import cross_entropy
 from hf_distill.rows.labels import LabelReader, count_labelled
+from hf_distill.rows.texts import TEXTS
 from hf_distill.tasks import build_task
 from hf_distill.tasks.task import output_names
 from hf_distill.teachers.cache.build import TeacherCache
@@ -41,7 +42,7 @@ class Stars:
     auto_class: str = "AutoModelForSequenceClassification"
     architecture: str = "ForSequenceClassification"
     peft_type: str | None = None
-    unit: str = "row"
+    content: Any = TEXTS
     family: str = "categorical"
     text_columns: tuple[str, ...] = ("review",)
     metrics: tuple[str, ...] = ("accuracy", "brier")

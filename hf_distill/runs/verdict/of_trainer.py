@@ -28,7 +28,6 @@ from ...processes import once, say
 from ...recipe.sections import Recipe
 from ...recipe.setup import Setup
 from ...rows.collator import MultiTeacherCollator
-from ...rows.columns import Padding
 from ...rows.labels import count_labelled
 from ...teachers.cache.key import folder_identity
 from ...teachers.cache.reading import CachedTeacher
@@ -335,13 +334,14 @@ class _Judged:
             "args": args,
             "train_dataset": of.train_dataset,
             "processing_class": of.processing_class,
-            "data_collator": None if isinstance(padding, Padding) else padding,
+            "data_collator": None if hasattr(padding, "collate") else padding,
             "optimizer_cls_and_kwargs": of.optimizer_cls_and_kwargs,
             "peft_config": of.peft_config,
             "task": of.task,
             "text_columns": of.text_columns,
             "label_column": of.label_column,
             "label_names": of.student_labels,
+            "augment": None if of.augment is None else of.augment.augmentation,
         }
 
 

@@ -195,6 +195,7 @@ def _train_baseline(setup: Setup, seed: int, key: str, facts: Mapping[str, Any])
         text_columns=recipe.data.text_columns,
         label_column=recipe.data.label_column,
         label_names=facts["label_names"],
+        augment=setup.augment,
     )
     _train(trainer, f"without teachers, seed {seed}")
     saved = baseline_rows(trainer, asked_rows(setup), key, best if selects else None)
