@@ -42,6 +42,7 @@ from .publishing.push import push_run as push_run
 from .recipe import Recipe as Recipe
 from .recipe import load_recipe as load_recipe
 from .rows.collator import MultiTeacherCollator as MultiTeacherCollator
+from .rows.images import Augmentation as Augmentation
 from .runs.verdict.of_trainer import judge_run as judge_run
 from .students.adapters import add_adapter as add_adapter
 from .students.adapters import merge_adapter as merge_adapter

@@ -52,7 +52,9 @@ def make_vit(labels: Any, size: int = 16) -> tuple[Any, Any]:
 def make_resnet(labels: Any, seed: int = 1) -> tuple[Any, Any]:
     """A tiny ResNet for images of 12 pixels, and its processor."""
     torch.manual_seed(seed)
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **TASK.head(labels))
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **TASK.head(labels)
+    )
     processor = ConvNextImageProcessorPil(size={"shortest_edge": 12}, crop_pct=1.0)
     return ResNetForImageClassification(config).eval(), processor
 

@@ -235,6 +235,8 @@ class Lora(Section):
 class Student(Section):
     """The student: a checkpoint to start from, or some of its layers, some layers of a teacher, or the configuration of a
     model from scratch.
+
+    `tokenizer` is what stands between rows and model; of images one may write `processor` for it.
     """
 
     model: Text | None = None
@@ -248,6 +250,15 @@ class Student(Section):
     trust_remote_code: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     lora: Lora | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_processor(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping) or "processor" not in raw or raw.get("tokenizer") is not None:
+            return raw
+        return {
+            ("tokenizer" if key == "processor" else key): v for key, v in raw.items() if key != "tokenizer"
+        }
 
 
 class HiddenEntry(Section):

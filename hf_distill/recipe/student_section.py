@@ -60,7 +60,7 @@ def check_student(student: Mapping[str, Any], teachers: Sequence[str]) -> Iterat
         )
     if not isinstance(config, dict):
         return
-    if not student.get("tokenizer"):
+    if not student.get("tokenizer") and not student.get("processor"):
         yield Problem("student.tokenizer", "is missing; a student made from scratch has none of its own")
     yield from (
         Problem(
@@ -109,7 +109,7 @@ def _check_from_teacher(student: Mapping[str, Any], name: Any, teachers: Sequenc
     yield from (
         Problem(f"student.{key}", f"it is the teacher's own; leave it out, found {found(student[key])}")
         for key in [
-            *given(student, "tokenizer", "revision"),
+            *given(student, "tokenizer", "processor", "revision"),
             *(["trust_remote_code"] if student.get("trust_remote_code") else []),
         ]
     )
