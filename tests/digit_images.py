@@ -59,12 +59,12 @@ def make_resnet(labels: Any, seed: int = 1) -> tuple[Any, Any]:
     return ResNetForImageClassification(config).eval(), processor
 
 
-def image_checkpoints(folder: Path) -> dict[str, str]:
+def image_checkpoints(folder: Path, student: tuple[Any, Any] | None = None) -> dict[str, str]:
     """Two teachers of other architectures, processors, sizes and label orders, and a student."""
     made = {
         "vit": make_vit(["two", "Zero", "one"]),
         "resnet": make_resnet(LABELS),
-        "student": make_resnet(LABELS, seed=2),
+        "student": student or make_resnet(LABELS, seed=2),
     }
     for name, (model, processor) in made.items():
         model.save_pretrained(folder / name)

@@ -36,14 +36,15 @@ def test_the_promised_ones_are_there():
 @every_recipe
 def test_it_is_right(file):
     recipe = load_recipe(file, check_files=False)
-    assert len(recipe.teachers.models) == 3
+    assert len(recipe.teachers.models) >= 3
     assert recipe.training["output_dir"] == f"runs/{file.stem}"
 
 
 @every_recipe
 def test_what_a_run_would_write_is_the_same_recipe(file, tmp_path):
     recipe = load_recipe(file, ["losses.temperature=3"], check_files=False)
-    assert load_recipe(write_recipe(recipe, tmp_path), check_files=False) == recipe
+    own = Setup(recipe).trusted  # code beside the recipe, which a stored one may not name by itself
+    assert load_recipe(write_recipe(recipe, tmp_path), check_files=False, trust=own) == recipe
 
 
 @every_recipe
@@ -62,7 +63,11 @@ def test_its_tokens_are_as_many_as_the_tokenizer_takes(file):
     """The student reads with the tokenizer of the teacher that the header's command makes."""
     command = r"(?:train|encoder)_teachers.py \w+(?: --task[^\n]*)?(?: --max-length (\d+))?\n"
     made = re.search(command, file.read_text(encoding="utf-8"))
-    student = load_recipe(file, check_files=False).student
+    recipe = load_recipe(file, check_files=False)
+    if not Setup(recipe).task.content.of_tokens:
+        assert recipe.student.max_length is None
+        return
+    student = recipe.student
     assert student.max_length <= int(made.group(1) or 64)
     assert student.config is None or student.max_length <= student.config["max_position_embeddings"]
 
@@ -80,8 +85,8 @@ def test_its_data_is_what_it_says(file, monkeypatch):
     recipe = load_recipe(file, check_files=False)
     meta = json.loads((Path(recipe.data.files.train[0]).parent / "meta.json").read_text(encoding="utf-8"))
     assert list(recipe.data.label_names or ()) == (meta["labels"] or [])
-    assert list(recipe.data.text_columns) == meta["input_columns"]
     setup = Setup(recipe)
+    assert list(recipe.data.text_columns) == meta.get("input_columns", list(setup.task.text_columns))
     rows = setup.rows
     assert {split: len(dataset) for split, dataset in rows.items()} == {
         split: meta["splits"][split]["rows"] for split in ("train", "validation", "test")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from digit_images import digit_rows
 from several_labels import label_dataset, score_dataset
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
@@ -19,6 +20,7 @@ def main(folder: Path, processes: int) -> None:
     for task, rows, column, metric in (
         ("multi-label-classification", label_dataset, "label", "label_nll"),
         ("regression", score_dataset, "score", "spearman"),
+        ("image-classification", lambda count, seed: digit_rows(count, 24 * seed), "label", "nll"),
     ):
         own = checkpoints[task]
         given = rows(16, 0).map(
@@ -26,7 +28,7 @@ def main(folder: Path, processes: int) -> None:
         )
         trainer = MultiTeacherDistillationTrainer(
             model=own["student"],
-            teachers=[own["bert"], own["roberta"]],
+            teachers=[folder for name, folder in own.items() if name != "student"],
             args=DistillationArguments(
                 output_dir=str(folder / task), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
                 per_device_train_batch_size=8 // processes, learning_rate=0.05, optim="sgd", max_grad_norm=0.0, logging_steps=1,
@@ -36,6 +38,7 @@ def main(folder: Path, processes: int) -> None:
             eval_dataset=rows(61, 1),
             task=task,
             label_column=column,
+            augment={"crop": 2, "flip": True} if column == "label" and "vit" in own else None,
         )  # fmt: skip
         assert trainer.accelerator.num_processes == processes
         trainer.train()

@@ -43,6 +43,8 @@ _WARM_UP = 3
 _MOST, _LEAST = 400, 5
 # Of the time that one call has: long enough that the next one finds no cache or thread of the one before it in use.
 _STRETCH = 0.02
+# Of an image, where a model does not say.
+_USUAL_SIDE = 224
 # No further round begins after this: a large teacher on a slow machine must not hold up a training.
 _ROUNDS_SECONDS = 10.0
 
@@ -297,8 +299,10 @@ def made_inputs(model: PreTrainedModel, batch_size: int, length: int) -> dict[st
     """
     config, device, known = model.config, next(model.parameters()).device, named_inputs(model)
     if "pixel_values" in known:
-        sides = config.image_size if isinstance(config.image_size, (list, tuple)) else [config.image_size] * 2
-        return {"pixel_values": torch.zeros(batch_size, config.num_channels, *sides, device=device)}
+        size = getattr(config, "image_size", None) or _USUAL_SIDE  # a net of convolutions takes any
+        sides = size if isinstance(size, (list, tuple)) else [size] * 2
+        channels = getattr(config, "num_channels", 3)
+        return {"pixel_values": torch.zeros(batch_size, channels, *sides, device=device)}
     # Any token will do that is no padding, which positions and heads skip.
     token = next(i for i in range(config.vocab_size) if i != config.pad_token_id)
     tokens = torch.full((batch_size, min(length, position_limit(model) or length)), token, device=device)

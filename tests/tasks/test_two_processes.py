@@ -1,4 +1,4 @@
-"""Several labels and scores on two processes: the update, the figures, the fusion and the thresholds of one."""
+"""Several labels, scores and images on two processes: the update, the figures, the fusion and the thresholds of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from digit_images import LABELS, image_checkpoints, make_vit
 from several_labels import label_checkpoints, score_checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ def test_one_process_and_two_are_alike(tmp_path, bert_tokenizer, roberta_tokeniz
             tmp_path / "labels", bert_tokenizer, roberta_tokenizer
         ),
         "regression": score_checkpoints(tmp_path / "scores", bert_tokenizer, roberta_tokenizer),
+        "image-classification": image_checkpoints(tmp_path / "images", make_vit(LABELS)),
     }
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
