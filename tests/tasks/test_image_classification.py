@@ -229,7 +229,7 @@ def test_a_training_with_crops_goes_on_as_it_would_have(made, tmp_path):
     assert torch.equal(next(iter(loader))["pixel_values"], plain["pixel_values"])
 
 
-def test_augmentation_that_cannot_be_is_refused(made, tmp_path, bert_folder, rows):
+def test_augmentation_that_cannot_be_is_refused(made, tmp_path, checkpoints, rows):
     options = {
         "model": made["student"], "teachers": [made["vit"]], "task": TASK, "train_dataset": digit_rows(8),
         "args": arguments(tmp_path / "run"), "augment": Augmentation(flip=True),
@@ -244,8 +244,8 @@ def test_augmentation_that_cannot_be_is_refused(made, tmp_path, bert_folder, row
     with pytest.raises(ConfigurationError, match="before the student's own view reads them"):
         MultiTeacherDistillationTrainer(**options, data_collator=lambda rows: rows)
     text = {
-        "model": bert_folder,
-        "teachers": [bert_folder],
+        "model": checkpoints["student"],
+        "teachers": [checkpoints["bert"]],
         "task": "text-classification",
         "train_dataset": rows,
     }
@@ -256,10 +256,10 @@ def test_augmentation_that_cannot_be_is_refused(made, tmp_path, bert_folder, row
 # ---- What does not fit ----
 
 
-def test_what_does_not_fit_is_refused(made, tmp_path, bert, bert_tokenizer):
+def test_what_does_not_fit_is_refused(made, tmp_path, checkpoints, bert_tokenizer):
     vit, processor = make_vit(LABELS)
-    with pytest.raises(DataError, match="needs a \\*ForImageClassification head"):
-        Teacher(bert, bert_tokenizer, name="bert", task=TASK)
+    with pytest.raises(DataError, match="cannot be loaded as AutoModelForImageClassification"):
+        Teacher.from_pretrained(checkpoints["bert"], task=TASK)
     with pytest.raises(DataError, match="is no image processor"):
         Teacher(vit, bert_tokenizer, name="vit", task=TASK)
     with pytest.raises(DataError, match="Teacher 'vit': a forward of one image fails: ValueError"):
@@ -291,7 +291,8 @@ def test_the_whole_path_of_a_recipe(made, tmp_path):
     train_recipe(Setup(load_recipe(path)))
     out = tmp_path / "run"
     report = json.loads((out / "report.json").read_text())
-    assert report["task"] == TASK and {"student", "baseline, last step", "ensemble"} <= set(report["systems"])
+    assert report["task"] == TASK and {"student", "ensemble", "teacher:vit"} <= set(report["systems"])
+    assert report["differences"][0]["measure"] == "accuracy"
     assert "image of 8 x 8 pixels" in (out / "report.json").read_text()
     student = AutoModelForImageClassification.from_pretrained(out)
     assert list(student.config.id2label.values()) == list(LABELS)
@@ -312,7 +313,7 @@ def test_the_whole_path_of_a_recipe(made, tmp_path):
     ]
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 0, run.output
-    answers = [json.loads(line) for line in run.output.splitlines() if line.startswith("{")]
+    answers = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
     for i, answer in enumerate(answers):
         expected = {one["label"]: one["score"] for one in asked(rows[i]["image"])}
         assert answer["image"] == str(tmp_path / f"{i}.png") and set(answer["teachers"]) == {
@@ -328,8 +329,6 @@ def test_the_whole_path_of_a_recipe(made, tmp_path):
     # The cache holds what the teachers say live.
     live = evaluate_ensemble([made["vit"], made["resnet"]], rows, student=str(out), task=TASK)
     assert set(live.systems) == {"student", "teacher:vit", "teacher:resnet", "ensemble", "student+teachers"}
-    run = CliRunner().invoke(app, ["audit", str(path), "--output", str(tmp_path / "audit")])
-    assert run.exit_code == 0 and (tmp_path / "audit" / "audit.md").is_file(), run.output
     run = CliRunner().invoke(app, ["card", str(out)])
     assert run.exit_code == 0, run.output
     card = (out / "README.md").read_text()
@@ -378,12 +377,14 @@ def test_a_recipe_s_augmentation(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_and_exports(made, tmp_path):
+def test_a_search_an_audit_and_exports(made, tmp_path):
     path = image_recipe(tmp_path, made)
     run = CliRunner().invoke(
         app, ["search", str(path), "--trials", "2", "--output", str(tmp_path / "search")]
     )
     assert run.exit_code == 0 and "nll" in (tmp_path / "search" / "search.md").read_text(), run.output
+    run = CliRunner().invoke(app, ["audit", str(path), "--output", str(tmp_path / "audit")])
+    assert run.exit_code == 0 and (tmp_path / "audit" / "audit.md").is_file(), run.output
     train_recipe(Setup(load_recipe(path)))
     for kind in ("onnx", "int8"):
         run = CliRunner().invoke(app, ["export", str(tmp_path / "run"), "--format", kind])

@@ -146,6 +146,6 @@ def test_an_unknown_task_is_a_sentence_with_the_choices(ask, teachers, checkpoin
         "ensemble": lambda: Ensemble([folder], task=task),
         "cache": lambda: TeacherCache([folder], tmp_path, task=task),
     }[ask]
-    message = r"there is no task named 'text-clasification'; known: multi-label-classification, regression, text-classification \(did you mean 'text-class"
+    message = r"there is no task named 'text-clasification'; known: image-classification, multi-label-classification, regression, text-classification \(did you mean 'text-class"
     with pytest.raises(ConfigurationError, match=message):
         asked()
