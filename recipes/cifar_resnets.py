@@ -121,7 +121,10 @@ def convert(source: Path, to: Path) -> CifarResNetForImageClassification:
     about = json.loads((source / "config.json").read_text(encoding="utf-8"))
     names = dict(enumerate(about["labels"]))
     config = CifarResNetConfig(
-        depth=about["depth"], id2label=names, label2id={name: i for i, name in names.items()}
+        depth=about["depth"],
+        width=about.get("width", 16),
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
     )
     model = CifarResNetForImageClassification(config).eval()
     model.net.load_state_dict(load_file(source / "model.safetensors"), strict=True)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from digit_images import LABELS, digit_rows, image_checkpoints, image_recipe, make_resnet, make_vit
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification, pipeline
 from typer.testing import CliRunner
 
@@ -22,8 +23,9 @@ from hf_distill import (
     evaluate_ensemble,
 )
 from hf_distill.cli import app
-from hf_distill.errors import ConfigurationError, DataError
+from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
 from hf_distill.recipe import Setup, load_recipe
+from hf_distill.recipe.setup import write_recipe
 from hf_distill.rows.columns import Ragged, indexed
 from hf_distill.rows.images import IMAGES, Augmentation, SeenThisEpoch, read_image
 from hf_distill.rows.preparing import distinct_rows, is_prepared, prepare_dataset
@@ -379,6 +381,10 @@ def test_a_recipe_s_augmentation(made, tmp_path):
 @pytest.mark.slow
 def test_a_search_an_audit_and_exports(made, tmp_path):
     path = image_recipe(tmp_path, made)
+    run = CliRunner().invoke(app, ["validate", str(path), "--load"])
+    assert run.exit_code == 0 and "0 zero" in run.output, run.output
+    run = CliRunner().invoke(app, ["cache", str(path)])
+    assert run.exit_code == 0, run.output
     run = CliRunner().invoke(
         app, ["search", str(path), "--trials", "2", "--output", str(tmp_path / "search")]
     )
@@ -396,3 +402,53 @@ def test_a_search_an_audit_and_exports(made, tmp_path):
             app, ["predict", str(tmp_path / "run"), f"--{kind}", "--file", str(tmp_path / "test.parquet")]
         )
         assert run.exit_code == 0 and run.output.count('"label"') == 24, run.output
+
+
+def test_models_that_are_not_of_transformers(made, tmp_path):
+    """recipes/cifar_resnets.py: plain weights become a folder, which answers as the plain module does; a recipe registers it."""
+    from recipes.cifar_resnets import CifarResNet, convert
+
+    torch.manual_seed(0)
+    plain, pixels = CifarResNet(14, len(LABELS), width=4).eval(), torch.rand(3, 3, 32, 32)
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    source = tmp_path / "plain"
+    source.mkdir()
+    save_file(plain.state_dict(), source / "model.safetensors")
+    about = {
+        "depth": 14,
+        "width": 4,
+        "labels": list(LABELS),
+        "normalize_mean": [0.4, 0.5, 0.6],
+        "normalize_std": [0.2, 0.3, 0.4],
+    }
+    (source / "config.json").write_text(json.dumps(about))
+    convert(source, tmp_path / "resnet14")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "resnet14").eval()
+    assert torch.equal(loaded(pixels).logits, plain(pixels))
+    teacher = Teacher.from_pretrained(str(tmp_path / "resnet14"), task=TASK)
+    assert teacher.label_names == LABELS
+    shown = image(size=(32, 32))
+    (batch,) = text_batches(teacher.view, [[IMAGES.read(shown)]], 1)
+    mean, std = (torch.tensor(about[f"normalize_{key}"]).view(3, 1, 1) for key in ("mean", "std"))
+    by_hand = (torch.from_numpy(np.asarray(shown)).permute(2, 0, 1) / 255 - mean) / std
+    assert torch.allclose(batch["pixel_values"][0], by_hand, atol=1e-6)
+    student = {
+        "model": None,
+        "config": {"model_type": "cifar_resnet", "depth": 8, "width": 4},
+        "processor": made["student"],
+    }
+    path = image_recipe(tmp_path, made, student=student)
+    path.write_text(f"register: recipes.cifar_resnets:register\n{path.read_text()}")
+    recipe = load_recipe(path)
+    model, processor = Setup(recipe).student(seed=0)
+    assert model.config.depth == 8 and model.config.num_labels == 3 and "pixel_values" in processor.model_input_names
+    stored = write_recipe(recipe, tmp_path)
+    with pytest.raises(UnsafeFileError, match="recipes.cifar_resnets:register"):
+        load_recipe(stored)
+    assert load_recipe(stored, trust=["recipes.cifar_resnets:register"]) == recipe
+    path.write_text(path.read_text().replace("cifar_resnets:register", "cifar_resnets:regster"))
+    with pytest.raises(ConfigurationError, match="register"):
+        load_recipe(path)
