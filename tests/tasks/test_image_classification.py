@@ -445,7 +445,8 @@ def test_models_that_are_not_of_transformers(made, tmp_path):
     recipe = load_recipe(path)
     model, processor = Setup(recipe).student(seed=0)
     assert model.config.depth == 8 and model.config.num_labels == 3 and "pixel_values" in processor.model_input_names
-    stored = write_recipe(recipe, tmp_path)
+    (tmp_path / "kept").mkdir()
+    stored = write_recipe(recipe, tmp_path / "kept")
     with pytest.raises(UnsafeFileError, match="recipes.cifar_resnets:register"):
         load_recipe(stored)
     assert load_recipe(stored, trust=["recipes.cifar_resnets:register"]) == recipe
