@@ -75,17 +75,20 @@ class MultiTeacherCollator:
         if self.student is None or hasattr(self.student, "collate"):
             labels = own.pop("labels", None)
             batch = {} if labels is None else {"labels": torch.from_numpy(labels)}
-            batch |= {} if self.student is None else self.student.collate(own, example_id)
+            inputs = {} if self.student is None else self.student.collate(own, example_id)
+            batch |= inputs
         else:
-            batch = dict(self.student(as_rows(own)))
+            inputs, batch = {}, dict(self.student(as_rows(own)))
         if several is not None:
             batch["labels"] = several.stacked()
         views = {}
         for name, view in self.views.items():
             prefix = view_column(name, "")
-            inputs = {key.removeprefix(prefix): c for key, c in columns.items() if key.startswith(prefix)}
-            words = inputs.pop(WORD_OF, None)
-            views[name] = view.collate(inputs, example_id)
+            stored = {key.removeprefix(prefix): c for key, c in columns.items() if key.startswith(prefix)}
+            words = stored.pop(WORD_OF, None)
+            # Teachers that read as the student does are given what was made for it.
+            alike = inputs and getattr(self.student, "key", None) == view.key
+            views[name] = dict(inputs) if alike else view.collate(stored, example_id)
             if words is not None:
                 views[name][WORD_OF] = _at_tokens(words, views[name])
         batch |= {"example_id": example_id, VIEWS: views}

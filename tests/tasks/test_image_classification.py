@@ -444,7 +444,11 @@ def test_models_that_are_not_of_transformers(made, tmp_path):
     path.write_text(f"register: recipes.cifar_resnets:register\n{path.read_text()}")
     recipe = load_recipe(path)
     model, processor = Setup(recipe).student(seed=0)
-    assert model.config.depth == 8 and model.config.num_labels == 3 and "pixel_values" in processor.model_input_names
+    assert (
+        model.config.depth == 8
+        and model.config.num_labels == 3
+        and "pixel_values" in processor.model_input_names
+    )
     (tmp_path / "kept").mkdir()
     stored = write_recipe(recipe, tmp_path / "kept")
     with pytest.raises(UnsafeFileError, match="recipes.cifar_resnets:register"):
