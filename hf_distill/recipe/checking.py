@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ..errors import ConfigurationError, DataError
+from ..errors import ConfigurationError, DataError, in_a_line
 from ..evaluation.evaluating import computed_names
 from ..evaluation.metrics import METRICS, unknown_name
 from ..files import no_folder, refuse_file
@@ -151,7 +151,10 @@ def _read(path: Path, overrides: Sequence[str]) -> _Written:
             f"{path}: a recipe is a mapping with the sections {', '.join(Recipe.model_fields)}; found {found(raw)}"
         )
     # A section whose keys are all commented out reads as null.
-    raw = {key: {} if value is None and key != "task" else value for key, value in copy.deepcopy(raw).items()}
+    raw = {
+        key: {} if value is None and key not in ("task", "register_models") else value
+        for key, value in copy.deepcopy(raw).items()
+    }
     problems = [Problem(where, sentence) for where, sentence in duplicates]
     in_file, overridden = set(raw), []
     named_in_file = {name for _, name in own_code(raw)}
@@ -198,7 +201,7 @@ def check(
         recipe = Recipe.model_validate(dict(raw))
     except ValidationError as error:
         problems += from_validation(error, training_keys())
-    metrics, registers = list(_metrics(raw)), raw.get("register")  # by their names alone
+    metrics, registers = list(_metrics(raw)), raw.get("register_models")  # by their names alone
     if unchecked:
         raw = without(raw, unchecked)
     there = {section for section in ("training", "data", "student") if isinstance(raw.get(section), dict)}
@@ -229,15 +232,18 @@ def check(
 
 def _registered(raw: Mapping[str, Any], unchecked: Collection[str]) -> Iterator[Problem]:
     """Call what tells `transformers` of the user's own classes, which later checks look for."""
-    name = raw.get("register")
+    name = raw.get("register_models")
     if not isinstance(name, str) or name in unchecked:
         return
     try:
-        register = find(name, {}, "register")
+        register = find(name, {}, "register_models")
     except ConfigurationError as error:
-        yield Problem("register", str(error))
+        yield Problem("register_models", str(error))
         return
-    register()
+    try:
+        register()
+    except Exception as error:  # somebody's own code
+        yield Problem("register_models", f"{name} fails: {type(error).__name__}: {in_a_line(error)}")
 
 
 def _seeds(recipe: Recipe) -> Iterator[Problem]:

@@ -72,7 +72,7 @@ def _found(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     losses, search = _mapping(raw.get("losses")), _mapping(raw.get("search"))
     specs: list[tuple[tuple[Any, ...], Any]] = [
         (("task",), raw.get("task")),
-        (("register",), raw.get("register")),
+        (("register_models",), raw.get("register_models")),
         (("fusion",), raw.get("fusion")),
         *((("losses", key), losses.get(key)) for key in ("distill", "row_weight", *_SCHEDULED)),
         *((("losses", "distill", i), entry) for i, entry in enumerate(_list(losses.get("distill")))),

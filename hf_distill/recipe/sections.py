@@ -335,7 +335,7 @@ class Hub(Section):
 class Recipe(Section):
     """A recipe as `load_recipe` returns it: checked, with the defaults filled in.
 
-    `training` holds the keys of `TrainingArguments` that were given, and `output_dir`. `register`, a path ``pkg.mod:function``, is
+    `training` holds the keys of `TrainingArguments` that were given, and `output_dir`. `register_models`, a path ``pkg.mod:function``, is
     called before any model is loaded: it tells `transformers` of classes of your own.
 
     Example:
@@ -345,7 +345,7 @@ class Recipe(Section):
     """
 
     task: Text = "text-classification"
-    register: Text | None = None
+    register_models: Text | None = None
     data: Data
     teachers: Teachers
     student: Student

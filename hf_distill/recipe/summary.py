@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..evaluation.terminal import aligned
-from ..tasks import known_family
-from .sections import Hub, Recipe, Student
+from ..tasks import TASKS, known_family
+from .sections import Augment, Hub, Recipe, Student
 
 
 def recipe_summary(recipe: Recipe) -> str:
@@ -38,9 +38,10 @@ def recipe_summary(recipe: Recipe) -> str:
         "task": recipe.task,
         "data": source,
         "columns": f"{' + '.join(data.text_columns)} → {', '.join(data.label_columns or (data.label_column,))}",
+        **({} if data.augment is None else {"augment": _augmented(data.augment)}),
         "labels": _shortened(data.label_names) if data.label_names else "named by the data or the student",
         "teachers": teachers,
-        "student": _made(student),
+        "student": _made(student, recipe.task),
         "fusion": _spec(recipe.fusion),
         "losses": f"{_scalar(losses.task_weight)} x {_learnt(recipe.task)} + {_scalar(losses.distill_weight)} x "
         f"{_spec(losses.distill)} at temperature {_scalar(losses.temperature)}"
@@ -77,15 +78,25 @@ def _judged(recipe: Recipe) -> str:
     )
 
 
-def _made(student: Student) -> str:
+def _augmented(augment: Augment) -> str:
+    crop = f"crops by {augment.crop:g}{' pixels' if augment.crop >= 1 else ' of the sides'}"
+    return " and ".join([crop] * bool(augment.crop) + ["flips"] * augment.flip) + ", once per row and epoch"
+
+
+def _made(student: Student, task: str) -> str:
     kept = "" if student.layers is None else f", layers {student.layers}"
     kept += "" if student.hidden_size is None else f", hidden size {student.hidden_size}"
     trained = "" if student.lora is None else f", trained by a LoRA adapter of rank {student.lora.r}"
     trained += "" if student.dtype == "float32" else f", in {student.dtype}"
     if student.config is not None:
-        return f"{student.config['model_type']} from scratch, {student.tokenizer} tokens{trained}"
+        return f"{student.config['model_type']} from scratch, {_read_by(student, task)}{trained}"
     source = student.model or f"made from {student.from_teacher}"
     return f"{source}{kept}{trained}"
+
+
+def _read_by(student: Student, task: str) -> str:
+    tokens = task not in TASKS or TASKS[task].content.of_tokens
+    return f"{student.tokenizer} tokens" if tokens else f"images read as {student.tokenizer} reads them"
 
 
 def _spec(spec: Any) -> str:

@@ -65,7 +65,7 @@ def export_run(
     used = [
         found
         for found in looked.unchecked
-        if found[0] in ("task", "register") or found[0].startswith("evaluation.")
+        if found[0] in ("task", "register_models") or found[0].startswith("evaluation.")
     ]
     refuse_untrusted(used, (), path)
     setup = Setup(looked.recipe, trust=frozenset(trust))

@@ -241,7 +241,7 @@ def _setup(folder: Path, trust: frozenset[str], with_teachers: bool) -> Setup | 
     if not path.is_file():
         return None
     looked = look_at_recipe(path, check_files=False, trust=trust)
-    used = ("task", "register", "fusion", "teachers") if with_teachers else ("task", "register")
+    used = ("task", "register_models", "fusion", "teachers") if with_teachers else ("task", "register_models")
     refuse_untrusted([found for found in looked.unchecked if found[0].partition(".")[0] in used], (), path)
     return Setup(looked.recipe, trust=trust)
 

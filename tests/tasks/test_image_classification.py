@@ -26,6 +26,7 @@ from hf_distill.cli import app
 from hf_distill.errors import ConfigurationError, DataError, UnsafeFileError
 from hf_distill.recipe import Setup, load_recipe
 from hf_distill.recipe.setup import write_recipe
+from hf_distill.recipe.summary import recipe_summary
 from hf_distill.rows.columns import Ragged, indexed
 from hf_distill.rows.images import IMAGES, Augmentation, SeenThisEpoch, read_image
 from hf_distill.rows.preparing import distinct_rows, is_prepared, prepare_dataset
@@ -373,6 +374,7 @@ def test_a_recipe_s_augmentation(made, tmp_path):
         run.output.split()
     )
     recipe = load_recipe(path, ["teachers.cache_dir=null"])
+    assert "crops by 2 pixels and flips, once per row and epoch" in recipe_summary(recipe)
     assert Setup(recipe).augment == Augmentation(2, True) and recipe.data.text_columns == ("image",)
     run = CliRunner().invoke(app, ["validate", str(path), "data.augment={}"])
     assert run.exit_code == 2 and "does nothing without crop and flip" in run.output
@@ -441,7 +443,7 @@ def test_models_that_are_not_of_transformers(made, tmp_path):
         "processor": made["student"],
     }
     path = image_recipe(tmp_path, made, student=student)
-    path.write_text(f"register: recipes.cifar_resnets:register\n{path.read_text()}")
+    path.write_text(f"register_models: recipes.cifar_resnets:register\n{path.read_text()}")
     recipe = load_recipe(path)
     model, processor = Setup(recipe).student(seed=0)
     assert (
@@ -455,5 +457,5 @@ def test_models_that_are_not_of_transformers(made, tmp_path):
         load_recipe(stored)
     assert load_recipe(stored, trust=["recipes.cifar_resnets:register"]) == recipe
     path.write_text(path.read_text().replace("cifar_resnets:register", "cifar_resnets:regster"))
-    with pytest.raises(ConfigurationError, match="register"):
+    with pytest.raises(ConfigurationError, match="register_models"):
         load_recipe(path)
