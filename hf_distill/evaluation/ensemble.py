@@ -156,12 +156,14 @@ class Ensemble:
         if isinstance(text, Mapping) and "text" in text:
             text = (text["text"], text["text_pair"]) if text.get("text_pair") is not None else (text["text"],)
         columns = tuple(text) if isinstance(text, (tuple, list)) and len(self._content.keys) > 1 else (text,)
+        pairs = f"a {self._content.name}, a pair, or a dict of {' and '.join(self._content.keys)}"
+        expected = pairs if len(self._content.keys) > 1 else self._content.name
         try:
             read = tuple(map(self._content.read, columns))
         except ValueError as error:
-            raise DataError(f"The ensemble was given {text!r}: {error}.") from error
+            raise DataError(f"The ensemble was given {text!r}; expected {expected}.") from error
         if not read:
-            raise DataError(f"The ensemble was given {text!r}; expected {self._content.name}.")
+            raise DataError(f"The ensemble was given {text!r}; expected {expected}.")
         return read
 
     def _refuse_spoilt(self, batch: TeacherBatch, rows: Sequence[tuple[Any, ...]]) -> None:

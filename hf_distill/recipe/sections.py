@@ -345,7 +345,6 @@ class Recipe(Section):
     """
 
     task: Text = "text-classification"
-    register_models: Text | None = None
     data: Data
     teachers: Teachers
     student: Student
@@ -355,6 +354,7 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
     hub: Hub = Hub()
     search: Search | None = None
+    register_models: Text | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -48,9 +48,9 @@ def needs_onnx():
 def export_once(needs_onnx, graph, monkeypatch):
     """The exporter takes seconds: the BERT of these tests is traced once."""
 
-    def write(model, example, path):
+    def write(model, example, path, **options):
         if not graph.is_file():
-            export_once(model, example, graph)
+            export_once(model, example, graph, **options)
         return Path(shutil.copy(graph, path))
 
     export_once = export.write_onnx
@@ -155,7 +155,7 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(
         return np.concatenate([export._forward(model.eval(), batch, inputs) for batch in batches]) + wrong
 
     monkeypatch.setattr(export, "refuse_missing", lambda *_: None)
-    monkeypatch.setattr(export, "write_onnx", lambda model, example, path: path)
+    monkeypatch.setattr(export, "write_onnx", lambda model, example, path, **_: path)
     monkeypatch.setattr(export, "_session_logits", logits)
     with pytest.raises(ConfigurationError, match="logits differ from the student's by up to"):
         export_student(checkpoints["bert"], output=tmp_path / "out")

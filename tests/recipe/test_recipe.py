@@ -352,7 +352,7 @@ BAD = [
     # names
     (
         {"task": "text-clasification"},
-        "task: unknown task 'text-clasification'; known: text-classification, multi-label-classification, regression (did you mean",
+        "task: unknown task 'text-clasification'; known: text-classification, multi-label-classification, regression, image-classification (did you mean",
     ),
     ({"fusion": "linear_pol"}, "fusion: there is no fusion named 'linear_pol'"),
     (
