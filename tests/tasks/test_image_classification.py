@@ -232,6 +232,23 @@ def test_a_training_with_crops_goes_on_as_it_would_have(made, tmp_path):
     assert torch.equal(next(iter(loader))["pixel_values"], plain["pixel_values"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "workers",
+    [{"dataloader_num_workers": 2}, {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}],
+)
+def test_a_loader_s_workers_see_the_same_images(made, tmp_path, workers):
+    losses = []
+    for more in ({}, workers):
+        trainer = MultiTeacherDistillationTrainer(
+            model=made["student"], teachers=[made["vit"]], task=TASK, train_dataset=digit_rows(24), augment={"crop": 2, "flip": True},
+            args=arguments(tmp_path / "run", max_steps=7, save_strategy="no", logging_steps=1, **more),
+        )  # fmt: skip
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1] and len(losses[0]) == 7  # three epochs, of which a worker may outlive each
+
+
 def test_augmentation_that_cannot_be_is_refused(made, tmp_path, checkpoints, rows):
     options = {
         "model": made["student"], "teachers": [made["vit"]], "task": TASK, "train_dataset": digit_rows(8),
