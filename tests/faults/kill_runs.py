@@ -36,7 +36,7 @@ PHASES = ("cache build", "training", "evaluation", "verdict", "search")
 # What a report says of time, and its words on that and on the numbers: no two runs have the same. And the one figure of
 # Trainer's that is of the steps since it was started last.
 _TIMED = re.compile(
-    "cost|seconds|per_second|runtime|conditions|place|teachers_share|busy|notes|sentences|train_loss"
+    "cost|seconds|per_second|runtime|conditions|place|teachers_share|busy|notes|sentences|train_loss|^date$"
 )
 
 
@@ -191,7 +191,7 @@ def left(out: Path, phase: str) -> dict[str, Any]:
     for path in sorted((out / "run" / "verdict").glob("rows-*.npz")):
         with np.load(path) as file:
             found[path.name] = {name: _digest(file[name].tobytes()) for name in file.files if name != "about"}
-    report = _untimed(json.loads((out / "run" / "report.json").read_text()))
+    report = _untimed(json.loads((out / "run" / "report.json").read_text().replace(str(out), "")))
     return found | {f"report.json: {name}": value for name, value in report.items()}
 
 
