@@ -61,12 +61,13 @@ class Ensemble:
         task = build_task(task)
         self.task = task.pipeline  # as pipelines have it
         members = [load_teacher(teacher, task) for teacher in teachers]
-        self.fusion: Fusion = finished_fusion(task.fusion if fusion is None else fusion, "Ensemble").fusion
+        choice = finished_fusion(task.fusion if fusion is None else fusion, "Ensemble")
+        self.fusion: Fusion = choice.fusion
         self.family, self._said, self._content = family_of(task), task.log_probs, task.content
         refuse_other_family(task, fusion=self.fusion)
         self.label_names = tuple(label_names or members[0].label_names)
         self.device = torch.device(device)
-        self.pool = TeacherPool(members, self.label_names, self.fusion, task=task).to(self.device)
+        self.pool = TeacherPool(members, self.label_names, choice, task=task).to(self.device)
         self.batch_size = batch_size
         self._collate = MultiTeacherCollator(None, self.pool.views)
         _let_evaluator_take_callables()

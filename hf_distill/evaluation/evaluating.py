@@ -112,7 +112,7 @@ def evaluate_ensemble(
         if model is not None
     }
     refuse_other_family(task, fusion=fusion.fusion)
-    pool = TeacherPool(teachers, names, fusion.fusion, task=task)
+    pool = TeacherPool(teachers, names, fusion, task=task)
     student_view = None
     if students:
         (name, model), *others = students.items()
@@ -196,7 +196,12 @@ def evaluate_loader(
         fusion=summary(fusion.fusion) if pool.teachers else "",
         notes=(
             *notes,
-            *report_notes(fusion if pool.teachers else None, labels, label_names, family),
+            *report_notes(
+                fusion._replace(conversions=pool.conversions) if pool.teachers else None,
+                labels,
+                label_names,
+                family,
+            ),
             *(f"{sentence}, so it has no figures." for sentence in spoilt_systems(found)),
         ),
     )
@@ -217,6 +222,7 @@ def report_notes(
         family: Says what labels are.
     """
     notes = [] if fusion is None or not fusion.reason else [f"Fusion: {fusion.reason}.", *fusion.warnings]
+    notes += [] if fusion is None else [own.sentence for own in fusion.conversions]
     known = with_label(labels)
     if len(labels) and not known.any():
         return [*notes, "No row has a label, so metrics with labels are left out."]

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -195,6 +195,41 @@ def _distance(one: str, other: str) -> int:
     return rows[-1][-1]
 
 
+class OutputMap(Protocol):
+    """How one teacher's outputs become the student's: chosen by the names of labels, or converted from another kind of output.
+
+    Attributes:
+        teacher: The teacher's name.
+        teacher_labels: The names of its outputs, in their order.
+        student_labels: The student's C.
+        missing: The student's outputs that the teacher says nothing about.
+        ignored: The teacher's outputs that nobody uses.
+        has: Of which of the C outputs it says something.
+        named: Whether names alone decide what an output means, which may be wrong.
+        settled: Whether it can be applied; else `fit` makes one that can.
+        sentence: The rule, where it is more than a table shows.
+    """
+
+    teacher: str
+    teacher_labels: tuple[str, ...]
+    student_labels: tuple[str, ...]
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...]
+    has: tuple[bool, ...]
+    named: bool
+    settled: bool
+    sentence: str
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """(N, Ck) the teacher's outputs → (N, C); anything where it says nothing."""
+
+    def fit(self, outputs: Tensor, labels: Tensor) -> OutputMap:
+        """The same with what has to be known, from held-out outputs (n, Ck) and labels."""
+
+    def cell(self, output: int) -> str:
+        """Where one of the C outputs comes from, for a table."""
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """Where each of the student's classes stands among a teacher's.
@@ -214,6 +249,10 @@ class LabelMap:
     teacher_labels: tuple[str, ...]
     student_labels: tuple[str, ...]
     columns: tuple[int | None, ...]
+
+    named: ClassVar[bool] = True
+    settled: ClassVar[bool] = True
+    sentence: ClassVar[str] = ""
 
     @classmethod
     def match(
@@ -306,6 +345,22 @@ class LabelMap:
         """Which of the student's classes the teacher has."""
         return tuple(column is not None for column in self.columns)
 
+    def apply(self, logits: Tensor) -> Tensor:
+        """(N, Ck) → (N, C), some column where the teacher lacks the class."""
+        assert logits.shape[-1] == len(self.teacher_labels), (logits.shape, self)
+        if self.is_identity:
+            return logits
+        return logits.index_select(-1, constant(self.present, logits.device, torch.int64))
+
+    def fit(self, outputs: Tensor, labels: Tensor) -> LabelMap:
+        """Itself: names need no rows."""
+        return self
+
+    def cell(self, output: int) -> str:
+        """The teacher's column and its name; a dash where it lacks the class."""
+        column = self.columns[output]
+        return "–" if column is None else f"{column} {self.teacher_labels[column]!r}"
+
 
 def _listed(labels: Sequence[str], most: int = 12) -> str:
     shown = ", ".join(repr(label) for label in labels[:most])
@@ -353,8 +408,8 @@ def _other_task_or_names(theirs: Sequence[str], ours: Sequence[str]) -> tuple[st
     )
 
 
-def plan_table(maps: Sequence[LabelMap]) -> str:
-    """The alignment as a Markdown table: a row per class of the student, a column per teacher.
+def plan_table(maps: Sequence[OutputMap]) -> str:
+    """The alignment as a Markdown table: a row per output of the student, a column per teacher; below it the rules of conversions.
 
     Example:
         >>> print(plan_table([LabelMap.match(["POS", "NEG"], ["neg", "pos"], teacher="bert")]))
@@ -363,17 +418,15 @@ def plan_table(maps: Sequence[LabelMap]) -> str:
         | 0 neg   | 1 'NEG' |
         | 1 pos   | 0 'POS' |
     """
-    rows = [
-        [f"{i} {label}"]
-        + [f"{c} {m.teacher_labels[c]!r}" if (c := m.columns[i]) is not None else "–" for m in maps]
-        for i, label in enumerate(maps[0].student_labels)
-    ]
+    rows = [[f"{i} {label}", *(m.cell(i) for m in maps)] for i, label in enumerate(maps[0].student_labels)]
     if any(m.ignored for m in maps):
         rows.append(["(ignored)"] + [", ".join(m.ignored) or "–" for m in maps])
-    return markdown_table(["student", *(m.teacher for m in maps)], rows)
+    table = markdown_table(["student", *(m.teacher for m in maps)], rows)
+    rules = [f"- {m.sentence}" for m in maps if m.sentence]
+    return "\n".join([table, "", *rules]) if rules else table
 
 
-def refuse_misspelt(maps: Sequence[LabelMap], said: Sequence[Collection[str]]) -> None:
+def refuse_misspelt(maps: Sequence[OutputMap], said: Sequence[Collection[str]]) -> None:
     """Refuse teachers that seem to lack a class of the student's only because they call it otherwise.
 
     Args:
@@ -413,7 +466,7 @@ def refuse_misspelt(maps: Sequence[LabelMap], said: Sequence[Collection[str]]) -
         )
 
 
-def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
+def check_coverage(maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
     """Refuse teachers whose label sets leave the balance between groups of classes undetermined.
 
     Teachers that know {a, b} and teachers that know {c, d} say nothing about how a compares with c.
@@ -428,7 +481,7 @@ def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) ->
     """
     groups: list[tuple[set[int], list[str]]] = []
     for label_map in maps:
-        classes = {i for i, column in enumerate(label_map.columns) if column is not None}
+        classes = {i for i, has in enumerate(label_map.has) if has}
         names = [label_map.teacher]
         for group in [g for g in groups if g[0] & classes]:
             groups.remove(group)
@@ -447,12 +500,12 @@ def check_coverage(maps: Sequence[LabelMap], weights: Sequence[float] | None) ->
         )
 
 
-def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> TeacherBatch:
+def align(outputs: Sequence[TeacherOutputs], maps: Sequence[OutputMap]) -> TeacherBatch:
     """Bring every teacher's logits into the student's label space.
 
     Args:
         outputs: One `TeacherOutputs` per teacher, logits (N, Ck).
-        maps: One `LabelMap` per teacher, in the same order.
+        maps: One `OutputMap` per teacher, in the same order.
 
     Returns:
         `TeacherBatch` with logits (K, N, C) in float32 and the mask of known classes.
@@ -464,11 +517,7 @@ def align(outputs: Sequence[TeacherOutputs], maps: Sequence[LabelMap]) -> Teache
     """
     aligned = []
     for output, label_map in zip(outputs, maps, strict=True):
-        logits = output.logits.float()
-        assert logits.shape[-1] == len(label_map.teacher_labels), (logits.shape, label_map)
-        if not label_map.is_identity:
-            logits = logits.index_select(-1, constant(label_map.present, logits.device, torch.int64))
-        aligned.append(logits)
+        aligned.append(label_map.apply(output.logits.float()))
     stacked = torch.stack(aligned)
     if not any(label_map.missing for label_map in maps):
         return TeacherBatch(stacked, None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, find, named
+from .alignment import OutputMap
 from .alignment import labelled as with_label
 from .families import BernoulliLinearPool, BernoulliLogPool, GaussianPool
 from .fitting import held_out_rows, mean_nll, refuse_infinite
@@ -49,13 +50,15 @@ class FusionChoice(NamedTuple):
         fusion: The fusion.
         reason: One sentence: which, and why.
         warnings: What speaks against the rows it was fitted on.
-        fitted_on: Example ids of the rows whose labels the fusion has seen, (n,) int64.
+        fitted_on: Example ids of the rows whose labels the fusion or a conversion has seen, (n,) int64.
+        conversions: How the outputs of teachers of another kind become the student's.
     """
 
     fusion: Fusion
     reason: str
     warnings: tuple[str, ...] = ()
     fitted_on: Tensor = torch.empty(0, dtype=torch.int64)
+    conversions: tuple[OutputMap, ...] = ()
 
 
 class FusionRule(Protocol):

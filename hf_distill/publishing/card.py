@@ -127,6 +127,7 @@ def model_card(
         "fusion": {
             "reason": escaped(facts.reason or "as given").rstrip("."),
             "summary": code(facts.fusion),
+            "conversions": [escaped(rule) for rule in facts.conversions],
             "warnings": [escaped(warning) for warning in facts.warnings],
         },
         "losses": [escaped(loss) for loss in (*facts.losses, *facts.notes)],

@@ -69,6 +69,7 @@ class RunFacts:
         older_report: Digest of a report.json that lay there before this training, which says nothing of it.
         thresholds: From which probability on each label is answered, fitted on held-out rows; empty where there are none.
         notes: What else must be said of the training.
+        conversions: How outputs of teachers of another kind became the student's, a sentence each.
         card: What the user said for the card: the arguments of `Trainer.create_model_card`.
     """
 
@@ -93,13 +94,15 @@ class RunFacts:
     card: Mapping[str, Any] = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    conversions: tuple[str, ...] = ()
 
 
 def save_facts(facts: RunFacts, folder: str | Path) -> None:
     """Write them beside the student."""
     content = dataclasses.asdict(facts)
     # What few runs have stands only in theirs, so that the files of others stay what they were.
-    content = {name: value for name, value in content.items() if value or name not in ("thresholds", "notes")}
+    rare = ("thresholds", "notes", "conversions")
+    content = {name: value for name, value in content.items() if value or name not in rare}
     write_json(Path(folder, FACTS_FILE), {"format": _FORMAT, **content}, indent=1)
 
 
@@ -116,7 +119,16 @@ def load_facts(folder: str | Path) -> RunFacts | None:
         content, _ = read_json(path, _FORMAT)
         content |= {
             name: tuple(content.get(name, ()))
-            for name in ("labels", "warnings", "weights", "losses", "references", "thresholds", "notes")
+            for name in (
+                "labels",
+                "warnings",
+                "weights",
+                "losses",
+                "references",
+                "thresholds",
+                "notes",
+                "conversions",
+            )  # fmt: skip
         }
         content["base"] = content["base"] and Origin(**content["base"])
         content["teachers"] = tuple(Origin(**teacher) for teacher in content["teachers"])

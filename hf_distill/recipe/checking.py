@@ -18,7 +18,15 @@ from ..fusion import build_fusion
 from ..lookup import build, find, refuse_untrusted, suggest
 from ..losses import ALL_LOSSES, build_distillation_loss
 from ..losses.row_weights import ROW_WEIGHTS
-from ..tasks import TASKS, build_task, family_of, fits, refuse_other_family
+from ..tasks import (
+    TASKS,
+    build_task,
+    family_of,
+    fits,
+    refuse_other_family,
+    refuse_other_kind,
+    refuse_unfit_conversion,
+)
 from ..tasks.task import Task
 from ..teachers.hub_ids import is_path, missing_folder, no_checkpoint
 from ..training.arguments import MOST_SEED
@@ -30,7 +38,7 @@ from .loss_section import check_losses
 from .own_code import is_stored, own_code, without
 from .problems import Problem, applying, found, from_validation, known_paths
 from .search_section import check_search
-from .sections import SPLITS, Recipe
+from .sections import SPLITS, Convert, Recipe
 from .student_section import check_student
 from .training_section import check_training, training_keys
 
@@ -212,7 +220,7 @@ def check(
         *_task(raw),
         *_specs(raw),
         *(check_data(raw["data"]) if "data" in there else ()),
-        *_teachers(_part(raw, "teachers")),
+        *_teachers(_part(raw, "teachers"), raw.get("task", "text-classification")),
         *(
             problem
             for problem in (check_student(raw["student"], names) if "student" in there else ())
@@ -409,16 +417,43 @@ def _name(entry: Mapping[str, Any]) -> str:
     return given if given == entry.get("name") else Path(given).name
 
 
-def _teachers(teachers: Mapping[str, Any]) -> Iterator[Problem]:
+def _teachers(teachers: Mapping[str, Any], task: Any) -> Iterator[Problem]:
     seen = {}
     for index, entry in _models(teachers):
         name = _name(entry)
+        yield from _of_other_task(f"teachers.models.{index}", entry, name, task)
         if name in seen:
             yield Problem(
                 f"teachers.models.{index}.name",
                 f"teacher {seen[name]} is called {name!r} too, and reports go by the name; give it one (name: …)",
             )
         seen.setdefault(name, index)
+
+
+def _of_other_task(where: str, entry: Any, name: str, task: Any) -> Iterator[Problem]:
+    """What is wrong with a teacher that answers something else than the student learns."""
+    given = entry if isinstance(entry, dict) else {}
+    own, convert = given.get("task"), given.get("convert")
+    if own is not None and own not in TASKS:  # a task of one's own has no conversions but those of its family
+        yield Problem(
+            f"{where}.task", f"unknown task {own!r}; known: {', '.join(TASKS)}{suggest(own, TASKS)}"
+        )
+        return
+    run = _known_task(task)
+    if run is None or (
+        convert is not None
+        and not (isinstance(convert, dict) and convert.keys() <= Convert.model_fields.keys())
+    ):
+        return
+    try:
+        refuse_other_kind(own or run, run, name)
+    except ConfigurationError as error:
+        yield Problem(f"{where}.task", str(error))
+        return
+    try:
+        refuse_unfit_conversion(own or run, run, convert, name)
+    except ConfigurationError as error:
+        yield Problem(f"{where}.convert", str(error))
 
 
 def _combinations(raw: Mapping[str, Any]) -> list[Problem]:

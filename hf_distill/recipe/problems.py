@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import hide_tokens
 from ..lookup import suggest
 from .sections import (
+    Convert,
     Data,
     Evaluation,
     Files,
@@ -36,6 +37,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "data.max_rows": MostRows,
     "teachers": Teachers,
     "teachers.models": TeacherEntry,
+    "teachers.models.convert": Convert,
     "student": Student,
     "student.lora": Lora,
     "losses": Losses,

@@ -197,8 +197,23 @@ class Data(Section):
     augment: Augment | None = None
 
 
+class Convert(Section):
+    """How the outputs of a teacher of another task become the student's.
+
+    Of a score as classes: `edges` between them on the teacher's scale, or `quantiles` of its held-out scores; `spread`, how far from
+    an edge the odds change e-fold; `order`, the classes from the lowest score to the highest where their names are no numbers. Of
+    classes as a score: `means`, the score of each class. What is left out is fitted on held-out rows.
+    """
+
+    edges: Any = None
+    spread: Any = None
+    order: Any = None
+    means: Any = None
+
+
 class TeacherEntry(Section):
-    """One teacher: a fine-tuned checkpoint and what it does not say of itself."""
+    """One teacher: a fine-tuned checkpoint and what it does not say of itself; `task` where it answers something else than the
+    student learns."""
 
     model: Text
     adapter: Text | None = None
@@ -208,6 +223,8 @@ class TeacherEntry(Section):
     max_length: Positive | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     trust_remote_code: bool = False
+    task: Text | None = None
+    convert: Convert | None = None
 
 
 class Teachers(Section):

@@ -22,7 +22,7 @@ from transformers import (
 from ..errors import ConfigurationError, DataError, how_to_install, in_a_line
 from ..lookup import suggest
 from ..students.building import build_student
-from ..tasks import build_task
+from ..tasks import answer_alike, build_task
 from ..teachers.checkpoints import load_config, load_processor, load_with_head
 from ..teachers.damaged_files import impossible_sizes
 from ..teachers.teacher import Teacher, TeacherSpec
@@ -152,7 +152,9 @@ def teacher_spec(entry: TeacherEntry, number: int) -> TeacherSpec:
         entry: Of `teachers.models`.
         number: Which it is there.
     """
-    return TeacherSpec(entry.model, **entry.model_dump(exclude={"model"}), place=f"teachers.models.{number}")
+    given = entry.model_dump(exclude={"model", "convert"})
+    said = None if entry.convert is None else entry.convert.model_dump(exclude_none=True)
+    return TeacherSpec(entry.model, **given, convert=said, place=f"teachers.models.{number}")
 
 
 def build_recipe_student(
@@ -230,6 +232,11 @@ def _source(recipe: Recipe) -> Teacher:
     if name not in specs:
         raise ConfigurationError(
             f"student.from_teacher: there is no teacher {name!r}; the teachers are called {', '.join(specs)}"
+        )
+    if not answer_alike(specs[name].task or recipe.task, recipe.task):
+        raise ConfigurationError(
+            f"student.from_teacher: {name!r} answers {specs[name].task}, the student learns {recipe.task}, so its head cannot be the "
+            "student's: name a teacher of the student's task, or student.model."
         )
     return specs[name].load(recipe.task)
 

@@ -25,7 +25,7 @@ from ..processes import say
 from ..recipe.setup import Setup
 from ..recipe.student_section import label_names
 from ..rows.preparing import distinct_rows
-from ..tasks import family_of, known_family
+from ..tasks import known_family, match_outputs
 from ..teachers.cache.settings import STORED_AS
 from ..teachers.teacher import stated_labels
 from .verdict.jobs import places
@@ -178,8 +178,14 @@ def _refuse_other_labels(setup: Setup, names: tuple[str, ...] | None) -> None:
         own = stated_labels(spec)
         if own is not None:
             try:
-                (known_family(setup.recipe.task) or family_of("text-classification")).match(
-                    own, names, spec.called
+                task = setup.recipe.task if known_family(setup.recipe.task) else "text-classification"
+                match_outputs(
+                    own,
+                    names,
+                    spec.called,
+                    teacher_task=spec.task or task,
+                    task=task,
+                    convert=spec.convert,
                 )
             except LabelNameError as error:
                 raise error.placed(spec.place) from None

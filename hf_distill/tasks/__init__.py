@@ -6,10 +6,12 @@ table below; one of a user's own is passed as an object.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..fusion.alignment import OutputMap
+from ..fusion.conversion import check_options
 from ..lookup import build, suggest
 from ..losses import ALL_LOSSES
 from ..losses.properties import distillation_properties
@@ -86,6 +88,114 @@ def known_family(name: str) -> Family | None:
         ('gaussian', None)
     """
     return FAMILIES[TASKS[name].family] if name in TASKS else None
+
+
+def answer_alike(one: str | Task, other: str | Task) -> bool:
+    """Whether the predictions of two tasks are of one family, so that outputs can be matched by name.
+
+    Example:
+        >>> answer_alike("text-classification", "regression")
+        False
+    """
+    return family_of(one).name == family_of(other).name
+
+
+def match_outputs(
+    teacher_labels: Sequence[str],
+    student_labels: Sequence[str],
+    teacher: str,
+    *,
+    teacher_task: str | Task,
+    task: str | Task,
+    convert: Mapping[str, Any] | None = None,
+) -> OutputMap:
+    """How a teacher's outputs become the student's: by name, or converted where they are of another kind.
+
+    Args:
+        teacher_labels: In the order of its logits.
+        student_labels: In the order of the student's.
+        teacher: The teacher's name, for messages.
+        teacher_task: What the teacher answers.
+        task: What the student learns.
+        convert: What the user says of the conversion.
+
+    Raises:
+        ConfigurationError, DataError: They cannot be.
+
+    Example:
+        >>> match_outputs(
+        ...     ["stars"], ["bad", "good"], "t", teacher_task="regression", task="text-classification",
+        ...     convert={"edges": [3], "spread": 0.5, "order": ["bad", "good"]},
+        ... ).edges
+        (3.0,)
+    """
+    refuse_unfit_conversion(teacher_task, task, convert, teacher)
+    ours = family_of(task)
+    if family_of(teacher_task).name in ours.converts:
+        return ours.convert(teacher_labels, student_labels, teacher, convert or {})
+    return ours.match(teacher_labels, student_labels, teacher)
+
+
+def refuse_unfit_conversion(
+    teacher_task: str | Task, task: str | Task, convert: Mapping[str, Any] | None, teacher: str
+) -> None:
+    """Refuse a conversion that is none, or that says what cannot be meant.
+
+    Args:
+        teacher_task, task, convert, teacher: As for `match_outputs`.
+
+    Raises:
+        ConfigurationError: It is so.
+    """
+    ours, theirs = family_of(task), family_of(teacher_task)
+    if convert is None:
+        return
+    if theirs.name not in ours.converts:
+        alike = theirs.name == ours.name
+        raise ConfigurationError(
+            f"Teacher {teacher!r}: convert says how its {theirs.output[1]} become the student's {ours.output[1]}, but "
+            + (
+                f"both give {ours.output[1]}, which are matched by name: leave it out."
+                if alike
+                else f"there is no rule for that: teachers of {build_task(task).name} give {ours.output[1]}."
+            )
+        )
+    check_options(convert, ours.converts[theirs.name], teacher)
+
+
+def heard_alone(task: str | Task, number: int, count: int, fusion: Any = None) -> dict[str, Any]:
+    """The fusion that hears one teacher only, as a recipe writes it.
+
+    Args:
+        task: What the student learns.
+        number: Which teacher, counted from 0.
+        count: Of how many.
+        fusion: That of all teachers; where it brings them to the student's scale, the one stays on it.
+
+    Example:
+        >>> heard_alone("text-classification", 1, 2)
+        {'use': 'linear_pool', 'weights': [0.0, 1.0]}
+    """
+    said = {"use": family_of(task).pooled, "weights": [float(k == number) for k in range(count)]}
+    scales = getattr(fusion, "scales", None)
+    return said if scales is None else {**said, "scales": [list(pair) for pair in scales]}
+
+
+def refuse_other_kind(teacher_task: str | Task, task: str | Task, teacher: str) -> None:
+    """Refuse a teacher whose outputs cannot become the student's.
+
+    Args:
+        teacher_task, task, teacher: As for `match_outputs`.
+
+    Raises:
+        ConfigurationError: It is so.
+    """
+    ours, theirs = family_of(task), family_of(teacher_task)
+    if theirs.name not in (ours.name, *ours.converts):
+        raise ConfigurationError(
+            f"Teacher {teacher!r} is of the task {build_task(teacher_task).name}, and there is no rule by which its {theirs.output[1]} "
+            f"become the {ours.output[1]} of {build_task(task).name}: leave it out."
+        )
 
 
 def fits(method: Any, family: Family) -> bool:

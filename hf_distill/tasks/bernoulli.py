@@ -5,8 +5,8 @@ Shapes: K teachers, N prediction units, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..fusion import AutoBernoulli, FusionRule, HeldOut
-from ..fusion.alignment import UNLABELLED, LabelMap
+from ..fusion.alignment import UNLABELLED, LabelMap, OutputMap
 from ..fusion.fitting import minimise
 from ..fusion.shares import checked_weights, heard
 from .row_scores import ReliabilityBin
@@ -92,6 +92,7 @@ class Bernoulli:
     auto: FusionRule = AutoBernoulli()
     output: tuple[str, str] = ("label", "labels")
     distance: tuple[str, str] = ("KL", "KL(ensemble ‖ student) of the row, summed over the labels, in nats")
+    converts: Mapping[str, type] = field(default_factory=dict)
     has_classes: bool = True
     row_weights: bool = False
     learns: str = "binary cross-entropy with the labels"
@@ -106,7 +107,17 @@ class Bernoulli:
         """By name; one label is enough, since each is answered alone."""
         return LabelMap.match(teacher_labels, student_labels, teacher=teacher, least=1)
 
-    def refuse_gaps(self, maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
+    def convert(
+        self,
+        teacher_labels: Sequence[str],
+        student_labels: Sequence[str],
+        teacher: str,
+        options: Mapping[str, Any],
+    ) -> OutputMap:
+        """Never asked: of no other outputs it is known which labels hold."""
+        raise NotImplementedError
+
+    def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Nothing: of a label that no teacher has nothing is learnt from teachers, and others do not depend on it."""
 
     def mix_in_labels(self, target: Tensor, labels: Tensor, share: float) -> Tensor:

@@ -5,8 +5,8 @@ Shapes: K teachers, N prediction units, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..fusion import AutoFusion, FusionRule, HeldOut, fit_temperature, teacher_disagreement
-from ..fusion.alignment import UNLABELLED, LabelMap, check_coverage
+from ..fusion.alignment import UNLABELLED, LabelMap, OutputMap, check_coverage
+from ..fusion.conversion import ScoreBins, score_bins
 from ..fusion.targets import mix_in_labels
 from .row_scores import ReliabilityBin, brier_rows, f1_values, kl_rows, nll_rows, reliability_bins
 
@@ -40,6 +41,7 @@ class Categorical:
     auto: FusionRule = AutoFusion()
     output: tuple[str, str] = ("class", "classes")
     distance: tuple[str, str] = ("KL", "KL(ensemble ‖ student) of the row, in nats")
+    converts: Mapping[str, type] = field(default_factory=lambda: {"gaussian": ScoreBins})
     has_classes: bool = True
     row_weights: bool = True
     learns: str = "cross-entropy with the labels"
@@ -53,7 +55,17 @@ class Categorical:
         """By name; at least two classes."""
         return LabelMap.match(teacher_labels, student_labels, teacher=teacher)
 
-    def refuse_gaps(self, maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
+    def convert(
+        self,
+        teacher_labels: Sequence[str],
+        student_labels: Sequence[str],
+        teacher: str,
+        options: Mapping[str, Any],
+    ) -> OutputMap:
+        """A score into bins of it."""
+        return score_bins(teacher_labels, student_labels, teacher, options)
+
+    def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Groups of classes without a shared one leave open how probable one group is against another."""
         check_coverage(maps, weights)
 

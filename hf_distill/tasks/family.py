@@ -6,14 +6,14 @@ of one class of several; log-odds of labels that each hold or not; numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from ..fusion import FusionRule, HeldOut
-from ..fusion.alignment import LabelMap
+from ..fusion.alignment import LabelMap, OutputMap
 from .row_scores import ReliabilityBin
 
 
@@ -33,6 +33,7 @@ class Family(Protocol):
         auto: What the fusion ``auto`` means.
         output: What one output of a head is called, and what several are.
         distance: What `apart` is called in a table's head, and in a sentence.
+        converts: Of teachers of which other families the outputs can be converted, and the class of conversions that does it.
         has_classes: Whether outputs are classes or labels, which can be weighed against each other; numbers cannot.
         row_weights: Whether rows can be weighed by how sure or how much at one distributions are, see `ROW_WEIGHTS`.
         learns: What the task loss is, in words.
@@ -53,6 +54,7 @@ class Family(Protocol):
     auto: FusionRule
     output: tuple[str, str]
     distance: tuple[str, str]
+    converts: Mapping[str, type]
     has_classes: bool
     row_weights: bool
     learns: str
@@ -71,7 +73,24 @@ class Family(Protocol):
             DataError: They cannot be matched.
         """
 
-    def refuse_gaps(self, maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
+    def convert(
+        self,
+        teacher_labels: Sequence[str],
+        student_labels: Sequence[str],
+        teacher: str,
+        options: Mapping[str, Any],
+    ) -> OutputMap:
+        """How the outputs of a teacher of a family that it `converts` become the student's.
+
+        Args:
+            teacher_labels, student_labels, teacher: As for `match`.
+            options: What the user says of it.
+
+        Raises:
+            ConfigurationError, DataError: It cannot be.
+        """
+
+    def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Refuse teachers that together leave open what the target is.
 
         Args:

@@ -5,8 +5,8 @@ Shapes: K teachers, N prediction units, C numbers per unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..fusion import AutoGaussian, FusionRule, HeldOut
-from ..fusion.alignment import LabelMap
+from ..fusion.alignment import LabelMap, OutputMap
+from ..fusion.conversion import ClassMeans, class_means
 from ..fusion.shares import checked_weights, heard
 from .row_scores import ReliabilityBin
 
@@ -41,6 +42,7 @@ class Gaussian:
     auto: FusionRule = AutoGaussian()
     output: tuple[str, str] = ("score", "scores")
     distance: tuple[str, str] = ("apart", "squared difference in the row, summed over the scores")
+    converts: Mapping[str, type] = field(default_factory=lambda: {"categorical": ClassMeans})
     has_classes: bool = False
     row_weights: bool = False
     learns: str = "squared error against the labels"
@@ -63,7 +65,17 @@ class Gaussian:
             )
         return found
 
-    def refuse_gaps(self, maps: Sequence[LabelMap], weights: Sequence[float] | None) -> None:
+    def convert(
+        self,
+        teacher_labels: Sequence[str],
+        student_labels: Sequence[str],
+        teacher: str,
+        options: Mapping[str, Any],
+    ) -> OutputMap:
+        """Classes into the score that is expected of them."""
+        return class_means(teacher_labels, student_labels, teacher, options)
+
+    def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Nothing: each teacher gives all numbers."""
 
     def mix_in_labels(self, target: Tensor, labels: Tensor, share: float) -> Tensor:

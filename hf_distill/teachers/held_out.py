@@ -5,7 +5,7 @@ Shapes: K teachers, N rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..errors import ConfigurationError, CorruptStateError, DataError, UnsafeFileError, in_a_line
 from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
+from ..fusion.alignment import TeacherOutputs, align
 from ..fusion.alignment import labelled as with_label
+from ..fusion.conversion import restored, stored, without_rows
 from ..fusion.table import ALL_FUSIONS
 from ..lookup import own_path, refuse_untrusted
 from ..processes import once
@@ -35,7 +38,9 @@ _MOST_ROWS = 4096
 
 
 def collect(loader: Any, pool: TeacherPool, accelerator: Accelerator) -> HeldOut:
-    """Run the teachers over rows.
+    """Run the teachers over rows, and find out how outputs of another kind become the student's where that is yet to be fitted.
+
+    Conversions are fitted on two thirds of the labelled rows, told apart by their content as for `AutoFusion`; the pool keeps them.
 
     Args:
         loader: Batches of `MultiTeacherCollator`, sharded by the accelerator.
@@ -44,18 +49,36 @@ def collect(loader: Any, pool: TeacherPool, accelerator: Accelerator) -> HeldOut
 
     Returns:
         `HeldOut`, the same on every process, rows in the loader's order.
+
+    Raises:
+        ConfigurationError, DataError: The rows do not say how to convert a teacher's outputs.
     """
-    batches, mask = [], None
+    batches = []
     for inputs in tqdm(loader, desc="Held-out rows", disable=not accelerator.is_main_process, leave=False):
         with torch.no_grad(), accelerator.autocast():
-            batch = pool(inputs)
-        mask = batch.mask
-        rows = (batch.logits.transpose(0, 1).contiguous(), inputs["labels"], inputs["example_id"])
+            outputs = [own.logits.float().contiguous() for own in pool.outputs(inputs)]
+        rows = (inputs["labels"], inputs["example_id"], *outputs)
         batches.append([part.cpu() for part in accelerator.gather_for_metrics(rows)])
-    logits, labels, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    if mask is not None:  # which classes a teacher has does not depend on the row
-        mask = mask[:, :1].cpu().expand(-1, len(labels), -1)
-    return HeldOut(logits.transpose(0, 1).float(), pool.family.of_fits(labels), mask, ids)
+    labels, ids, *outputs = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    labels = pool.family.of_fits(labels)
+    _settle(pool, outputs, labels, ids, accelerator)
+    batch = align([TeacherOutputs(own) for own in outputs], pool.label_maps)
+    return HeldOut(batch.logits, labels, batch.mask, ids)
+
+
+def _settle(
+    pool: TeacherPool, outputs: Sequence[Tensor], labels: Tensor, ids: Tensor, accelerator: Accelerator
+) -> None:
+    """Fit what conversions need to know on two thirds of the labelled rows."""
+    unsettled = [k for k, own in enumerate(pool.label_maps) if not own.settled]
+    if unsettled:
+        told = with_label(labels) & (ids % 3 != 0)
+        told = told if bool(told.any()) else with_label(labels)
+        maps = pool.label_maps
+        pool.settle(
+            once(lambda: [maps[k].fit(outputs[k][told], labels[told]) for k in unsettled], accelerator)
+        )
+        pool.converted_on = ids[told]
 
 
 def fitting_rows(dataset: Any) -> datasets.Dataset | str:
@@ -89,7 +112,7 @@ def choose_fusion(
     loader: Callable[[datasets.Dataset], Any],
     accelerator: Accelerator,
 ) -> FusionChoice:
-    """What a user wrote of the fusion, fitted or chosen on held-out rows where that is asked for.
+    """What a user wrote of the fusion, fitted or chosen on held-out rows where that is asked for, and so the pool's conversions.
 
     Args:
         fusion: As for `build_fusion`, or a `FusionChoice` made before.
@@ -102,14 +125,24 @@ def choose_fusion(
         ConfigurationError, DataError: A fusion is to be fitted, and the rows do not allow it.
     """
     made = build_fusion(fusion, pool.family.auto)
+    if isinstance(made, FusionChoice):
+        pool.settle(made.conversions)
+    unsettled = [own for own in pool.label_maps if not own.settled]
+    rows, held_out = fitting_rows(dataset) if unsettled or hasattr(made, "choose") else "", None
+    if unsettled and isinstance(rows, str):
+        raise without_rows(unsettled[0], rows)
+    if not isinstance(rows, str):
+        held_out = collect(loader(rows), pool.to(accelerator.device), accelerator)
     if not hasattr(made, "choose"):
         choice = made if isinstance(made, FusionChoice) else FusionChoice(made, "")
-    elif isinstance(rows := fitting_rows(dataset), str):
+    elif held_out is None:
         choice = made.without_rows(rows)
     else:
-        held_out = collect(loader(rows), pool.to(accelerator.device), accelerator)
         names = [teacher.name for teacher in pool.teachers]
         choice = once(lambda: made.choose(held_out, names), accelerator)
+    if pool.conversions:
+        seen = torch.cat([choice.fitted_on, pool.converted_on]).unique()
+        choice = choice._replace(conversions=pool.conversions, fitted_on=seen)
     if choice.reason and accelerator.is_main_process:
         print("\n".join([f"Fusion: {choice.reason}.", *(f"Warning: {text}" for text in choice.warnings)]))
     return choice
@@ -178,6 +211,8 @@ def save_choice(choice: FusionChoice, folder: Path, names: list[str]) -> None:
         "warnings": list(choice.warnings),
         "fitted_on": choice.fitted_on.tolist(),
     }
+    if choice.conversions:  # what few runs have stands only in theirs
+        content["conversions"] = [stored(own) for own in choice.conversions]
     write_json(folder / FUSION_FILE, content)
 
 
@@ -206,6 +241,7 @@ def load_choice(
             content["reason"],
             tuple(content["warnings"]),
             torch.tensor(content["fitted_on"], dtype=torch.int64),
+            tuple(restored(own) for own in content.get("conversions", ())),
         )
     except UnsafeFileError:
         raise

@@ -11,12 +11,11 @@ from accelerate import PartialState
 from torch import Tensor
 
 from ..errors import ConfigurationError, DataError, LabelNameError
-from ..fusion import Fusion
-from ..fusion.alignment import LabelMap, TeacherBatch, TeacherOutputs, align, not_finite, refuse_misspelt
+from ..fusion import Fusion, FusionChoice
+from ..fusion.alignment import OutputMap, TeacherBatch, TeacherOutputs, align, not_finite, refuse_misspelt
 from ..fusion.shares import constant
 from ..rows.views import VIEWS, WORD_MASK, View
-from ..tasks import family_of
-from ..tasks.family import Family
+from ..tasks import build_task, family_of, match_outputs
 from ..tasks.task import Task
 from .precision import AUTO, autocast, refuse_other_precision, settled
 from .states import Wanted
@@ -29,12 +28,17 @@ class TeacherPool:
     Args:
         teachers: The teachers; names must differ.
         student_labels: The student's C label names.
-        fusion: The fusion their outputs go to; its weights, if it has any, say which teachers are heard at all.
+        fusion: The fusion their outputs go to; its weights, if it has any, say which teachers are heard at all. Of a choice also the
+            conversions that were fitted with it.
         placement: Where live models wait: ``resident`` on the device; ``swap`` in CPU memory, one at a time on the
             device; ``auto`` chooses by an estimate of their bytes against what is free, and prints it.
         precision: Of live models' forwards: None: that of whoever asks (the trainer's, the accelerator's); ``bf16``,
             ``fp16``; or ``auto``: bf16 where the device has it, and prints which.
         task: The teachers', which says how their outputs are matched with the student's.
+
+    Attributes:
+        label_maps: How the outputs of each become the student's.
+        converted_on: Example ids of the rows whose labels a conversion has seen, (n,) int64.
 
     Raises:
         DataError: Labels that cannot be matched, or names used twice.
@@ -50,7 +54,7 @@ class TeacherPool:
         self,
         teachers: Sequence[TeacherSource],
         student_labels: Sequence[str],
-        fusion: Fusion | None = None,
+        fusion: Fusion | FusionChoice | None = None,
         *,
         placement: str = "resident",
         precision: str | None = None,
@@ -69,12 +73,13 @@ class TeacherPool:
                     f"{names.count(name)} teachers are called {name!r}; reports could not tell them apart: give each "
                     f'its own name, e.g. Teacher.from_pretrained(…, name="{name}-2").'
                 )
-        self.label_maps = [_matched(teacher, student_labels, self.family) for teacher in self.teachers]
+        self.label_maps = [_matched(teacher, student_labels, build_task(task)) for teacher in self.teachers]
         try:
             refuse_misspelt(self.label_maps, [getattr(t, "said_labels", ()) for t in self.teachers])
         except LabelNameError as error:
             meant = [t for t in self.teachers if str(error).startswith(f"Teacher {t.name!r}:")]
             raise error.placed(getattr((meant or self.teachers)[0], "place", None)) from None
+        self.converted_on = torch.empty(0, dtype=torch.int64)
         self.listen(fusion)
         self._device: torch.device | None = None
         self._unknown_to: dict[tuple[int, ...], tuple[bool, ...] | None] = {}
@@ -88,8 +93,35 @@ class TeacherPool:
                 shared = self.views.get(name)  # made once, and for each of its readers' needs
                 self.views[name] = teacher.view if shared is None else shared.also_for(teacher.view)
 
-    def listen(self, fusion: Fusion | None) -> None:
-        """Find out which teachers a fusion hears.
+    @property
+    def conversions(self) -> tuple[OutputMap, ...]:
+        """How the outputs of teachers of another kind become the student's, of each such teacher."""
+        return tuple(own for own in self.label_maps if not own.named)
+
+    def settle(self, conversions: Sequence[OutputMap]) -> None:
+        """Convert outputs as was found out before.
+
+        Args:
+            conversions: Of some teachers, which they name.
+
+        Raises:
+            ConfigurationError: They are of other outputs than these teachers and the student have.
+        """
+        for found in conversions:
+            for k, own in enumerate(self.label_maps):
+                if own.teacher != found.teacher:
+                    continue
+                theirs, ours = ((m.named, m.teacher_labels, m.student_labels) for m in (found, own))
+                if theirs != ours:
+                    raise ConfigurationError(
+                        f"Teacher {own.teacher!r}: the stored conversion is from {list(found.teacher_labels)} to "
+                        f"{list(found.student_labels)}, but here it is from {list(own.teacher_labels)} to {list(own.student_labels)}: "
+                        "train again with these."
+                    )
+                self.label_maps[k] = found
+
+    def listen(self, fusion: Fusion | FusionChoice | None) -> None:
+        """Find out which teachers a fusion hears, and how their outputs are converted, where that was fitted with it.
 
         Args:
             fusion: The fusion their outputs go to; None: all are heard.
@@ -98,6 +130,9 @@ class TeacherPool:
             ConfigurationError: It has not one weight per teacher.
             DataError: Groups of teachers share no class, and no weights say how the groups compare.
         """
+        if isinstance(fusion, FusionChoice):
+            self.settle(fusion.conversions)
+            fusion = fusion.fusion
         weights, names = getattr(fusion, "weights", None), [teacher.name for teacher in self.teachers]
         if weights is not None and len(weights) != len(names):
             raise ConfigurationError(
@@ -129,6 +164,16 @@ class TeacherPool:
             `TeacherBatch` with logits (K, N, C).
         """
         return self._aligned(range(len(self.teachers)), inputs, self._heard, wanted=wanted)
+
+    def outputs(
+        self, inputs: Mapping[str, Tensor | Mapping[str, Mapping[str, Tensor]]]
+    ) -> list[TeacherOutputs]:
+        """What every teacher says in its own outputs, before anything is aligned.
+
+        Args:
+            inputs: A batch of `MultiTeacherCollator`.
+        """
+        return [self._outputs(k, inputs, True, ()) for k in range(len(self.teachers))]
 
     def heard(
         self,
@@ -249,9 +294,16 @@ def _placement(needed: int, device: torch.device) -> str:
     return chosen
 
 
-def _matched(teacher: TeacherSource, student_labels: Sequence[str], family: Family) -> LabelMap:
-    """Where the student's labels stand among a teacher's; what is wrong is said as the teacher was named."""
+def _matched(teacher: TeacherSource, student_labels: Sequence[str], task: Task) -> OutputMap:
+    """How a teacher's outputs become the student's; what is wrong is said as the teacher was named."""
     try:
-        return family.match(teacher.label_names, student_labels, teacher.name)
+        return match_outputs(
+            teacher.label_names,
+            student_labels,
+            teacher.name,
+            teacher_task=getattr(teacher, "task", None) or task,
+            task=task,
+            convert=getattr(teacher, "convert", None),
+        )
     except LabelNameError as error:
         raise error.placed(getattr(teacher, "place", None)) from None

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, DataError, LabelNameError
 from ..fusion.alignment import TeacherOutputs, unclear_names
 from ..lookup import suggest
 from ..rows.views import WORD_OF, View, named_inputs
-from ..tasks import build_task
+from ..tasks import build_task, refuse_other_kind
 from ..tasks.task import Task, output_names, refuse_contradiction
 from .checkpoints import load_processor, load_with_head, refuse_other_task
 from .fitting_parts import name_outputs, open_view, refuse_label_map
@@ -67,6 +67,9 @@ class Teacher:
             order of its logits. A name given as itself is another class than one of the student's that is nearly called so.
         max_length: Longest input in tokens; None: what tokenizer and positions allow.
         task: The task, by name or as an object.
+        convert: Where the student's task is of another kind, how this teacher's outputs become the student's: ``{"edges": […],
+            "spread": …, "order": […]}`` of a score as classes, ``{"means": {class: score}}`` of classes as a score; None: as
+            held-out rows say.
 
     Raises:
         DataError: The model has the head of another task, or its labels cannot be named as asked.
@@ -87,8 +90,9 @@ class Teacher:
         labels: Mapping[str, str] | Sequence[str] | None = None,
         max_length: int | None = None,
         task: str | Task = "text-classification",
+        convert: Mapping[str, Any] | None = None,
     ) -> None:
-        self.task = build_task(task)
+        self.task, self.convert = build_task(task), convert
         self.source: str = getattr(model.config, "_name_or_path", "") or ""
         self.revision: str | None = None
         name = name or Path(self.source).name
@@ -122,6 +126,7 @@ class Teacher:
         dtype: str | torch.dtype | None = None,
         trust_remote_code: bool = False,
         task: str | Task = "text-classification",
+        convert: Mapping[str, Any] | None = None,
     ) -> Teacher:
         """Load a teacher from the Hub or a folder, from safetensors only.
 
@@ -135,6 +140,7 @@ class Teacher:
             dtype: Type of the weights; None: that of the checkpoint.
             trust_remote_code: Whether code from the repository may run.
             task: The task, by name or as an object.
+            convert: As for `Teacher`.
 
         Raises:
             DataError: Nothing can be loaded there, or the checkpoint lacks the task's head.
@@ -154,7 +160,9 @@ class Teacher:
             tokenizer = load_processor(id_or_path, task.content, what=what, **options)
         else:
             model, tokenizer = load_over_base(id_or_path, adapter, task, what=what, **types, **options)
-        teacher = cls(model, tokenizer, name=name, labels=labels, max_length=max_length, task=task)
+        teacher = cls(
+            model, tokenizer, name=name, labels=labels, max_length=max_length, task=task, convert=convert
+        )
         teacher.revision = loaded_commit(adapter or id_or_path, None if adapter else revision)
         if adapter is not None:  # the model's config speaks of the base
             teacher.source = adapter
@@ -205,6 +213,7 @@ class TeacherSpec:
     """A teacher that is loaded when it is needed; the fields are the arguments of `Teacher.from_pretrained`.
 
     Args:
+        task: What it answers, where that is not what the student learns.
         place: Where a recipe names it, ``teachers.models.2``, for messages.
     """
 
@@ -216,6 +225,8 @@ class TeacherSpec:
     dtype: str | torch.dtype | None = None
     trust_remote_code: bool = False
     adapter: str | None = None
+    task: str | Task | None = None
+    convert: Mapping[str, Any] | None = None
     place: str | None = field(default=None, compare=False)
 
     @property
@@ -229,10 +240,20 @@ class TeacherSpec:
         return self.name or Path(self.source).name
 
     def load(self, task: str | Task) -> Teacher:
-        """The live teacher."""
-        given = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "place"}
+        """The live teacher.
+
+        Args:
+            task: What the student learns, and this teacher answers where it says nothing else.
+
+        Raises:
+            ConfigurationError: Nothing is known by which its answers become the student's.
+        """
+        given = {
+            part.name: getattr(self, part.name) for part in fields(self) if part.name not in ("place", "task")
+        }
+        refuse_other_kind(self.task or task, task, self.called)
         try:
-            teacher = Teacher.from_pretrained(**given, task=task)
+            teacher = Teacher.from_pretrained(**given, task=self.task or task)
         except LabelNameError as error:
             raise error.placed(self.place) from None
         teacher.place = self.place

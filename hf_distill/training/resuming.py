@@ -350,7 +350,9 @@ def _teacher(teacher: Any) -> dict[str, Any]:
         key = teacher_key(teacher, CacheSettings())
     elif isinstance(teacher, CachedTeacher):
         key = f"cache {teacher.view.key}"
-    return {"name": teacher.name, "labels": list(teacher.label_names), "is": key or described(teacher)}
+    said = {"name": teacher.name, "labels": list(teacher.label_names), "is": key or described(teacher)}
+    convert = getattr(teacher, "convert", None)
+    return said if convert is None else {**said, "convert": dict(convert)}
 
 
 def _fusion(given: Any) -> Any:

@@ -67,6 +67,7 @@ def run_facts(trainer: Any) -> RunFacts:
         card=dict(getattr(trainer, "card_options", {})),
         thresholds=tuple(getattr(student.config, "thresholds", None) or ()),
         notes=tuple(trainer.training_notes),
+        conversions=tuple(own.sentence for own in choice.conversions) if taught else (),
     )
 
 
@@ -209,7 +210,8 @@ def _methods(trainer: Any) -> list[Any]:
         # What every distillation from soft targets goes back to is stated where its divergence is.
         loss = trainer.distillation_loss
         several = loss.losses if isinstance(loss, WeightedLosses) else (loss,)
-        methods += [ALL_LOSSES["forward_kl"], *several, trainer.fusion_choice.fusion]
+        choice = trainer.fusion_choice
+        methods += [ALL_LOSSES["forward_kl"], *several, choice.fusion, *choice.conversions]
     hidden = getattr(trainer, "hidden", None)
     methods += [method for loss in (hidden.losses if hidden else ()) for method in (loss, loss.function)]
     methods += [] if trainer.row_weight is None else [trainer.row_weight]

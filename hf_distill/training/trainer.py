@@ -247,7 +247,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
             loader=self.get_eval_dataloader,
             accelerator=self.accelerator,
         )
-        self.teacher_pool.listen(self.fusion)
+        self.teacher_pool.listen(self.fusion_choice)
         self._draws = Draws(args.seed, args.process_index)
 
     @property
@@ -521,7 +521,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         trust: Sequence[str] = (),
         **options: Any,
     ) -> Any:
-        """Print how labels were matched and what hidden losses compare, then train; see `Trainer.train`.
+        """Print how outputs were matched or converted and what hidden losses compare, then train; see `Trainer.train`.
 
         Args:
             resume_from_checkpoint: A checkpoint of this run, or True for the newest one whose files are what was saved;
@@ -555,14 +555,14 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if checkpoint is not None:
             self._seconds_before = seconds_behind(checkpoint)
             self.fusion_choice = resume(self._run, checkpoint, self.fusion_choice, allow_changes, trust)
-            self.teacher_pool.listen(self.fusion)
+            self.teacher_pool.listen(self.fusion_choice)
         if (
             note := one_class_note(self.train_dataset, self.student_labels, self.family)
         ) and self.is_world_process_zero():
             print(note)
         if self.teachers and self.is_world_process_zero():
             print(
-                f"How the teachers' labels were matched (by name):\n"
+                f"How the teachers' labels were matched ({'by name, or converted' if self.teacher_pool.conversions else 'by name'}):\n"
                 f"{fitted(plan_table(self.teacher_pool.label_maps))}"
             )
             if self.hidden:

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score
 
 from ...errors import DataError
 from ...fusion import HeldOut, fit_temperature, memorised
-from ...fusion.alignment import LabelMap
+from ...fusion.alignment import LabelMap, OutputMap
 from ...tasks.row_scores import reliability_bins
 from ..cost import Cost
 from ..formats import number, percent
@@ -134,7 +134,7 @@ def twins(pairs: Sequence[PairFigures]) -> list[str]:
 def suspicions(
     held: HeldOut,
     figures: Sequence[TeacherFigures],
-    maps: Sequence[LabelMap],
+    maps: Sequence[OutputMap],
     assumed: Sequence[str],
 ) -> dict[str, Suspicion]:
     """What is wrong with each teacher, as far as the rows show.
@@ -170,7 +170,7 @@ def suspicions(
     return found
 
 
-def _broken(held: HeldOut, k: int, own: TeacherFigures, label_map: LabelMap) -> tuple[str, list[str]]:
+def _broken(held: HeldOut, k: int, own: TeacherFigures, label_map: OutputMap) -> tuple[str, list[str]]:
     """Why a teacher should not be used as it is, if so, and what speaks against it, without its name."""
     known = held.logits[k] if held.mask is None else held.logits[k][held.mask[k]]
     if not bool(torch.isfinite(known).all()):
@@ -178,7 +178,7 @@ def _broken(held: HeldOut, k: int, own: TeacherFigures, label_map: LabelMap) -> 
             "gives outputs that are not finite: find out on which rows, or drop it."
         ]
     predictions, labels = held.logits[k].argmax(-1).numpy(), held.labels.numpy()
-    permuted = _better_names(held, predictions, label_map)
+    permuted = _better_names(held, predictions, label_map) if label_map.named else None
     if permuted is not None:
         right, names = permuted
         listed = ", ".join(json.dumps(name, ensure_ascii=False) for name in names)

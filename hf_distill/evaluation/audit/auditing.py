@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ...errors import ConfigurationError, DataError
 from ...fusion import HeldOut
-from ...fusion.alignment import UNLABELLED, LabelMap, is_generic, plan_table
+from ...fusion.alignment import UNLABELLED, LabelMap, OutputMap, is_generic, plan_table
 from ...processes import once
 from ...rows.batches import ahead
 from ...rows.collator import MultiTeacherCollator
@@ -145,7 +145,7 @@ def audit_teachers(
     return once(audited, accelerator)
 
 
-def _of_choices(maps: Sequence[LabelMap]) -> list[LabelMap]:
+def _of_choices(maps: Sequence[OutputMap]) -> list[LabelMap]:
     """Label maps of teachers each of whose outputs is asked alone."""
     return [LabelMap(own.teacher, _CHOICES, _CHOICES, (0, 1)) for own in maps]
 
@@ -157,7 +157,7 @@ def _pools(rules: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_pairs(report: AuditReport, maps: Sequence[LabelMap], prefix: str) -> AuditReport:
+def _of_pairs(report: AuditReport, maps: Sequence[OutputMap], prefix: str) -> AuditReport:
     """The report on (row, label) pairs, with the fusions as a recipe of these predictions writes them."""
 
     def named(text: str) -> str:
@@ -187,7 +187,7 @@ def _of_pairs(report: AuditReport, maps: Sequence[LabelMap], prefix: str) -> Aud
 
 def audit_held_out(
     held: HeldOut,
-    label_maps: Sequence[LabelMap],
+    label_maps: Sequence[OutputMap],
     *,
     rules: Mapping[str, Any] | None = None,
     entries: Mapping[str, Any] | None = None,

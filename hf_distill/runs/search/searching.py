@@ -233,7 +233,7 @@ def _search(
         values = {knob.name: knob.draw(trial) for knob in knobs}
         if "fusion" in values:
             trainer.fusion_choice = choices[values.pop("fusion")]
-            trainer.teacher_pool.listen(trainer.fusion)
+            trainer.teacher_pool.listen(trainer.fusion_choice)
         return values
 
     done = len(_finished(study))

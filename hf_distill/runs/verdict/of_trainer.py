@@ -22,13 +22,14 @@ from ... import __version__
 from ...errors import ConfigurationError, DataError
 from ...evaluation.evaluating import compute_metrics_from
 from ...evaluation.metrics import load_metric
-from ...fusion import LinearPool
+from ...fusion import build_fusion
 from ...fusion.alignment import labelled as with_label
 from ...processes import once, say
 from ...recipe.sections import Recipe
 from ...recipe.setup import Setup
 from ...rows.collator import MultiTeacherCollator
 from ...rows.labels import count_labelled
+from ...tasks import heard_alone
 from ...teachers.cache.key import folder_identity
 from ...teachers.cache.reading import CachedTeacher
 from ...teachers.teacher import Teacher, TeacherSpec
@@ -275,7 +276,9 @@ class _Judged:
         of = self.trainer
         fusion, hidden = of.fusion_choice, () if of.hidden is None else of.hidden.losses
         if teacher is not None:  # it alone is heard
-            fusion = LinearPool(weights=tuple(float(source.name == teacher) for source in of.teachers))
+            number = [source.name for source in of.teachers].index(teacher)
+            alone = build_fusion(heard_alone(of.task, number, len(of.teachers), of.fusion))
+            fusion = fusion._replace(fusion=alone, reason="")
             hidden = [
                 replace(loss, teachers=(teacher,))
                 for loss in hidden

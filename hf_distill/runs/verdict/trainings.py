@@ -17,15 +17,16 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from ...evaluation.evaluating import compute_metrics_from, count_parameters, predict_rows, refuse_spoilt
-from ...fusion import LinearPool
+from ...fusion import build_fusion
 from ...fusion.alignment import UNLABELLED
 from ...fusion.alignment import labelled as with_label
 from ...publishing.facts import load_facts, save_facts
 from ...recipe.sections import Losses
 from ...recipe.setup import Setup
 from ...students.adapters import keep_merged
-from ...tasks import family_of
+from ...tasks import family_of, heard_alone
 from ...tasks.task import Task
+from ...teachers.held_out import FUSION_FILE, load_choice
 from ...teachers.pool import TeacherPool
 from ...training.arguments import DistillationArguments
 from ...training.progress import show_losses
@@ -144,14 +145,16 @@ def keep_plain(trainer: MultiTeacherDistillationTrainer) -> None:
 
 def _taught_by(setup: Setup, teacher: str) -> dict[str, Any]:
     """The sections of a recipe with all its teachers, of which one alone is heard."""
-    losses, weights = setup.recipe.losses, [float(spec.called == teacher) for spec in setup.teachers]
+    losses, names = setup.recipe.losses, [spec.called for spec in setup.teachers]
+    kept = (setup.folder / FUSION_FILE).is_file()
+    fusion = load_choice(setup.folder, names, trust=setup.trusted).fusion if kept else None
     hidden = tuple(
         entry.model_copy(update={"teachers": (teacher,)})
         for entry in losses.hidden
         if entry.teachers is None or teacher in entry.teachers
     )
     return {
-        "fusion": {"use": "linear_pool", "weights": weights},
+        "fusion": heard_alone(setup.task, names.index(teacher), len(names), fusion),
         "losses": losses.model_copy(update={"hidden": hidden}),
     }
 
@@ -303,7 +306,7 @@ def _answers(trainer: MultiTeacherDistillationTrainer, asked: AskedRows, system:
         found = predict_rows(
             trainer.get_eval_dataloader(rows),
             pool=TeacherPool([], trainer.student_labels, task=trainer.task),
-            fusion=LinearPool(),
+            fusion=build_fusion(trainer.task.fusion),
             students={system: trainer.student},
             accelerator=trainer.accelerator,
             task=trainer.task,

@@ -90,6 +90,8 @@ class TeacherCache:
                     entry.get("width"),
                     getattr(given, "said_labels", None) or said_labels(getattr(given, "labels", None)),
                     place=getattr(given, "place", None),
+                    task=build_task(getattr(given, "task", None) or self._task),
+                    convert=getattr(given, "convert", None),
                 )
             )
 
@@ -100,7 +102,7 @@ class TeacherCache:
         spec = TeacherSpec(os.fspath(given)) if isinstance(given, (str, os.PathLike)) else given
         identity = None
         if isinstance(spec, TeacherSpec):
-            identity = folder_identity(spec, key_facts(self._task, settings))
+            identity = folder_identity(spec, key_facts(build_task(spec.task or self._task), settings))
             known = recall(cache_dir, identity, labels_on_disk(spec))
             if known is not None:
                 return {**known, "name": spec.called, "source": spec.source, "revision": None}

@@ -95,7 +95,9 @@ def folder_identity(spec: TeacherSpec, facts: Any) -> str | None:
         return None
     digest = xxhash.xxh3_128()
     asked = {
-        k: str(v) for k, v in asdict(spec).items() if k not in ("id_or_path", "adapter", "name", "place")
+        k: str(v)
+        for k, v in asdict(spec).items()
+        if k not in ("id_or_path", "adapter", "name", "place", "task", "convert")
     }
     digest.update(json.dumps([transformers.__version__, asked, facts], sort_keys=True, default=str).encode())
     for number, folder in enumerate(folders):

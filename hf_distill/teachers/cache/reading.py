@@ -15,6 +15,7 @@ from ...errors import ConfigurationError
 from ...fusion.alignment import TeacherOutputs
 from ...rows.columns import Columns
 from ...rows.views import View
+from ...tasks.task import Task
 from ..states import Wanted
 from .store import RowReader, Store
 
@@ -97,6 +98,8 @@ class CachedTeacher:
         width: The size of its states.
         said_labels: As the live teacher's.
         place: Where a recipe names it, for messages.
+        task: What it answers; None: what the student learns.
+        convert: As the live teacher's.
     """
 
     name: str
@@ -110,6 +113,8 @@ class CachedTeacher:
     width: int | None = None
     said_labels: frozenset[str] = frozenset()
     place: str | None = None
+    task: Task | None = None
+    convert: Mapping[str, Any] | None = None
 
     def __call__(self, view: Mapping[str, Tensor], example_id: Tensor) -> TeacherOutputs:
         """The stored outputs; see `TeacherSource`."""
