@@ -41,4 +41,5 @@ def audit(
     folder = setup.folder / "audit" if output is None else output
     if process() == 0:
         report.save(folder)
-    say(f"\n{fitted(str(report))}\n\nThe audit is in {folder / 'audit.md'}, with figures beside it")
+    beside = ", with figures beside it" if any(folder.glob("*.png")) else ""
+    say(f"\n{fitted(str(report))}\n\nThe audit is in {folder / 'audit.md'}{beside}")

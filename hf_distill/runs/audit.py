@@ -8,13 +8,14 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..errors import DataError
-from ..evaluation.audit import RULES, AuditReport, audit_teachers
-from ..fusion import AutoFusion, build_fusion
+from ..evaluation.audit import RULES, AuditReport, ScoreAudit, audit_teachers
+from ..fusion import build_fusion
 from ..recipe.sections import TeacherEntry
 from ..recipe.setup import Setup
+from ..tasks import family_of
 
 
-def audit_recipe(setup: Setup, split: str | None = None) -> AuditReport:
+def audit_recipe(setup: Setup, split: str | None = None) -> AuditReport | ScoreAudit:
     """Audit the teachers of a recipe, from its teacher cache where it names one.
 
     Args:
@@ -27,7 +28,7 @@ def audit_recipe(setup: Setup, split: str | None = None) -> AuditReport:
     """
     recipe, args, rows, own = setup.recipe, setup.arguments, setup.rows, setup.fusion
     split, notes = _audited_split(split, rows, setup.split)
-    known = own == AutoFusion() or own in [build_fusion(rule) for rule in RULES.values()]
+    known = own == family_of(setup.task).auto or own in [build_fusion(rule) for rule in RULES.values()]
     accelerator = Accelerator(cpu=args.use_cpu)
     stored = setup.stored_teachers(split, accelerator.device)
     return audit_teachers(

@@ -18,7 +18,7 @@ from ..fusion import AutoBernoulli, FusionRule, HeldOut
 from ..fusion.alignment import UNLABELLED, LabelMap, OutputMap
 from ..fusion.fitting import minimise
 from ..fusion.shares import checked_weights, heard
-from .row_scores import ReliabilityBin
+from .row_scores import ReliabilityBin, label_f1_values
 
 _BINS = 15
 
@@ -81,7 +81,7 @@ class Bernoulli:
     """
 
     name: str = "bernoulli"
-    measures: tuple[str, ...] = ("accuracy", "nll", "brier")
+    measures: tuple[str, ...] = ("accuracy", "f1", "nll", "brier")
     proper: str = "nll"
     always: tuple[str, ...] = ("accuracy", "label_nll", "label_brier", "label_agreement")
     compared: tuple[str, ...] = ("accuracy", "f1")
@@ -164,11 +164,12 @@ class Bernoulli:
         return (labels > 0.5).astype(np.int64)
 
     def scores(self, said: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
-        """−Σ ln p(what each label is), and Σ (p − label)²."""
+        """Macro-F1 by jackknife, −Σ ln p(what each label is), and Σ (p − label)²."""
         truth = self.truth(labels)
+        f1 = label_f1_values(self.predictions(said), truth)
         z = np.where(truth == 1, said, -said).astype(np.float64)
         nll = np.logaddexp(0.0, -z).sum(1)
-        return nll, np.square(self.probabilities(said) - truth).sum(1)
+        return f1, nll, np.square(self.probabilities(said) - truth).sum(1)
 
     def holds(self, answers: np.ndarray, output: int) -> np.ndarray:
         """Where the label holds."""

@@ -103,6 +103,7 @@ class Measured(NamedTuple):
         scores: (S, n) by measure, in the order of `Family.measures`: first 1.0 where the answer is right.
         reliability: Confidence against accuracy, over all seeds.
         temperatures: As of the system.
+        hits: (S, n) where the answer is the label, or (S, n, C) where it is of each output; None where nobody asked.
     """
 
     role: Role
@@ -111,6 +112,7 @@ class Measured(NamedTuple):
     scores: Mapping[str, np.ndarray]
     reliability: tuple[ReliabilityBin, ...]
     temperatures: tuple[float, ...]
+    hits: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -175,10 +177,18 @@ def gain_over(
         paired_seeds: As of `difference`.
     """
     # A jackknife's values differ a little on all rows, as soon as one answer does.
-    apart = int((first.correct.mean(0) != second.correct.mean(0)).sum()) if measure == "f1" else None
+    apart = _rows_apart(first, second) if measure == "f1" else None
     return difference(
         measure, names, first.values(measure), second.values(measure), paired_seeds=paired_seeds, apart=apart
     )
+
+
+def _rows_apart(first: Measured, second: Measured) -> int:
+    """On how many rows two systems are not right alike, in any label where each is answered alone."""
+    several = first.hits is not None and first.hits.ndim == 3
+    one, other = ((own.hits if several else own.correct).mean(0) for own in (first, second))
+    differ = one != other
+    return int((differ.any(-1) if several else differ).sum())
 
 
 def metric_modules(given: Sequence[Any], task: str | Task = "text-classification") -> list[Any]:
@@ -314,7 +324,7 @@ def measure(
     is_right, family = build_task(task).right, family_of(task)
     labelled = with_label(labels)
     truth = labels[labelled]
-    metrics, predictions, sure, right = [], [], [], []
+    metrics, predictions, sure, right, hits = [], [], [], [], []
     scores: dict[str, list[np.ndarray]] = {name: [] for name in family.measures}
     for training in system.trainings:
         logs = np.asarray(training(), dtype=np.float64)
@@ -329,6 +339,7 @@ def measure(
             )
         predictions.append(family.predictions(logs))
         own = logs[labelled]
+        hits.append(predictions[-1][labelled] == family.truth(truth))
         each = (is_right(own, truth), *family.scores(own, truth))
         for name, values in zip(family.measures, each, strict=True):
             scores[name].append(np.asarray(values, dtype=np.float64))
@@ -344,6 +355,7 @@ def measure(
         {name: np.stack(values) for name, values in scores.items()},
         tuple(family.reliability(np.concatenate(sure), np.concatenate(right))),
         system.temperatures,
+        np.stack(hits),
     )
 
 

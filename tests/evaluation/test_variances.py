@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from benchmarks.verdict_coverage import alone, cell, groups
 from hf_distill.evaluation.variances import detectable, half_width, p_values, variance_apart, variance_of_mean
-from hf_distill.tasks.row_scores import f1_values
+from hf_distill.tasks.row_scores import f1_values, label_f1_values
 
 
 def test_parts_of_the_variance_are_those_of_a_two_way_analysis():
@@ -122,3 +122,19 @@ def test_one_training_against_several_is_told_apart_as_seldom():
 def test_of_several_classes_none_is_called_different_too_often():
     corrected, single = groups(300, 5, 500, 0.15, 6)
     assert corrected <= 0.05 and corrected < single
+
+
+def test_values_of_several_labels_are_jackknife_pseudo_values():
+    draw = np.random.default_rng(3)
+    said, held = (draw.random((2, 40, 5)) < np.array([0.3, 0.6, 0.1, 0.5, 0.0])).astype(int)
+
+    def f1(rows):
+        return f1_score(held[rows], said[rows], average="macro", zero_division=0)
+
+    every = np.arange(40)
+    own = f1(every)
+    left = np.array([f1(np.delete(every, i)) for i in every])
+    off = -39 * (left - own)
+    values = label_f1_values(said, held)
+    assert values == pytest.approx(own + off - off.mean(), abs=1e-12)
+    assert values.mean() == pytest.approx(own, abs=1e-12)

@@ -406,7 +406,12 @@ def test_the_whole_path_of_a_recipe(made, tmp_path):
     assert {"student", "fine-tuned, last step", "ensemble", "teacher:bert"} <= set(report["systems"])
     assert {"f1", "accuracy", "nll", "brier"} <= set(report["systems"]["student"]["metrics"])
     assert [group["name"] for group in report["per_class"]] == list(LABELS)
-    assert {d["measure"] for d in report["differences"]} == {"accuracy", "nll", "brier"}
+    assert {d["measure"] for d in report["differences"]} == {"accuracy", "f1", "nll", "brier"}
+    macro = [d for d in report["differences"] if d["measure"] == "f1"]
+    for one in macro:
+        first, second = (report["systems"][one[k]]["metrics"]["f1"] for k in ("first", "second"))
+        assert one["value"]["value"] == pytest.approx(first - second, abs=1e-9)
+        assert one["value"]["low"] <= one["value"]["value"] <= one["value"]["high"]
     assert "student, calibrated" in report["systems"] and report["disagreements"]
     run = CliRunner().invoke(app, ["evaluate", str(out / "recipe.yaml")])
     assert run.exit_code == 0, run.output

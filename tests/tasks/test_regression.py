@@ -330,9 +330,12 @@ def test_a_search_chooses_by_the_squared_error_and_an_export_answers_alike(made,
     assert report["agreement"] == 1.0 and "spearman" in report["systems"]["onnx"]["metrics"]
 
 
-def test_an_audit_of_scores_is_refused(made, tmp_path):
+def test_an_audit_says_what_teachers_of_scores_are_worth(made, tmp_path):
     run = CliRunner().invoke(app, ["audit", str(recipe(tmp_path, made)), "--output", str(tmp_path / "audit")])
-    assert run.exit_code == 3 and "compare them with evaluate_ensemble" in " ".join(run.output.split())
+    assert run.exit_code == 0 and "MSE on it" in run.output, run.output
+    audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    assert [teacher["name"] for teacher in audit["teachers"]] == ["bert", "roberta"]
+    assert audit["teachers"][0]["cost"]["rows_per_second"] > 0 and audit["labels"] == ["score"]
 
 
 def test_a_student_is_made_of_a_teacher_s_layers(made, tmp_path):

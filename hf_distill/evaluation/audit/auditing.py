@@ -5,6 +5,7 @@ Shapes: K teachers, N rows, C classes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -27,7 +28,7 @@ from ...rows.collator import MultiTeacherCollator
 from ...rows.columns import indexed
 from ...rows.preparing import prepare_dataset
 from ...rows.views import text_batches
-from ...tasks import build_task
+from ...tasks import build_task, refuse_other_family
 from ...tasks.task import Task
 from ...teachers.held_out import collect
 from ...teachers.pool import TeacherPool
@@ -36,6 +37,7 @@ from ..cost import Cost, device_name, rows_per_second, take_turns
 from .advice import advise, verdict
 from .alone import pair_figures, suspicions, teacher_figures, twins
 from .numbers import BEST_TEACHER, LeaveOneOut
+from .of_scores import ScoreAudit, audit_scores
 from .report import AuditReport
 from .rules import LEFT_OUT, advised_rule, built_rules, half, leave_one_out, oracle, rule_figures, score_rules
 
@@ -60,7 +62,7 @@ def audit_teachers(
     entries: Sequence[Any] | None = None,
     live: Sequence[TeacherSpec] = (),
     notes: Sequence[str] = (),
-) -> AuditReport:
+) -> AuditReport | ScoreAudit:
     """Say what teachers are worth before anything is trained: alone, in pairs, fused by every rule, and without each.
 
     Fusions are fitted on one half of the rows and scored on the other, both ways. The rows must be new to the teachers,
@@ -112,35 +114,36 @@ def audit_teachers(
     )
     held = collect(ahead(accelerator.prepare_data_loader(loader)), pool, accelerator)
     choices = pool.family.as_choices(held)
-    if choices is None:
+    if choices is None and pool.family.has_classes:
         raise DataError(
             f"An audit compares answers that are right or wrong, but {task.name} has none that all these teachers give: compare them "
             "with evaluate_ensemble."
         )
 
-    def audited() -> AuditReport:
+    def audited() -> AuditReport | ScoreAudit:
         some = dataset[: max(2 * batch_size, _TIMED_ROWS)]
         texts = [list(map(task.content.read, some[column])) for column in text_columns]
         costs = {
             own.name: _cost(own if spec is None else spec.load(task), texts, batch_size, accelerator)
             for own, spec in zip(loaded, live or itertools.repeat(None, len(loaded)), strict=True)
         }
-        report = audit_held_out(
-            choices,
-            pool.label_maps if choices is held else _of_choices(pool.label_maps),
-            rules=rules if choices is held else _pools(rules),
-            entries={
+        told = {
+            "entries": {
                 t.name: _with_labels(entry, names) if t.name in assumed else entry
                 for t, entry in zip(loaded, written, strict=True)
             },
-            assumed=assumed,
-            costs=costs,
-            conditions=_conditions(costs.values(), accelerator, batch_size),
-            task=task.name,
-            dataset_name=dataset_name,
-            notes=notes,
-        )
-        return report if choices is held else _of_pairs(report, pool.label_maps, pool.family.prefix)
+            "costs": costs,
+            "conditions": _conditions(costs.values(), accelerator, batch_size),
+            "dataset_name": dataset_name,
+            "notes": notes,
+        }
+        if choices is None:
+            return audit_scores(held, pool.label_maps, task, rules=_fitting(rules, task), **told)
+        told |= {"assumed": assumed, "task": task.name}
+        if choices is held:
+            return audit_held_out(held, pool.label_maps, rules=rules, **told)
+        report = audit_held_out(choices, _of_choices(pool.label_maps), rules=_pools(rules), **told)
+        return _of_pairs(report, pool.label_maps, pool.family.prefix)
 
     return once(audited, accelerator)
 
@@ -148,6 +151,16 @@ def audit_teachers(
 def _of_choices(maps: Sequence[OutputMap]) -> list[LabelMap]:
     """Label maps of teachers each of whose outputs is asked alone."""
     return [LabelMap(own.teacher, _CHOICES, _CHOICES, (0, 1)) for own in maps]
+
+
+def _fitting(rules: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Those rules that are for the task's predictions."""
+    found = {}
+    for name, rule in rules.items():
+        with contextlib.suppress(ConfigurationError):
+            refuse_other_family(task, fusion=rule)
+            found[name] = rule
+    return found
 
 
 def _pools(rules: Mapping[str, Any]) -> dict[str, Any]:
