@@ -74,11 +74,13 @@ class TextClassification:
 
     def label_reader(self, label_column: str, label_names: Sequence[str]) -> LabelReader:
         """Class indices, read from names, from ids of a `ClassLabel`, or from numbers, see `label_encoder`; where the column holds
-        lists of floats, distributions over the classes, see `soft_label_encoder`."""
+        lists of numbers or mappings, distributions over the classes, see `soft_label_encoder`."""
 
         def encoder(feature: Any) -> Callable[[Sequence[Any], Sequence[int]], list[Any]]:
-            items = getattr(getattr(feature, "feature", None), "dtype", "")
-            made = soft_label_encoder if items.startswith("float") else label_encoder
+            items = getattr(feature, "feature", None)
+            numbers = getattr(items, "dtype", "").startswith(("float", "int", "uint"))
+            listed = numbers and not isinstance(items, datasets.ClassLabel)
+            made = soft_label_encoder if listed or isinstance(feature, Mapping) else label_encoder
             return made(feature, label_names, label_column)
 
         return LabelReader(label_column, list(label_names), encoder)
@@ -147,6 +149,8 @@ def _found_names(
     feature = ((dataset.features if dataset is not None else None) or {}).get(label_column)
     if isinstance(feature, datasets.ClassLabel):
         return tuple(feature.names)
+    if isinstance(feature, Mapping):  # a probability for each class, by its name
+        return tuple(feature)
     if config is not None and not any(is_generic(name) for name in output_names(config)):
         return output_names(config)
     found = "there is no such column"
@@ -347,7 +351,9 @@ def label_encoder(
 def soft_label_encoder(
     feature: Any, label_names: Sequence[str], label_column: str
 ) -> Callable[[Sequence[Any], Sequence[int]], list[list[float]]]:
-    """A function from lists of probabilities, as annotators voted, to distributions over the student's classes.
+    """A function from probabilities, as annotators voted, to distributions over the student's classes.
+
+    A row's label is the list of them in the classes' order, or a mapping from each class to its own.
 
     Args:
         feature: The column's feature.
@@ -368,13 +374,21 @@ def soft_label_encoder(
 
     def encode_one(value: Any, row: int) -> list[float]:
         where = f"Row {row}, column {label_column!r}: {value!r}"
+        if isinstance(value, Mapping):
+            by_name = {find_label(name, tuple(label_names)): part for name, part in value.items()}
+            if set(by_name) != set(range(count)) or len(by_name) < len(value):
+                raise DataError(
+                    f"Row {row}, column {label_column!r}: it has the classes {list(value)}, expected {list(label_names)}."
+                )
+            value = [by_name[i] for i in range(count)]
+        value = None if value is None else [_probability(part) for part in value]
         if value is None or all(part is None or part != part for part in value):
             return [float("nan")] * count
         if len(value) != count:
             raise DataError(
                 f"{where} has {len(value)} probabilities for the {count} classes {list(label_names)}."
             )
-        wrong = [part for part in value if part is None or not 0 <= part <= 1]
+        wrong = [part for part in value if not isinstance(part, (int, float)) or not 0 <= part <= 1]
         if wrong:
             raise DataError(f"{where} holds {wrong[0]!r}, which is no probability.")
         if abs(sum(value) - 1) > 1e-3:
@@ -382,3 +396,13 @@ def soft_label_encoder(
         return [float(part) for part in value]
 
     return lambda values, rows: [encode_one(value, row) for value, row in zip(values, rows, strict=True)]
+
+
+def _probability(part: Any) -> Any:
+    """A number out of a file that has no types; None where it is blank."""
+    if not isinstance(part, str):
+        return part
+    try:
+        return float(part) if part.strip() else None
+    except ValueError:
+        return part

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from several_labels import LABELS, label_checkpoints, label_dataset, several_rows, task_recipe
 from transformers import pipeline
 from typer.testing import CliRunner
@@ -419,8 +420,13 @@ def test_the_whole_path_of_a_recipe(made, tmp_path):
     assert run.exit_code == 0 and "Each (row, label) pair is asked alone" in run.output, run.output
     audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert audit["rows"] == 2 * 64 and audit["labels"] == ["not so", "it holds"]  # "long" is not everybody's
-    card = (out / "README.md").read_text() if (out / "README.md").is_file() else ""
-    assert not card or "thresholds" in card
+    run = CliRunner().invoke(app, ["card", str(out)])
+    assert run.exit_code == 0, run.output
+    card = ModelCard.load(out / "README.md")
+    assert card.data.pipeline_tag == "text-classification" and "thresholds" in card.text
+    told = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    assert told["f1"] == pytest.approx(report["systems"]["student"]["metrics"]["f1"])
+    assert {one.task_type for one in card.data.eval_results} == {"text-classification"}
 
 
 def test_a_wrong_label_ends_with_3(made, tmp_path):
@@ -443,5 +449,6 @@ def test_a_search_chooses_by_the_label_s_likelihood_and_an_export_answers_alike(
     assert run.exit_code == 0, run.output
     report = json.loads((tmp_path / "out" / "onnx" / "export.json").read_text())
     assert report["agreement"] == 1.0 and "f1" in report["systems"]["onnx"]["metrics"]
+    assert report["max_difference"] < 1e-4
     verdict = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "student, onnx" in verdict["systems"]

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from scipy.stats import pearsonr, spearmanr
 from several_labels import score_checkpoints, score_dataset, several_rows, task_recipe
 from transformers import pipeline
@@ -296,6 +297,12 @@ def test_the_whole_path_of_a_recipe(made, tmp_path):
     assert (out / "report.html").is_file() and report["disagreements"]
     run = CliRunner().invoke(app, ["evaluate", str(out / "recipe.yaml")])
     assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(app, ["card", str(out)])
+    assert run.exit_code == 0, run.output
+    card = ModelCard.load(out / "README.md")
+    assert card.data.pipeline_tag == "text-classification"
+    told = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    assert told["spearman"] == pytest.approx(report["systems"]["student"]["metrics"]["spearman"])
     other = tmp_path / "other"
     other.mkdir()
     train_recipe(
@@ -328,6 +335,7 @@ def test_a_search_chooses_by_the_squared_error_and_an_export_answers_alike(made,
     assert run.exit_code == 0, run.output
     report = json.loads((tmp_path / "out" / "onnx" / "export.json").read_text())
     assert report["agreement"] == 1.0 and "spearman" in report["systems"]["onnx"]["metrics"]
+    assert report["max_difference"] < 1e-4
 
 
 def test_an_audit_says_what_teachers_of_scores_are_worth(made, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from conftest import make_bert, make_student, sentences
 from hf_distill import TASKS, DistillationArguments, MultiTeacherDistillationTrainer, Teacher
 from hf_distill.errors import ConfigurationError, DataError
+from hf_distill.tasks.multi_label import joined_labels
 
 N = ("negative", "positive")
 
@@ -74,6 +75,31 @@ def test_what_is_no_distribution_is_said_with_its_row(label, said):
     assert np.isnan(encode([None, [float("nan")] * 2], range(2))).all()
     with pytest.raises(DataError, match=said):
         encode([[0.5, 0.5], label], range(2))
+
+
+def test_probabilities_are_lists_mappings_or_a_column_each():
+    task, of = TASKS["text-classification"], datasets.Sequence
+    whole = task.label_reader("label", N).encoder(of(datasets.Value("int64")))
+    assert whole([[0, 1], [1, 0]], range(2)) == [[0.0, 1.0], [1.0, 0.0]]
+    rows = joined_labels(
+        datasets.Dataset.from_dict(
+            {"text": ["a", "b", "c"], "positive": ["0.75", "1", ""], "negative": ["0.25", "0", ""]}
+        ),
+        ["positive", "negative"],
+    )
+    feature = rows.features["label"]
+    assert task.label_names(None, rows, "label", None) == ("positive", "negative")
+    found = task.label_reader("label", N).encoder(feature)(rows["label"], range(3))
+    assert found[:2] == [[0.25, 0.75], [0.0, 1.0]] and np.isnan(found[2]).all()
+    for value, said in (
+        ({"positive": 1.0, "other": 0.0}, "it has the classes"),
+        ({"positive": "high", "negative": 0.0}, "'high', which is no probability"),
+    ):
+        with pytest.raises(DataError, match=said):
+            task.label_reader("label", N).encoder(feature)([value], range(1))
+    classes = of(datasets.ClassLabel(names=list(N)))
+    with pytest.raises(DataError, match="expected a label's name"):
+        task.label_reader("label", N).encoder(classes)([[0, 1]], range(1))
 
 
 def test_balanced_classes_weigh_the_task_loss_and_are_said(teachers, bert_tokenizer, tmp_path):
