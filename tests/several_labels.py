@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,28 @@ def score_checkpoints(folder: Path, bert_tokenizer: Any, roberta_tokenizer: Any)
         "bert": (make_bert(bert_tokenizer, ["LABEL_0"], **one), bert_tokenizer),
         "roberta": (make_roberta(roberta_tokenizer, ["stars"], **one), roberta_tokenizer),
         "student": (make_student(bert_tokenizer, ["score"], **one), bert_tokenizer),
+    }
+    return _saved(folder, made)
+
+
+CLASSES = ("1", "2", "3", "4")
+
+
+def class_dataset(count: int, seed: int) -> datasets.Dataset:
+    """Raw rows whose label is the score without its fraction, as a class."""
+    return datasets.Dataset.from_list(
+        [{"text": row["text"], "label": str(math.floor(row["score"]))} for row in several_rows(count, seed)]
+    )
+
+
+def cross_checkpoints(folder: Path, bert_tokenizer: Any, roberta_tokenizer: Any) -> dict[str, str]:
+    """A classifier and a regressor as teachers, a student of classes and one of scores."""
+    one, one_of = {"problem_type": "regression"}, {"problem_type": "single_label_classification"}
+    made = {
+        "bert": (make_bert(bert_tokenizer, ["4", "2", "1", "3"], **one_of), bert_tokenizer),
+        "roberta": (make_roberta(roberta_tokenizer, ["stars"], **one), roberta_tokenizer),
+        "student": (make_student(bert_tokenizer, list(CLASSES), **one_of), bert_tokenizer),
+        "scores": (make_student(bert_tokenizer, ["score"], **one), bert_tokenizer),
     }
     return _saved(folder, made)
 

@@ -8,34 +8,36 @@ from pathlib import Path
 
 import torch
 from digit_images import digit_rows
-from several_labels import label_dataset, score_dataset
+from several_labels import class_dataset, label_dataset, score_dataset
 
 from hf_distill import DistillationArguments, MultiTeacherDistillationTrainer
+from hf_distill.teachers.teacher import TeacherSpec
 
 
 def main(folder: Path, processes: int) -> None:
     """Train and evaluate, and write what came of it."""
     checkpoints = json.loads((folder / "checkpoints.json").read_text())
     found = {}
-    for task, rows, column, metric in (
-        ("multi-label-classification", label_dataset, "label", "label_nll"),
-        (
-            "regression",
-            score_dataset,
-            "score",
-            "mse",
-        ),  # ranks of answers that nearly tie are decided by rounding
-        ("image-classification", lambda count, seed: digit_rows(count, 24 * seed), "label", "nll"),
+    for name, task, rows, column, metric in (
+        ("labels", "multi-label-classification", label_dataset, "label", "label_nll"),
+        # Ranks of answers that nearly tie are decided by rounding: errors are compared.
+        ("scores", "regression", score_dataset, "score", "mse"),
+        ("images", "image-classification", lambda count, seed: digit_rows(count, 24 * seed), "label", "nll"),
+        ("cross", "text-classification", class_dataset, "label", "nll"),
     ):
-        own = checkpoints[task]
+        own = checkpoints[name]
         given = rows(16, 0).map(
             lambda row, i, column=column: {column: None if i in (1, 2, 7) else row[column]}, with_indices=True
         )
         trainer = MultiTeacherDistillationTrainer(
             model=own["student"],
-            teachers=[folder for name, folder in own.items() if name != "student"],
+            teachers=[
+                TeacherSpec(path, task="regression" if (name, kind) == ("cross", "roberta") else task)
+                for kind, path in own.items()
+                if kind not in ("student", "scores")
+            ],
             args=DistillationArguments(
-                output_dir=str(folder / task), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
+                output_dir=str(folder / name), use_cpu=True, disable_tqdm=True, report_to="none", save_strategy="no", max_steps=2,
                 per_device_train_batch_size=8 // processes, learning_rate=0.05, optim="sgd", max_grad_norm=0.0, logging_steps=1,
                 train_sampling_strategy="sequential", dataloader_pin_memory=False,
             ),
@@ -48,12 +50,13 @@ def main(folder: Path, processes: int) -> None:
         assert trainer.accelerator.num_processes == processes
         trainer.train()
         report = trainer.evaluate_ensemble(rows(21, 2), metrics=[metric])
-        found[task] = {
+        found[name] = {
             "weights": torch.cat([p.detach().flatten() for p in trainer.student.parameters()]).tolist(),
             "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
             "eval": trainer.evaluate()["eval_loss"],
             "report": {name: system.metrics[metric] for name, system in report.systems.items()},
             "fusion": trainer.fusion_choice.reason,
+            "conversions": [[*own.edges, own.spread] for own in trainer.fusion_choice.conversions],
             "thresholds": getattr(trainer.student.config, "thresholds", None),
         }
     rank = trainer.args.process_index

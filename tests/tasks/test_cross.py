@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from several_labels import several_rows, task_recipe
+from several_labels import CLASSES, class_dataset, cross_checkpoints, score_dataset, task_recipe
 from torch import nn
 from typer.testing import CliRunner
 
@@ -34,31 +34,15 @@ from hf_distill.teachers.cache.build import TeacherCache
 from hf_distill.teachers.held_out import load_choice
 from hf_distill.teachers.teacher import TeacherSpec
 
-CLASSES = ("1", "2", "3", "4")
-ONE, ONE_OF = {"problem_type": "regression"}, {"problem_type": "single_label_classification"}
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, bert_tokenizer, roberta_tokenizer):
-    folder = tmp_path_factory.mktemp("cross")
-    models = {
-        "bert": (make_bert(bert_tokenizer, ["4", "2", "1", "3"], **ONE_OF), bert_tokenizer),
-        "roberta": (make_roberta(roberta_tokenizer, ["stars"], **ONE), roberta_tokenizer),
-        "student": (make_student(bert_tokenizer, list(CLASSES), **ONE_OF), bert_tokenizer),
-        "scores": (make_student(bert_tokenizer, ["score"], **ONE), bert_tokenizer),
-    }
-    for name, (model, tokenizer) in models.items():
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return {name: str(folder / name) for name in models}
+    return cross_checkpoints(tmp_path_factory.mktemp("cross"), bert_tokenizer, roberta_tokenizer)
 
 
 def dataset(count, seed, *, classes):
-    rows = [
-        {"text": row["text"], "label": str(math.floor(row["score"])) if classes else row["score"]}
-        for row in several_rows(count, seed)
-    ]
-    return datasets.Dataset.from_list(rows)
+    rows = class_dataset(count, seed)
+    return rows if classes else score_dataset(count, seed).rename_column("score", "label")
 
 
 def settings(folder, **options):
@@ -152,8 +136,8 @@ def test_a_regressor_is_the_classifier_whose_logit_is_its_distance_from_the_edge
 ):
     """With two classes σ((score − edge) / spread) is the classifier with the head [0, w / spread], [0, (b − edge) / spread]."""
     edge, spread = 0.02, 0.05
-    scorer = make_bert(bert_tokenizer, ["LABEL_0"], **ONE)
-    same = make_bert(bert_tokenizer, ["low", "high"], **ONE_OF)
+    scorer = make_bert(bert_tokenizer, ["LABEL_0"], problem_type="regression")
+    same = make_bert(bert_tokenizer, ["low", "high"], problem_type="single_label_classification")
     state = {key: value.clone() for key, value in scorer.state_dict().items() if "classifier" not in key}
     same.load_state_dict(state, strict=False)
     with torch.no_grad():

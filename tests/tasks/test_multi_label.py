@@ -437,6 +437,13 @@ def test_a_wrong_label_ends_with_3(made, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_student_of_the_best_single_teacher_is_judged_too(made, tmp_path):
+    train_recipe(Setup(load_recipe(recipe(tmp_path, made, evaluation={"seeds": 1, "single_teacher": True}))))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert any(name.startswith("student of ") for name in report["systems"])
+
+
+@pytest.mark.slow
 def test_a_search_chooses_by_the_label_s_likelihood_and_an_export_answers_alike(made, tmp_path):
     path = recipe(tmp_path, made)
     run = CliRunner().invoke(

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,10 +26,11 @@ from hf_distill import (
     reverse_kl,
 )
 from hf_distill.errors import ConfigurationError, DataError
+from hf_distill.fusion import GaussianPool, build_fusion
 from hf_distill.losses import cross_entropy
 from hf_distill.rows.labels import LabelReader, count_labelled
 from hf_distill.rows.texts import TEXTS
-from hf_distill.tasks import build_task
+from hf_distill.tasks import build_task, heard_alone, refuse_other_family
 from hf_distill.tasks.task import output_names
 from hf_distill.teachers.cache.build import TeacherCache
 
@@ -149,3 +151,17 @@ def test_an_unknown_task_is_a_sentence_with_the_choices(ask, teachers, checkpoin
     message = r"there is no task named 'text-clasification'; known: image-classification, multi-label-classification, regression, text-classification \(did you mean 'text-class"
     with pytest.raises(ConfigurationError, match=message):
         asked()
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_a_single_teacher_is_heard_by_a_fusion_of_the_task_s_own_family(task):
+    said = heard_alone(task, 1, 3)
+    fusion = build_fusion(said)
+    refuse_other_family(TASKS[task], fusion=fusion)
+    assert fusion.weights == (0.0, 1.0, 0.0)
+
+
+def test_a_single_teacher_stays_on_its_line():
+    pool = GaussianPool(weights=(0.5, 0.5), scales=((2.0, 1.0), (3.0, 0.0)))
+    alone = build_fusion(heard_alone("regression", 1, 2, pool))
+    assert alone(torch.tensor([[[5.0]], [[7.0]]])).item() == 21.0

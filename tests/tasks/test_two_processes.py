@@ -1,4 +1,4 @@
-"""Several labels, scores and images on two processes: the update, the figures, the fusion and the thresholds of one."""
+"""Several labels, scores, images and a regressor for classes on two processes: update, figures, fusion, thresholds, bins of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from digit_images import LABELS, image_checkpoints, make_vit
-from several_labels import label_checkpoints, score_checkpoints
+from several_labels import cross_checkpoints, label_checkpoints, score_checkpoints
 
 ROOT = Path(__file__).parents[2]
 LAUNCH_TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -21,12 +21,14 @@ LAUNCH_TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processe
 @pytest.mark.distributed
 def test_one_process_and_two_are_alike(tmp_path, bert_tokenizer, roberta_tokenizer):
     made = {
-        "multi-label-classification": label_checkpoints(
-            tmp_path / "labels", bert_tokenizer, roberta_tokenizer
-        ),
-        "regression": score_checkpoints(tmp_path / "scores", bert_tokenizer, roberta_tokenizer),
-        "image-classification": image_checkpoints(tmp_path / "images", make_vit(LABELS)),
+        name: make(tmp_path / name, bert_tokenizer, roberta_tokenizer)
+        for name, make in (
+            ("labels", label_checkpoints),
+            ("scores", score_checkpoints),
+            ("cross", cross_checkpoints),
+        )
     }
+    made["images"] = image_checkpoints(tmp_path / "images", make_vit(LABELS))
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     found = {}
@@ -52,6 +54,9 @@ def test_one_process_and_two_are_alike(tmp_path, bert_tokenizer, roberta_tokeniz
             assert two["eval"] == pytest.approx(one["eval"], rel=1e-4)
             assert two["report"] == pytest.approx(one["report"], rel=1e-4)
             assert two["fusion"].split(":")[0] == one["fusion"].split(":")[0]
+            assert len(two["conversions"]) == len(one["conversions"]) == (task == "cross")
+            for pair in zip(two["conversions"], one["conversions"], strict=True):
+                assert pair[0] == pytest.approx(pair[1], rel=1e-4)
             assert two["thresholds"] == (
                 None if one["thresholds"] is None else pytest.approx(one["thresholds"], abs=1e-4)
             )
