@@ -408,8 +408,34 @@ def _other_task_or_names(theirs: Sequence[str], ours: Sequence[str]) -> tuple[st
     )
 
 
-def plan_table(maps: Sequence[OutputMap]) -> str:
+def scales_of(fusion: Any) -> Sequence[Sequence[float]] | None:
+    """(slope, offset) of each teacher, of a fusion that brings numbers to one scale, which says `aligned`; None of others."""
+    return getattr(fusion, "scales", None) if hasattr(fusion, "aligned") else None
+
+
+def scales_in_words(names: Sequence[str], scales: Sequence[Sequence[float]]) -> str:
+    """The line by which each teacher's numbers come to the student's scale.
+
+    Args:
+        names: The teachers'.
+        scales: (slope, offset) of each.
+
+    Example:
+        >>> scales_in_words(["a", "b"], [(2, 1), (0.5, -3)])
+        'a × 2 + 1; b × 0.5 − 3'
+    """
+    return "; ".join(
+        f"{name} × {a:.3g} {'+' if b >= 0 else '−'} {abs(b):.3g}"
+        for name, (a, b) in zip(names, scales, strict=True)
+    )
+
+
+def plan_table(maps: Sequence[OutputMap], scales: Sequence[Sequence[float]] | None = None) -> str:
     """The alignment as a Markdown table: a row per output of the student, a column per teacher; below it the rules of conversions.
+
+    Args:
+        maps: Of the teachers.
+        scales: (slope, offset) by which the numbers of each come to the student's scale; None: they are there.
 
     Example:
         >>> print(plan_table([LabelMap.match(["POS", "NEG"], ["neg", "pos"], teacher="bert")]))
@@ -423,6 +449,8 @@ def plan_table(maps: Sequence[OutputMap]) -> str:
         rows.append(["(ignored)"] + [", ".join(m.ignored) or "–" for m in maps])
     table = markdown_table(["student", *(m.teacher for m in maps)], rows)
     rules = [f"- {m.sentence}" for m in maps if m.sentence]
+    if scales is not None:
+        rules.append(f"- On the student's scale: {scales_in_words([m.teacher for m in maps], scales)}.")
     return "\n".join([table, "", *rules]) if rules else table
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, DataError
 from ..lookup import build, find, named
-from .alignment import OutputMap
+from .alignment import OutputMap, scales_in_words, scales_of
 from .alignment import labelled as with_label
 from .families import BernoulliLinearPool, BernoulliLogPool, GaussianPool
 from .fitting import held_out_rows, mean_nll, refuse_infinite
@@ -245,11 +245,8 @@ def _better_of(
     if not values[0] < values[1]:
         return FusionChoice(plain, f"uniform {called[1]}, because it is no worse: {compared}")
     shares = ", ".join(f"{name} {w:.3f}" for name, w in zip(names, fitted.weights, strict=True))
-    scales = getattr(fitted, "scales", None) or ()
-    lines = "".join(
-        f"; {name} × {a:.3g} {'+' if b >= 0 else '−'} {abs(b):.3g}"
-        for name, (a, b) in zip(names, scales, strict=False)
-    )
+    scales = scales_of(fitted)
+    lines = f"; {scales_in_words(names, scales)}" if scales else ""
     reason = f"{called[0]}, because it is better: {compared} (weights {shares}{lines})"
     return FusionChoice(fitted, reason, (), held_out.example_ids[labelled & first])
 
@@ -285,8 +282,10 @@ class FitFusion:
             ) from error
         labelled = with_label(held_out.labels)
         shares = getattr(fusion, "weights", None)
+        scales = scales_of(fusion)
+        lines = f"; {scales_in_words(names, scales)}" if scales else ""
         weights = (
-            " (weights " + ", ".join(f"{n} {w:.3f}" for n, w in zip(names, shares, strict=True)) + ")"
+            " (weights " + ", ".join(f"{n} {w:.3f}" for n, w in zip(names, shares, strict=True)) + f"{lines})"
             if shares
             else ""
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..fusion.alignment import OutputMap
+from ..fusion.alignment import OutputMap, scales_of
 from ..fusion.conversion import check_options
 from ..lookup import build, suggest
 from ..losses import ALL_LOSSES
@@ -177,7 +177,7 @@ def heard_alone(task: str | Task, number: int, count: int, fusion: Any = None) -
         {'use': 'linear_pool', 'weights': [0.0, 1.0]}
     """
     said = {"use": family_of(task).pooled, "weights": [float(k == number) for k in range(count)]}
-    scales = getattr(fusion, "scales", None)
+    scales = scales_of(fusion)
     return said if scales is None else {**said, "scales": [list(pair) for pair in scales]}
 
 

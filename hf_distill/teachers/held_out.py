@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 from ..errors import ConfigurationError, CorruptStateError, DataError, UnsafeFileError, in_a_line
 from ..files import read_json, write_json
 from ..fusion import FusionChoice, HeldOut, build_fusion, describe
-from ..fusion.alignment import TeacherOutputs, align
+from ..fusion.alignment import TeacherOutputs, align, scales_in_words, scales_of
 from ..fusion.alignment import labelled as with_label
 from ..fusion.conversion import restored, stored, without_rows
 from ..fusion.table import ALL_FUSIONS
-from ..lookup import own_path, refuse_untrusted
+from ..lookup import named, own_path, refuse_untrusted
 from ..processes import once
 from ..rows.labels import count_labelled
 from .pool import TeacherPool
@@ -134,7 +134,7 @@ def choose_fusion(
     if not isinstance(rows, str):
         held_out = collect(loader(rows), pool.to(accelerator.device), accelerator)
     if not hasattr(made, "choose"):
-        choice = made if isinstance(made, FusionChoice) else FusionChoice(made, "")
+        choice = made if isinstance(made, FusionChoice) else FusionChoice(made, _as_given(made, pool))
     elif held_out is None:
         choice = made.without_rows(rows)
     else:
@@ -146,6 +146,13 @@ def choose_fusion(
     if choice.reason and accelerator.is_main_process:
         print("\n".join([f"Fusion: {choice.reason}.", *(f"Warning: {text}" for text in choice.warnings)]))
     return choice
+
+
+def _as_given(fusion: Any, pool: TeacherPool) -> str:
+    """What must be said of a fusion that nobody fitted: by which lines numbers come to the student's scale."""
+    scales, names = scales_of(fusion), [teacher.name for teacher in pool.teachers]
+    fits = scales is not None and len(scales) == len(names)
+    return f"{named(fusion, ALL_FUSIONS)} as given ({scales_in_words(names, scales)})" if fits else ""
 
 
 def finished_fusion(fusion: Any, what: str) -> FusionChoice:

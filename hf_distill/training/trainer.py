@@ -22,7 +22,7 @@ from ..evaluation.results import EvaluationReport
 from ..evaluation.terminal import fitted
 from ..fusion import Fusion, FusionChoice, FusionRule, build_fusion
 from ..fusion.alignment import labelled as with_label
-from ..fusion.alignment import plan_table
+from ..fusion.alignment import plan_table, scales_of
 from ..fusion.shares import constant
 from ..fusion.targets import Draws, Targets, make_targets
 from ..lookup import build
@@ -563,7 +563,7 @@ class MultiTeacherDistillationTrainer(StudentTrainer):
         if self.teachers and self.is_world_process_zero():
             print(
                 f"How the teachers' labels were matched ({'by name, or converted' if self.teacher_pool.conversions else 'by name'}):\n"
-                f"{fitted(plan_table(self.teacher_pool.label_maps))}"
+                f"{fitted(plan_table(self.teacher_pool.label_maps, scales_of(self.fusion)))}"
             )
             if self.hidden:
                 table = self.hidden.table(getattr(self.fusion, "weights", None))

@@ -218,6 +218,19 @@ def test_the_loss_is_that_of_the_formulas(made, tmp_path):
     assert torch.allclose(terms["distill"].values, (outputs.logits - expected)[:, 0] ** 2, atol=1e-4)
 
 
+def test_scales_are_part_of_the_plan_the_report_and_the_card(made, tmp_path, capsys):
+    fusion = GaussianPool(weights=(1, 3), scales=((2.0, 1.0), (0.5, -3.0)))
+    trainer = trainer_of(made, tmp_path, fusion=fusion)
+    trainer.train()
+    said = "bert × 2 + 1; roberta × 0.5 − 3"
+    assert f"On the student's scale: {said}." in " ".join(capsys.readouterr().out.split())
+    report = trainer.evaluate_ensemble(score_dataset(20, 2))
+    assert any(f"gaussian_pool as given ({said})" in note for note in report.notes)
+    trainer.save_model()
+    trainer.create_model_card()
+    assert said in (tmp_path / "README.md").read_text()
+
+
 def test_rows_without_scores_and_huber(made, tmp_path):
     rows = score_dataset(16, 0)
     rows = rows.map(lambda row, i: {"score": None if i % 2 else row["score"]}, with_indices=True)
