@@ -301,7 +301,7 @@ def _matched(teacher: TeacherSource, student_labels: Sequence[str], task: Task) 
             teacher.label_names,
             student_labels,
             teacher.name,
-            teacher_task=getattr(teacher, "task", None) or task,
+            teacher_task=own if hasattr(own := getattr(teacher, "task", None), "family") else task,
             task=task,
             convert=getattr(teacher, "convert", None),
         )

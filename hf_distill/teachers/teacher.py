@@ -30,6 +30,9 @@ from .states import Wanted, Words, observe
 class TeacherSource(Protocol):
     """Whatever can say a teacher's logits for a batch: a live model, stored outputs, a service.
 
+    Two attributes are asked for where there are some: ``task``, a `Task`, where it answers something else than the student
+    learns, and ``convert``, as of `Teacher`.
+
     Attributes:
         name: Unique among the teachers of a run.
         label_names: The labels of the logits, in their order.
