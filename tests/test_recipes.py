@@ -36,7 +36,7 @@ def test_the_promised_ones_are_there():
 @every_recipe
 def test_it_is_right(file):
     recipe = load_recipe(file, check_files=False)
-    assert len(recipe.teachers.models) >= 3
+    assert len(recipe.teachers.models) >= {"local_stsb_cross": 2}.get(file.stem, 3)
     assert recipe.training["output_dir"] == f"runs/{file.stem}"
 
 

@@ -361,7 +361,7 @@ def test_a_search_chooses_by_the_squared_error_and_an_export_answers_alike(made,
 
 def test_an_audit_says_what_teachers_of_scores_are_worth(made, tmp_path):
     run = CliRunner().invoke(app, ["audit", str(recipe(tmp_path, made)), "--output", str(tmp_path / "audit")])
-    assert run.exit_code == 0 and "MSE on it" in run.output, run.output
+    assert run.exit_code == 0 and "Pearson" in run.output, run.output
     audit = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert [teacher["name"] for teacher in audit["teachers"]] == ["bert", "roberta"]
     assert audit["teachers"][0]["cost"]["rows_per_second"] > 0 and audit["labels"] == ["score"]

@@ -24,7 +24,7 @@ from ...tasks.task import Task
 from ..cost import Cost
 from ..document import Section, listed, rendered
 from ..formats import as_json, grouped, nats, number, percent
-from ..metrics import METRICS, compute_metric
+from ..metrics import compute_metric, load_metric
 from ..statistics import Interval, bootstrap_means, percentile_interval
 from .advice import recipe_lines
 from .rules import fitted, half, out_of_fold, subset
@@ -385,7 +385,7 @@ def _scored(
 def _metrics(said: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in _SHOWN:
-        found |= compute_metric(METRICS[name](), log_probs=said, labels=labels, family=family_of(task))
+        found |= compute_metric(load_metric(name), log_probs=said, labels=labels, family=family_of(task))
     return found
 
 

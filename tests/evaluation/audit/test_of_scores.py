@@ -89,17 +89,16 @@ def test_rules_are_compared_out_of_fold_and_the_lines_can_be_pasted(found):
     assert (fusion(kept.logits) - kept.labels).square().mean().item() < report.teachers[0].on_line
     assert report.without["a"].value > 0 and report.without["b"].value > 0
     pair = next(p for p in report.pairs if (p.first, p.second) == ("a", "b"))
-    assert abs(pair.errors) < 0.15 and pair.numbers > 0.8
+    assert abs(pair.errors) < 0.3 and pair.numbers > 0.8
 
 
-def test_one_teacher_that_says_it_all_is_used_alone():
+def test_one_teacher_is_enough_where_the_other_adds_nothing():
     draw = np.random.default_rng(1)
     truth = draw.normal(size=400)
-    report = audited(
-        held_of(truth + 0.02 * draw.normal(size=400), truth + 2 * draw.normal(size=400), truth=truth)
-    )
-    assert yaml.safe_load(report.lines)["teachers"]["models"] == ["a"]
-    assert report.dropped or "alone" in report.verdict[-1]
+    near = truth + 0.1 * draw.normal(size=400)
+    report = audited(held_of(near, near + 1e-4 * draw.normal(size=400), truth=truth))
+    assert "no difference beyond chance" in report.verdict[-1]
+    assert audited(held_of(near, truth=truth)).verdict[-1].startswith("Use 'a' alone")
 
 
 def test_the_report_is_text_and_numbers(found, tmp_path):
