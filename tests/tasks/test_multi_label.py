@@ -114,7 +114,8 @@ def test_thresholds_by_hand():
 
 def test_scores_temperature_and_distance_by_hand():
     odds = np.log(np.array([[0.7 / 0.3, 0.2 / 0.8]]))
-    nll, brier = FAMILY.scores(odds, np.array([[1.0, 0.0]]))
+    f1, nll, brier = FAMILY.scores(odds, np.array([[1.0, 0.0]]))
+    assert f1.tolist() == [0.5]  # the label that neither has counts 0, as in scikit-learn
     assert nll == pytest.approx([-np.log(0.7) - np.log(0.8)]) and brier == pytest.approx([0.09 + 0.04])
     assert TASK.right(odds, np.array([[1, 0]])).tolist() == [True]
     assert TASK.right(odds, np.array([[1, 1]])).tolist() == [False]
