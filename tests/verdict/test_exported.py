@@ -285,11 +285,13 @@ training: {{use_cpu: true, max_steps: 4, per_device_train_batch_size: 8, learnin
     monkeypatch.setattr(judgement, "places", lambda device: [jobs.Place()])
     graphs: dict[str, Path] = {}
 
-    def write_once(model, example, path):
+    def write_once(model, example, path, **options):
         """The exporter takes seconds, and int8 begins with the same graph."""
         weights = str(sum(p.detach().double().sum().item() for p in model.parameters()))
         if weights not in graphs:
-            graphs[weights] = Path(shutil.copy(write(model, example, path), tmp_path / f"{len(graphs)}.onnx"))
+            graphs[weights] = Path(
+                shutil.copy(write(model, example, path, **options), tmp_path / f"{len(graphs)}.onnx")
+            )
         return Path(shutil.copy(graphs[weights], path))
 
     write = export.write_onnx
