@@ -453,6 +453,7 @@ def test_the_page_renders(folder, tmp_path):
 # ---- The command ----
 
 
+@pytest.mark.pictures
 def test_one_run_shows_its_own_verdict_again(pair, tmp_path):
     done = CliRunner().invoke(app, ["compare", str(pair.a), "--output", str(tmp_path / "out")])
     assert done.exit_code == 0

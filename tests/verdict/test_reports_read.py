@@ -31,6 +31,7 @@ def saved(report, tmp_path_factory):
     return folder
 
 
+@pytest.mark.pictures
 def test_what_is_read_is_what_was_saved(report, saved):
     again = load_report(saved)
     assert again == report
