@@ -236,7 +236,7 @@ class VerdictReport:
             for d in self.differences
             if d.second in self.roles and self.roles[d.second].kind in kinds
         ]
-        shown = [STUDENT, *([self.claim.baseline] if self.claim.baseline else []), ENSEMBLE, *alone]
+        shown = [STUDENT, *self._baselines(), ENSEMBLE, *alone]
         exported = [name for name, role in self.roles.items() if role.kind == "exported"]
         names, base = self._names(), self.costs.get(ENSEMBLE, Cost()).p50
         right, score = told_first(self.evaluation.systems[STUDENT].metrics)
@@ -259,6 +259,26 @@ class VerdictReport:
             note,
             marked=names[STUDENT],
         )
+
+    def _baselines(self) -> list[str]:
+        """Whom the student has to beat: the fine-tuned one that the claim is made against, and the one of least proper score.
+
+        Each as it is or calibrated, whichever says more likely probabilities: those of a last step that learned its rows by heart
+        would make any student look good.
+        """
+        systems = self.evaluation.systems
+        _, score = told_first(systems[STUDENT].metrics)
+
+        def lost(name: str) -> float:
+            value = systems[name].metrics.get(score)
+            return math.inf if value is None or math.isnan(value) else value
+
+        if self.claim.baseline is None:
+            return []
+        own = [name for name, role in self.roles.items() if role.kind == "baseline" and name in systems]
+        step = self.roles[self.claim.baseline].of
+        claimed = [name for name in own if self.roles[name].of == step]
+        return list(dict.fromkeys([min(claimed, key=lost), min(own, key=lost)]))
 
     def _systems(self) -> Section:
         systems, called = self.evaluation.systems, self._names()
