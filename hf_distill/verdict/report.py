@@ -175,7 +175,7 @@ class VerdictReport:
         """The figures that there are numbers for."""
         names = self._names()
         points = [
-            Point(names[name], 1000 * cost.p50, accuracy, self.roles[name].kind)
+            Point(names[name], 1000 * cost.p50, accuracy, self.roles[name].kind, self.claim.measure)
             for name, accuracy in self.accuracies.items()
             if (cost := self.costs.get(self.roles[name].costs)) is not None and cost.p50 is not None
         ]
@@ -248,7 +248,8 @@ class VerdictReport:
             share = metric_value(right, found.metrics.get(right), self.spread[name].get(right))
             ratio = cost.p50 / base if cost.p50 and base and name != ENSEMBLE else None
             lost = metric_value(score, found.metrics.get(score))
-            rows.append([names[name], share, lost, faster(ratio), _millions(found.parameters)])
+            speed = "1×" if name == ENSEMBLE and base else faster(ratio)
+            rows.append([names[name], share, lost, speed, _millions(found.parameters)])
         header = ["system", metric_name(right), metric_name(score), "speed", "size"]
         kept = [i for i in range(len(header)) if i < 3 or any(row[i] != "–" for row in rows)]
         note = f"{score_explained(score)} Speed: of one row, against the ensemble. Size: parameters."

@@ -102,7 +102,9 @@ def test_a_glance_compares_with_the_probabilities_that_are_hardest_to_beat(run):
     overfit = SimpleNamespace(**{**vars(run), "baselines": [sure(saved) for saved in run.baselines]})
     report = judged(overfit)
     systems = report.evaluation.systems
-    nll = {name: systems[name].metrics["nll"] for name, role in report.roles.items() if role.kind == "baseline"}
+    nll = {
+        name: systems[name].metrics["nll"] for name, role in report.roles.items() if role.kind == "baseline"
+    }
     assert report.claim.baseline == LAST and nll[LAST] > 2 * min(nll.values())
     glance = report.document().sections[0]
     shown = {row[0]: row[1:3] for row in glance.rows if row[0].startswith("fine-tuned")}
@@ -142,6 +144,10 @@ def test_a_glance_tells_what_the_family_measures(run, task, header, outputs, dis
     right, score = ("within", "squared_error") if task == "regression" else ("accuracy", "nll")
     assert glance.rows[0][1].startswith(f"{100 * student[right]:.1f}")
     assert glance.rows[0][2] == f"{student[score]:.3f}"
+    what = metric_name(right).partition(",")[0]
+    assert report.sentences[0].startswith(f"distilled student: {what} ")
+    assert document.pictures[0].alt.startswith(f"{what.capitalize()} against latency")
+    assert document.pictures[0].table.header[2] == metric_name(right)
     assert outputs in document.head and outputs in dict(document.about)["Task"]
     assert distance in document.sections[-1].note
 
