@@ -19,7 +19,7 @@ _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 # What belongs to a number, before and after it, stays with it.
 _BOUND = re.compile(
-    r"(?<=\d) (?=%|±|×|ms\b|MB\b|points?\b|nats\b|rows?\b|seeds?\b)|(?<=[±=<>−+]) (?=[\d∞−+])|(?<=%) (?=interval)"
+    r"(?<=\d) (?=%|±|×|ms\b|MB\b|points?\b|nats\b|rows?\b|seeds?\b|teachers?\b|parameters?\b)|(?<=[±=<>−+]) (?=[\d∞−+])|(?<=%) (?=interval)|(?<=\bp) (?=[=<])"
     r"|(?<=\d) (?=to [−+]?\d)|(?<=\d to) (?=[−+]?\d)"
 )
 

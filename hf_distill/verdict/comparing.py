@@ -39,6 +39,7 @@ from .systems import (
     metric_modules,
     student_systems,
 )
+from .wording import metric_name
 
 # Systems of two runs are the same one where no probability of any row differs by more: a cache keeps logits in float16.
 _ROUNDING = 1e-3
@@ -382,7 +383,7 @@ def _sentences(found: Sequence[_Run], differences: Sequence[Difference], rows: i
     students, own = accuracies[: len(found) - 1], accuracies[len(found) - 1 :]
     first, sentences = found[0].name, []
     for run, d in zip(found[1:], students, strict=True):
-        points = f"{called} {signed_points(d.value)[0]} points ({interval(d.value)})"
+        points = f"{metric_name(called).partition(',')[0]} {signed_points(d.value)[0]} points ({interval(d.value)})"
         taken = _taken(run, found[0])
         if d.better or d.worse:
             word = "better" if d.better else "worse"

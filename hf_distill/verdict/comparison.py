@@ -14,6 +14,7 @@ from ..evaluation.formats import as_json
 from ..evaluation.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
 from ..evaluation.statistics import Difference, Interval
 from ..markdown import shortened
+from ..tasks import known_family
 from .numbers import TRAINED, Group, Training
 from .pictures import Curve, Point, bars, curves_picture, gains_picture, measures_of, quality_picture
 from .recipes_apart import RecipeDifference
@@ -194,9 +195,10 @@ class RunComparison:
 
     def pictures(self) -> list[Picture]:
         """The figures that there are numbers for; nothing is drawn yet."""
-        made = []
+        made, family = [], known_family(self.task)
+        measure = "accuracy" if family is None else family.measures[0]
         points = [
-            Point(self._label(system), 1000 * seconds, system.accuracy, system.role.kind)
+            Point(self._label(system), 1000 * seconds, system.accuracy, system.role.kind, measure)
             for system in self.systems
             if self._drawn(system) and (seconds := self._latency(system)) is not None
         ]

@@ -31,6 +31,7 @@ from ..evaluation.statistics import Interval
 from ..markdown import shortened
 from ..tasks.row_scores import ReliabilityBin
 from .numbers import TRAINED, Group, Training
+from .wording import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,12 +60,14 @@ class Point(NamedTuple):
         latency: Median of one row, in milliseconds.
         accuracy: With its interval, as shares of one.
         kind: Of its `Role`.
+        measure: What the accuracy is: of numbers the share within the task's tolerance.
     """
 
     name: str
     latency: float
     accuracy: Interval
     kind: str
+    measure: str = "accuracy"
 
 
 def pictures(
@@ -129,8 +132,10 @@ def quality_picture(points: Sequence[Point], caption: str, file: str) -> Picture
     """
     best = max(points, key=lambda point: point.accuracy.value)
     fastest = min(points, key=lambda point: (point.latency, -point.accuracy.value))
+    called = metric_name(best.measure)
+    what = called.partition(",")[0]
     alt = (
-        f"Accuracy against latency of {len(points)} systems. Most often right: {best.name}, {percent(best.accuracy.value)} % at "
+        f"{what[0].upper()}{what[1:]} against latency of {len(points)} systems. Most often right: {best.name}, {percent(best.accuracy.value)} % at "
         f"{best.latency:.3g} ms a row. Fastest: {fastest.name}, {fastest.latency:.3g} ms, {percent(fastest.accuracy.value)} %."
     )
     rows = [
@@ -142,7 +147,7 @@ def quality_picture(points: Sequence[Point], caption: str, file: str) -> Picture
         ]
         for point in sorted(points, key=lambda point: -point.accuracy.value)
     ]
-    table = Section("", ["system", "median of one row, ms", "accuracy, %", "95 % interval"], rows)
+    table = Section("", ["system", "median of one row, ms", called, "95 % interval"], rows)
     return Picture(
         "Quality against latency", file, caption, quality_against_latency, (points,), alt=alt, table=table
     )
@@ -273,7 +278,7 @@ def quality_against_latency(points: Sequence[Point], *, narrow: bool = False) ->
     reach = max(slow / fast, 1.5)
     axes.set_xlim(fast / reach**0.08, slow * reach ** (0.9 if narrow else 0.5))
     axes.set_xlabel("median latency of one row, ms (logarithmic)", fontsize=9)
-    axes.set_ylabel("accuracy, %", fontsize=9)
+    axes.set_ylabel(metric_name(points[0].measure), fontsize=9)
     _tidy(axes)
     log_ticks(axes.xaxis, most=5 if narrow else 9)
     figure.draw_without_rendering()

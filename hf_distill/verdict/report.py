@@ -175,7 +175,7 @@ class VerdictReport:
         """The figures that there are numbers for."""
         names = self._names()
         points = [
-            Point(names[name], 1000 * cost.p50, accuracy, self.roles[name].kind)
+            Point(names[name], 1000 * cost.p50, accuracy, self.roles[name].kind, self.claim.measure)
             for name, accuracy in self.accuracies.items()
             if (cost := self.costs.get(self.roles[name].costs)) is not None and cost.p50 is not None
         ]
@@ -236,7 +236,7 @@ class VerdictReport:
             for d in self.differences
             if d.second in self.roles and self.roles[d.second].kind in kinds
         ]
-        shown = [STUDENT, *([self.claim.baseline] if self.claim.baseline else []), ENSEMBLE, *alone]
+        shown = [STUDENT, *self._baselines(), ENSEMBLE, *alone]
         exported = [name for name, role in self.roles.items() if role.kind == "exported"]
         names, base = self._names(), self.costs.get(ENSEMBLE, Cost()).p50
         right, score = told_first(self.evaluation.systems[STUDENT].metrics)
@@ -248,7 +248,8 @@ class VerdictReport:
             share = metric_value(right, found.metrics.get(right), self.spread[name].get(right))
             ratio = cost.p50 / base if cost.p50 and base and name != ENSEMBLE else None
             lost = metric_value(score, found.metrics.get(score))
-            rows.append([names[name], share, lost, faster(ratio), _millions(found.parameters)])
+            speed = "1×" if name == ENSEMBLE and base else faster(ratio)
+            rows.append([names[name], share, lost, speed, _millions(found.parameters)])
         header = ["system", metric_name(right), metric_name(score), "speed", "size"]
         kept = [i for i in range(len(header)) if i < 3 or any(row[i] != "–" for row in rows)]
         note = f"{score_explained(score)} Speed: of one row, against the ensemble. Size: parameters."
@@ -259,6 +260,26 @@ class VerdictReport:
             note,
             marked=names[STUDENT],
         )
+
+    def _baselines(self) -> list[str]:
+        """Whom the student has to beat: the fine-tuned one that the claim is made against, and the one of least proper score.
+
+        Each as it is or calibrated, whichever says more likely probabilities: those of a last step that learned its rows by heart
+        would make any student look good.
+        """
+        systems = self.evaluation.systems
+        _, score = told_first(systems[STUDENT].metrics)
+
+        def lost(name: str) -> float:
+            value = systems[name].metrics.get(score)
+            return math.inf if value is None or math.isnan(value) else value
+
+        if self.claim.baseline is None:
+            return []
+        own = [name for name, role in self.roles.items() if role.kind == "baseline" and name in systems]
+        step = self.roles[self.claim.baseline].of
+        claimed = [name for name in own if self.roles[name].of == step]
+        return list(dict.fromkeys([min(claimed, key=lost), min(own, key=lost)]))
 
     def _systems(self) -> Section:
         systems, called = self.evaluation.systems, self._names()

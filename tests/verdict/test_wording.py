@@ -12,6 +12,7 @@ from test_verdict import claim, judged, run  # noqa: F401 - the fixture of three
 from hf_distill.verdict.numbers import About
 from hf_distill.verdict.recipes_apart import recipe_differences
 from hf_distill.verdict.sentences import advice
+from hf_distill.verdict.systems import CALIBRATED, LAST
 from hf_distill.verdict.wording import metric_name, metric_value
 
 pytestmark = pytest.mark.pictures
@@ -79,6 +80,40 @@ def test_one_unit_and_names_for_people_throughout(run):  # noqa: F811
     assert metric_value("accuracy", 0.5) == "50.0" and metric_name("unknown_one") == "unknown one"
 
 
+def test_a_glance_compares_with_the_probabilities_that_are_hardest_to_beat(run):  # noqa: F811
+    """And not with those of a last step that is sure of everything."""
+
+    def sharper(logs):
+        return 9 * logs - np.logaddexp.reduce(9 * logs, axis=-1, keepdims=True)
+
+    def sure(saved):
+        rows, validation = saved.rows, saved.validation
+        scaled = {
+            part: own._replace(
+                log_probs={
+                    name: sharper(logs) if name == "last" else logs for name, logs in own.log_probs.items()
+                }
+            )
+            for part, own in (("rows", rows), ("validation", validation))
+            if own is not None
+        }
+        return dataclasses.replace(saved, **scaled)
+
+    overfit = SimpleNamespace(**{**vars(run), "baselines": [sure(saved) for saved in run.baselines]})
+    report = judged(overfit)
+    systems = report.evaluation.systems
+    nll = {
+        name: systems[name].metrics["nll"] for name, role in report.roles.items() if role.kind == "baseline"
+    }
+    assert report.claim.baseline == LAST and nll[LAST] > 2 * min(nll.values())
+    glance = report.document().sections[0]
+    shown = {row[0]: row[1:3] for row in glance.rows if row[0].startswith("fine-tuned")}
+    assert LAST not in shown and f"{LAST}, {CALIBRATED}" in shown
+    assert f"{min(nll.values()):.3f}" in {value for _, value in shown.values()}
+    accuracy = systems[LAST].metrics["accuracy"]
+    assert shown[f"{LAST}, {CALIBRATED}"][0].startswith(f"{100 * accuracy:.1f}")
+
+
 @pytest.mark.parametrize(
     ("task", "header", "outputs", "distance"),
     [
@@ -109,6 +144,10 @@ def test_a_glance_tells_what_the_family_measures(run, task, header, outputs, dis
     right, score = ("within", "squared_error") if task == "regression" else ("accuracy", "nll")
     assert glance.rows[0][1].startswith(f"{100 * student[right]:.1f}")
     assert glance.rows[0][2] == f"{student[score]:.3f}"
+    what = metric_name(right).partition(",")[0]
+    assert report.sentences[0].startswith(f"distilled student: {what} ")
+    assert document.pictures[0].alt.startswith(f"{what.capitalize()} against latency")
+    assert document.pictures[0].table.header[2] == metric_name(right)
     assert outputs in document.head and outputs in dict(document.about)["Task"]
     assert distance in document.sections[-1].note
 
