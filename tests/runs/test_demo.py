@@ -204,7 +204,9 @@ def test_the_demo_writes_a_recipe_that_runs(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_demo_recipe(Path("demo"), small, seed=3, vocabulary=300, epochs=2, seeds=1)
     for name in ("bert", "roberta", "deberta"):
-        Path("demo/teachers", name).mkdir(parents=True)
+        folder = Path("demo/teachers", name)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
     recipe = load_recipe(path)
     assert recipe.fusion == "auto" and recipe.evaluation.verdict and recipe.evaluation.split == "test"
     assert recipe.training["output_dir"] == "demo/student" and recipe.training["seed"] == 3
