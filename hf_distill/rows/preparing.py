@@ -159,9 +159,8 @@ def prepare_dataset(
         DataError: Missing columns, text that is not text, or labels that are none of the student's.
     """
     text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
-    source = dataset
     refuse_other_types(dataset, what, content)
-    dataset = dataset.with_format(None)  # tensors are no texts and no labels
+    source = dataset = dataset.with_format(None)  # tensors are no texts and no labels
     if dataset.features is None:  # a stream tells its columns only with its first rows
         dataset = dataset._resolve_features()
     features = dataset.features

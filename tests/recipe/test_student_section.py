@@ -227,7 +227,7 @@ def test_an_adapters_folder_must_be_there(write, adapters, tmp_path):
     file = write("{from_teacher: one}", adapters.replace("./one", "./gone/one"))
     assert (
         problem(file, DataError)
-        == f"teachers.models.0.adapter: there is no folder {tmp_path / 'gone' / 'one'}"
+        == f"teachers.models.0.adapter: there is no folder {tmp_path / 'gone' / 'one'} (did you mean 'one'?)"
     )
     twice = adapters.replace(", name: other", "").replace("./two", "./elsewhere/one")
     assert "teachers.models.1.name: teacher 0 is called 'one' too" in problem(
