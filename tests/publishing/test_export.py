@@ -17,7 +17,7 @@ import hf_distill.publishing.export as export
 from conftest import make_student
 from hf_distill import TASKS
 from hf_distill.cli import app
-from hf_distill.errors import ConfigurationError, CorruptStateError, UnsafeFileError
+from hf_distill.errors import ConfigurationError, CorruptStateError, DataError, UnsafeFileError
 from hf_distill.publishing.export import ExportReport, OnnxStudent, Served, export_student
 from hf_distill.recipe import Recipe
 from hf_distill.recipe.setup import write_recipe
@@ -165,8 +165,11 @@ def test_an_export_that_answers_otherwise_is_refused_and_leaves_nothing(
 def test_what_is_missing_or_unknown_is_said(checkpoints, tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="no export format 'onx' .did you mean 'onnx'"):
         export_student(checkpoints["bert"], format="onx")
-    with pytest.raises(CorruptStateError, match="export it again"):
+    with pytest.raises(DataError, match="no exported student .* hf-distill export RUN"):
         OnnxStudent(checkpoints["bert"])
+    (tmp_path / "export.json").write_text("{")
+    with pytest.raises(CorruptStateError, match="export it again"):
+        OnnxStudent(tmp_path)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "onnx" in name else found(name))
     with pytest.raises(ConfigurationError, match=r"pip install '\.\[onnx\]'"):
@@ -186,9 +189,10 @@ def test_pickled_weights_are_refused(checkpoints, tmp_path, monkeypatch, bert_to
 
 
 @pytest.fixture
-def exported(monkeypatch):
-    """What `export_run` asks for, without exporting."""
+def exported(monkeypatch, tmp_path):
+    """What `export_run` asks for of the student in a folder, without exporting."""
     asked = []
+    (tmp_path / "config.json").write_text("{}")
 
     def export_student(folder, *, notes=(), **options):
         asked.append((folder, {"notes": notes, **options} if notes else options))
