@@ -170,8 +170,8 @@ class ClassMeans:
 
     Example:
         >>> means = ClassMeans("t", ("bad", "good"), ("stars",), ((1.0,), (5.0,)))
-        >>> means.apply(torch.tensor([[0.25, 0.75]]).log())
-        tensor([[4.]])
+        >>> means.apply(torch.zeros(1, 2))  # either class with 0.5
+        tensor([[3.]])
     """
 
     use: ClassVar[str] = "class_means"
