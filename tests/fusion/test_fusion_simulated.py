@@ -15,6 +15,8 @@ from benchmarks.fusion_table import SEEDS, TEACHERS, exact, ranks, rules, score,
 from hf_distill.fusion import FUSIONS, AutoFusion, HeldOut, LinearPool, LogPool
 from hf_distill.fusion.fitting import mean_nll
 
+pytestmark = pytest.mark.slow
+
 FITTED_POOLS = (
     "log_pool, fitted",
     "pool_then_temper, fitted",

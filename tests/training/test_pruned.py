@@ -196,6 +196,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["--sparsity", "--heads"])
 def test_the_recipe_trains_prunes_and_distils_again(run_script, how):
     printed = run_script(how, "0.5", "--epochs", "0.25", "training.learning_rate=1e-3")

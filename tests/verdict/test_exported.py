@@ -345,6 +345,7 @@ def test_two_exports_of_a_run_are_in_its_verdict(recipe):
     assert Path("out/figures/quality_against_latency.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_rows_of_the_verdict_alone_are_exported_on(recipe, held_out, checkpoints):
     texts = [row["text"] for row in (*made_rows(24, seed=8), *held_out.select(range(6)))]
     # A fusion is fitted to teachers that know something: the labels are what one of them says.
@@ -359,6 +360,7 @@ def test_rows_of_the_verdict_alone_are_exported_on(recipe, held_out, checkpoints
     assert "student, onnx" in json.loads(Path("out/report.json").read_text())["systems"]
 
 
+@pytest.mark.slow
 def test_a_verdict_of_another_student_is_left_alone(recipe):
     run("train", recipe)
     before = Path("out/report.json").read_bytes()
