@@ -58,6 +58,7 @@ class ScoreBins:
     """
 
     use: ClassVar[str] = "score_bins"
+    options: ClassVar[tuple[str, ...]] = ("edges", "spread", "order")
     needs: ClassVar[str] = "the edges and the spread by which its score becomes classes are fitted"
     way_out: ClassVar[str] = "convert: {edges: […], spread: …}"
     missing: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +73,49 @@ class ScoreBins:
     spread: float | None = None
     rows: int = 0
     fitted: tuple[str, ...] = ()
+
+    @classmethod
+    def planned(
+        cls,
+        teacher_labels: Sequence[str],
+        student_labels: Sequence[str],
+        teacher: str,
+        options: Mapping[str, Any],
+    ) -> ScoreBins:
+        """How a teacher's score becomes the student's classes, as a user writes it.
+
+        Args:
+            teacher_labels: The names of its outputs.
+            student_labels: The student's classes.
+            teacher: The teacher's name, for messages.
+            options: ``edges`` (numbers on the teacher's scale, or ``quantiles``), ``spread``, ``order`` (the classes from the lowest
+                score to the highest; it may be left out where their names are numbers).
+
+        Raises:
+            ConfigurationError: Options that cannot be meant.
+            DataError: Several scores, or classes without an order.
+
+        Example:
+            >>> ScoreBins.planned(["score"], ["10", "2"], "t", {"edges": [5]}).order
+            (1, 0)
+        """
+        check_options(options, cls, teacher)
+        theirs, ours = tuple(teacher_labels), tuple(student_labels)
+        if len(theirs) != 1:
+            raise DataError(
+                f"Teacher {teacher!r}: it gives {len(theirs)} scores ({', '.join(_shown(theirs))}), and classes are bins of one: name a teacher "
+                "of one score."
+            )
+        edges, spread = options.get("edges", "quantiles"), options.get("spread")
+        if edges != "quantiles" and len(edges) != len(ours) - 1:
+            raise ConfigurationError(
+                f"Teacher {teacher!r}: convert gives {len(edges)} edge{'s' * (len(edges) != 1)} ({_numbers(edges)}), but the student's "
+                f"{len(ours)} classes ({', '.join(_shown(ours))}) need {len(ours) - 1}, one between each two."
+            )
+        return cls(
+            teacher, theirs, ours, _order(ours, teacher, options.get("order")),
+            None if edges == "quantiles" else tuple(map(float, edges)), None if spread is None else float(spread),
+        )  # fmt: skip
 
     @property
     def has(self) -> tuple[bool, ...]:
@@ -175,6 +219,7 @@ class ClassMeans:
     """
 
     use: ClassVar[str] = "class_means"
+    options: ClassVar[tuple[str, ...]] = ("means",)
     needs: ClassVar[str] = "the score that each of its classes means is fitted"
     way_out: ClassVar[str] = "convert: {means: {class: score, …}}"
     missing: ClassVar[tuple[str, ...]] = ()
@@ -186,6 +231,55 @@ class ClassMeans:
     student_labels: tuple[str, ...]
     means: tuple[tuple[float, ...], ...] | None = None
     rows: int = 0
+
+    @classmethod
+    def planned(
+        cls,
+        teacher_labels: Sequence[str],
+        student_labels: Sequence[str],
+        teacher: str,
+        options: Mapping[str, Any],
+    ) -> ClassMeans:
+        """How a teacher's classes become the student's scores, as a user writes it.
+
+        Args:
+            teacher_labels: The teacher's classes.
+            student_labels: The names of the student's scores.
+            teacher: The teacher's name, for messages.
+            options: ``means``: a mapping from each of the teacher's classes to its score on the student's scale, or to a list of its
+                scores.
+
+        Raises:
+            ConfigurationError: Options that cannot be meant.
+
+        Example:
+            >>> ClassMeans.planned(["bad", "good"], ["stars"], "t", {"means": {"good": 5, "bad": 1}}).means
+            ((1.0,), (5.0,))
+        """
+        check_options(options, cls, teacher)
+        theirs, ours, means = tuple(teacher_labels), tuple(student_labels), options.get("means")
+        if means is None:
+            return cls(teacher, theirs, ours)
+        if set(means) != set(theirs):
+            wrong = next((name for name in means if name not in theirs), None)
+            found = (
+                f"names {wrong!r}{suggest(wrong, theirs)}"
+                if wrong is not None
+                else f"lacks {next(n for n in theirs if n not in means)!r}"
+            )
+            raise ConfigurationError(
+                f"Teacher {teacher!r}: convert.means {found}, but it must give each of the teacher's classes a score: {', '.join(_shown(theirs))}."
+            )
+        values = [
+            tuple(map(float, v)) if isinstance(v, (list, tuple)) else (float(v),)
+            for v in (means[n] for n in theirs)
+        ]
+        if any(len(own) != len(ours) for own in values):
+            raise ConfigurationError(
+                f"Teacher {teacher!r}: convert.means gives {len(values[0])} number(s) per class, but the student has {len(ours)} score(s), "
+                f"{', '.join(_shown(ours))}."
+            )
+        return cls(teacher, theirs, ours, tuple(values))
 
     @property
     def has(self) -> tuple[bool, ...]:
@@ -307,93 +401,6 @@ def restored(content: Mapping[str, Any]) -> ScoreBins | ClassMeans:
     return CONVERSIONS[content["use"]](**fields)
 
 
-def score_bins(
-    teacher_labels: Sequence[str], student_labels: Sequence[str], teacher: str, options: Mapping[str, Any]
-) -> ScoreBins:
-    """How a teacher's score becomes the student's classes, as a user writes it.
-
-    Args:
-        teacher_labels: The names of its outputs.
-        student_labels: The student's classes.
-        teacher: The teacher's name, for messages.
-        options: ``edges`` (numbers on the teacher's scale, or ``quantiles``), ``spread``, ``order`` (the classes from the lowest
-            score to the highest; it may be left out where their names are numbers).
-
-    Raises:
-        ConfigurationError: Options that cannot be meant.
-        DataError: Several scores, or classes without an order.
-
-    Example:
-        >>> score_bins(["score"], ["10", "2"], "t", {"edges": [5]}).order
-        (1, 0)
-    """
-    check_options(options, ScoreBins, teacher)
-    theirs, ours = tuple(teacher_labels), tuple(student_labels)
-    if len(theirs) != 1:
-        raise DataError(
-            f"Teacher {teacher!r}: it gives {len(theirs)} scores ({', '.join(_shown(theirs))}), and classes are bins of one: name a teacher "
-            "of one score."
-        )
-    edges, spread = options.get("edges", "quantiles"), options.get("spread")
-    if edges != "quantiles" and len(edges) != len(ours) - 1:
-        raise ConfigurationError(
-            f"Teacher {teacher!r}: convert gives {len(edges)} edge{'s' * (len(edges) != 1)} ({_numbers(edges)}), but the student's "
-            f"{len(ours)} classes ({', '.join(_shown(ours))}) need {len(ours) - 1}, one between each two."
-        )
-    return ScoreBins(
-        teacher, theirs, ours, _order(ours, teacher, options.get("order")),
-        None if edges == "quantiles" else tuple(map(float, edges)), None if spread is None else float(spread),
-    )  # fmt: skip
-
-
-def class_means(
-    teacher_labels: Sequence[str], student_labels: Sequence[str], teacher: str, options: Mapping[str, Any]
-) -> ClassMeans:
-    """How a teacher's classes become the student's scores, as a user writes it.
-
-    Args:
-        teacher_labels: The teacher's classes.
-        student_labels: The names of the student's scores.
-        teacher: The teacher's name, for messages.
-        options: ``means``: a mapping from each of the teacher's classes to its score on the student's scale, or to a list of its
-            scores.
-
-    Raises:
-        ConfigurationError: Options that cannot be meant.
-
-    Example:
-        >>> class_means(["bad", "good"], ["stars"], "t", {"means": {"good": 5, "bad": 1}}).means
-        ((1.0,), (5.0,))
-    """
-    check_options(options, ClassMeans, teacher)
-    theirs, ours, means = tuple(teacher_labels), tuple(student_labels), options.get("means")
-    if means is None:
-        return ClassMeans(teacher, theirs, ours)
-    if set(means) != set(theirs):
-        wrong = next((name for name in means if name not in theirs), None)
-        found = (
-            f"names {wrong!r}{suggest(wrong, theirs)}"
-            if wrong is not None
-            else f"lacks {next(n for n in theirs if n not in means)!r}"
-        )
-        raise ConfigurationError(
-            f"Teacher {teacher!r}: convert.means {found}, but it must give each of the teacher's classes a score: {', '.join(_shown(theirs))}."
-        )
-    values = [
-        tuple(map(float, v)) if isinstance(v, (list, tuple)) else (float(v),)
-        for v in (means[n] for n in theirs)
-    ]
-    if any(len(own) != len(ours) for own in values):
-        raise ConfigurationError(
-            f"Teacher {teacher!r}: convert.means gives {len(values[0])} number(s) per class, but the student has {len(ours)} score(s), "
-            f"{', '.join(_shown(ours))}."
-        )
-    return ClassMeans(teacher, theirs, ours, tuple(values))
-
-
-_OPTIONS = {ScoreBins: ("edges", "spread", "order"), ClassMeans: ("means",)}
-
-
 def check_options(options: Mapping[str, Any], rule: type, teacher: str) -> None:
     """Refuse what cannot be meant of a conversion, whatever the labels are.
 
@@ -408,7 +415,7 @@ def check_options(options: Mapping[str, Any], rule: type, teacher: str) -> None:
     Example:
         >>> check_options({"edges": [1, 2], "spread": 0.5}, ScoreBins, "t")
     """
-    known = _OPTIONS[rule]
+    known = rule.options
     who = f"Teacher {teacher!r}: convert"
     if not isinstance(options, Mapping):
         raise ConfigurationError(f"{who} is {options!r}, expected a mapping with {' or '.join(known)}.")

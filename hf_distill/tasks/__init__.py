@@ -131,8 +131,8 @@ def match_outputs(
     """
     refuse_unfit_conversion(teacher_task, task, convert, teacher)
     ours = family_of(task)
-    if family_of(teacher_task).name in ours.converts:
-        return ours.convert(teacher_labels, student_labels, teacher, convert or {})
+    if conversion := ours.converts.get(family_of(teacher_task).name):
+        return conversion.planned(teacher_labels, student_labels, teacher, convert or {})
     return ours.match(teacher_labels, student_labels, teacher)
 
 

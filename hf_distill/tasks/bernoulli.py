@@ -107,16 +107,6 @@ class Bernoulli:
         """By name; one label is enough, since each is answered alone."""
         return LabelMap.match(teacher_labels, student_labels, teacher=teacher, least=1)
 
-    def convert(
-        self,
-        teacher_labels: Sequence[str],
-        student_labels: Sequence[str],
-        teacher: str,
-        options: Mapping[str, Any],
-    ) -> OutputMap:
-        """Never asked: of no other outputs it is known which labels hold."""
-        raise NotImplementedError
-
     def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Nothing: of a label that no teacher has nothing is learnt from teachers, and others do not depend on it."""
 

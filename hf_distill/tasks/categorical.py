@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..fusion import AutoFusion, FusionRule, HeldOut, fit_temperature, teacher_disagreement
 from ..fusion.alignment import UNLABELLED, LabelMap, OutputMap, check_coverage
-from ..fusion.conversion import ScoreBins, score_bins
+from ..fusion.conversion import ScoreBins
 from ..fusion.targets import mix_in_labels
 from .row_scores import ReliabilityBin, brier_rows, f1_values, kl_rows, nll_rows, reliability_bins
 
@@ -54,16 +54,6 @@ class Categorical:
     def match(self, teacher_labels: Sequence[str], student_labels: Sequence[str], teacher: str) -> LabelMap:
         """By name; at least two classes."""
         return LabelMap.match(teacher_labels, student_labels, teacher=teacher)
-
-    def convert(
-        self,
-        teacher_labels: Sequence[str],
-        student_labels: Sequence[str],
-        teacher: str,
-        options: Mapping[str, Any],
-    ) -> OutputMap:
-        """A score into bins of it."""
-        return score_bins(teacher_labels, student_labels, teacher, options)
 
     def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Groups of classes without a shared one leave open how probable one group is against another."""

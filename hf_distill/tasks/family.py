@@ -33,7 +33,7 @@ class Family(Protocol):
         auto: What the fusion ``auto`` means.
         output: What one output of a head is called, and what several are.
         distance: What `apart` is called in a table's head, and in a sentence.
-        converts: Of teachers of which other families the outputs can be converted, and the class of conversions that does it.
+        converts: Of teachers of which other families the outputs can be converted, and the conversion that does it, by its `planned`.
         has_classes: Whether outputs are classes or labels, which can be weighed against each other; numbers cannot.
         row_weights: Whether rows can be weighed by how sure or how much at one distributions are, see `ROW_WEIGHTS`.
         learns: What the task loss is, in words.
@@ -71,23 +71,6 @@ class Family(Protocol):
 
         Raises:
             DataError: They cannot be matched.
-        """
-
-    def convert(
-        self,
-        teacher_labels: Sequence[str],
-        student_labels: Sequence[str],
-        teacher: str,
-        options: Mapping[str, Any],
-    ) -> OutputMap:
-        """How the outputs of a teacher of a family that it `converts` become the student's.
-
-        Args:
-            teacher_labels, student_labels, teacher: As for `match`.
-            options: What the user says of it.
-
-        Raises:
-            ConfigurationError, DataError: It cannot be.
         """
 
     def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:

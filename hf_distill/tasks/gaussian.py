@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..fusion import AutoGaussian, FusionRule, HeldOut
 from ..fusion.alignment import LabelMap, OutputMap
-from ..fusion.conversion import ClassMeans, class_means
+from ..fusion.conversion import ClassMeans
 from ..fusion.shares import checked_weights, heard
 from .row_scores import ReliabilityBin
 
@@ -64,16 +64,6 @@ class Gaussian:
                 "leave the output or the teacher out, or name its outputs with labels=."
             )
         return found
-
-    def convert(
-        self,
-        teacher_labels: Sequence[str],
-        student_labels: Sequence[str],
-        teacher: str,
-        options: Mapping[str, Any],
-    ) -> OutputMap:
-        """Classes into the score that is expected of them."""
-        return class_means(teacher_labels, student_labels, teacher, options)
 
     def refuse_gaps(self, maps: Sequence[OutputMap], weights: Sequence[float] | None) -> None:
         """Nothing: each teacher gives all numbers."""

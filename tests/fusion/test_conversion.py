@@ -15,9 +15,7 @@ from hf_distill.fusion.alignment import LabelMap, TeacherOutputs, align, plan_ta
 from hf_distill.fusion.conversion import (
     ClassMeans,
     ScoreBins,
-    class_means,
     restored,
-    score_bins,
     stored,
     without_rows,
 )
@@ -26,7 +24,7 @@ THREE = ("0", "1", "2")
 
 
 def bins(**options):
-    return score_bins(["score"], THREE, "stars", options)
+    return ScoreBins.planned(["score"], THREE, "stars", options)
 
 
 def test_a_score_becomes_classes_by_proportional_odds():
@@ -49,7 +47,7 @@ def test_a_score_far_from_every_bin_says_finite_numbers():
 
 
 def test_two_classes_are_the_logit_of_one_edge():
-    made = score_bins(
+    made = ScoreBins.planned(
         ["score"], ["low", "high"], "t", {"edges": [2.5], "spread": 0.4, "order": ["low", "high"]}
     )
     scores = torch.linspace(-3, 8, 50)[:, None]
@@ -59,13 +57,13 @@ def test_two_classes_are_the_logit_of_one_edge():
 
 def test_classes_are_in_the_student_s_order_whatever_the_scores_are():
     plain = bins(edges=[1, 3], spread=0.5)
-    mixed = score_bins(["score"], ("2", "0", "1"), "stars", {"edges": [1, 3], "spread": 0.5})
+    mixed = ScoreBins.planned(["score"], ("2", "0", "1"), "stars", {"edges": [1, 3], "spread": 0.5})
     scores = torch.tensor([[0.3], [2.0]])
     assert mixed.order == (1, 2, 0)
     assert torch.equal(mixed.apply(scores), plain.apply(scores)[:, [2, 0, 1]])
-    words = score_bins(["score"], ("good", "bad"), "t", {"edges": [1], "order": ["bad", "good"]})
+    words = ScoreBins.planned(["score"], ("good", "bad"), "t", {"edges": [1], "order": ["bad", "good"]})
     assert words.order == (1, 0)
-    assert score_bins(["score"], ("10", "9"), "t", {}).order == (1, 0)  # numbers, not text
+    assert ScoreBins.planned(["score"], ("10", "9"), "t", {}).order == (1, 0)  # numbers, not text
 
 
 def test_quantiles_leave_as_many_scores_below_as_labels():
@@ -96,12 +94,14 @@ def test_the_spread_is_of_the_highest_likelihood():
 def test_means_are_those_of_the_rows_it_answers_and_of_the_others_by_probability():
     logits = torch.tensor([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.2, 0.7, 0.1]]).log()
     labels = torch.tensor([[1.0], [2.0], [4.0]])
-    found = class_means(["a", "b", "c"], ["score"], "t", {}).fit(logits, labels)
+    found = ClassMeans.planned(["a", "b", "c"], ["score"], "t", {}).fit(logits, labels)
     last = (0.1 * 1 + 0.1 * 2 + 0.1 * 4) / 0.3
     assert [m[0] for m in found.means] == pytest.approx([1.5, 4.0, last]) and found.rows == 3
     expected = 0.6 * 1.5 + 0.3 * 4 + 0.1 * last
     assert found.apply(logits)[0].item() == pytest.approx(expected)
-    two = class_means(["a", "b", "c"], ["ease", "tone"], "t", {}).fit(logits, torch.cat([labels, -labels], 1))
+    two = ClassMeans.planned(["a", "b", "c"], ["ease", "tone"], "t", {}).fit(
+        logits, torch.cat([labels, -labels], 1)
+    )
     assert two.means[1] == pytest.approx((4.0, -4.0))
 
 
@@ -109,7 +109,7 @@ def test_the_mean_of_expected_scores_is_that_of_the_pooled_classes():
     """Σ_k w_k Σ_c p_kc m_c = Σ_c p̄_c m_c: a Gaussian pool of converted teachers is the linear pool, converted."""
     draw = torch.Generator().manual_seed(1)
     logits = torch.randn(3, 20, 4, generator=draw)
-    rule = class_means(list("abcd"), ["score"], "t", {"means": {"a": 0, "b": 1, "c": 2.5, "d": 5}})
+    rule = ClassMeans.planned(list("abcd"), ["score"], "t", {"means": {"a": 0, "b": 1, "c": 2.5, "d": 5}})
     weights = (0.5, 0.2, 0.3)
     each = torch.stack([rule.apply(own) for own in logits])
     pooled = rule.apply(LinearPool(weights)(logits))
@@ -134,7 +134,7 @@ def test_teachers_are_aligned_each_in_its_own_way():
 
 def test_what_is_stored_is_read_as_it_was():
     fitted = bins().fit(torch.arange(9.0)[:, None], torch.arange(9) // 3)
-    means = class_means(["a", "b"], ["x", "y"], "t", {"means": {"a": [1, 2], "b": [3, 4]}})
+    means = ClassMeans.planned(["a", "b"], ["x", "y"], "t", {"means": {"a": [1, 2], "b": [3, 4]}})
     for rule in (fitted, means):
         assert restored(json.loads(json.dumps(stored(rule)))) == rule
 
@@ -179,7 +179,7 @@ def test_edges_that_cannot_be_meant(options, said):
 )
 def test_means_that_cannot_be_meant(means, said):
     with pytest.raises(ConfigurationError) as raised:
-        class_means(["bad", "good"], ["stars"], "t", {"means": means})
+        ClassMeans.planned(["bad", "good"], ["stars"], "t", {"means": means})
     assert said in str(raised.value)
 
 
@@ -194,14 +194,14 @@ def test_what_rows_do_not_say_is_refused():
     with pytest.raises(ConfigurationError, match="none of the 6 rows given has a label"):
         bins().fit(scores, torch.full((6,), -100))
     with pytest.raises(DataError, match="nothing says which of the student's classes"):
-        score_bins(["score"], ["good", "bad"], "t", {"edges": [1]})
+        ScoreBins.planned(["score"], ["good", "bad"], "t", {"edges": [1]})
     with pytest.raises(DataError, match="it gives 2 scores"):
-        score_bins(["ease", "tone"], THREE, "t", {})
+        ScoreBins.planned(["ease", "tone"], THREE, "t", {})
     with pytest.raises(DataError, match="nothing has fitted that yet"):
         bins().apply(scores)
     with pytest.raises(DataError, match="nothing has fitted that yet"):
-        class_means(["a", "b"], ["s"], "t", {}).apply(torch.zeros(1, 2))
+        ClassMeans.planned(["a", "b"], ["s"], "t", {}).apply(torch.zeros(1, 2))
     assert "but no evaluation rows were given: give some, or convert: {means:" in str(
-        without_rows(class_means(["a", "b"], ["s"], "t", {}), "no evaluation rows were given")
+        without_rows(ClassMeans.planned(["a", "b"], ["s"], "t", {}), "no evaluation rows were given")
     )
     assert ScoreBins.named is False  # no renaming of labels is looked for
